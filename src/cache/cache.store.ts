@@ -1,0 +1,74 @@
+/**
+ * The protocol's alphabet: what one cache key can be, and the five atomic steps that move it. Every store (Redis, this
+ * process's memory) implements exactly this interface and passes the same contract suite (test/cache/store.contract.ts).
+ * Keys are given without their incarnation prefix: the store adds the one that is in force when the command is sent.
+ *
+ * The states and steps are those of docs/cache-protocol.md; nothing here knows what the payloads mean.
+ */
+
+/** What a key holds, as a reader sees it. `payload` is opaque text; `version` is the row's. */
+export type CacheEntry =
+  | { readonly state: 'absent' }
+  | { readonly state: 'lease' }
+  | { readonly state: 'fence' }
+  | { readonly state: 'value'; readonly version: number; readonly payload: string }
+  | { readonly state: 'none'; readonly version: number };
+
+/** A committed or freshly read row for one key; `payload: null` says that there is no such row (a negative entry). */
+export interface CacheValue {
+  readonly key: string;
+  /** The row's version: a safe integer ≥ 0, moved by the database under the row's lock. */
+  readonly version: number;
+  readonly payload: string | null;
+  /** Milliseconds this entry may live. */
+  readonly ttlMs: number;
+}
+
+/** What `publish` writes: a value, or a key to leave absent (pointers and collections are re-read, never published). */
+export type CachePublication = CacheValue | { readonly key: string; readonly absent: true };
+
+/**
+ * One fenced cache. Every method takes many keys and costs one round trip; each key is atomic by itself, the set is not.
+ * A method rejects with {@link CacheUnavailableError} when the store cannot be reached in its time; the outcome is then
+ * unknown, which the protocol allows for.
+ */
+export interface CacheStore {
+  /** Plain reads (GET/MGET), in the order of `keys`. An undecodable entry is `absent`'s like: readers must not fill over it blindly. */
+  get(keys: readonly string[]): Promise<CacheEntry[]>;
+
+  /** Reads each key and, where it is absent (or undecodable), takes a lease under `token` for `ms`. `absent` means: the lease is yours. */
+  lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]>;
+
+  /** Writes each value only over this token's own lease. False: the lease was gone (fenced, flushed, expired) and nothing was written. */
+  fill(token: string, values: readonly CacheValue[]): Promise<boolean[]>;
+
+  /** Adds `token` to each key's fence for `ms`, destroying values and leases; the floor keeps the greatest version seen. */
+  fence(keys: readonly string[], token: string, ms: number): Promise<void>;
+
+  /**
+   * After COMMIT: takes `token` out of each fence. While other tokens stay, the key stays a fence whose floor covers this
+   * version. Else the value is stored if this token was still held and the version reaches the floor, or if the key holds an
+   * older value; a newer value is left alone; anything else is deleted, which kills any lease.
+   */
+  publish(token: string, publications: readonly CachePublication[]): Promise<void>;
+
+  /** After a rollback: takes `token` out of each fence and writes nothing. */
+  unfence(keys: readonly string[], token: string): Promise<void>;
+
+  /** Invalidation from outside the protocol's writers (the database's own path): whatever each key holds goes, but fences stay. */
+  invalidate(keys: readonly string[]): Promise<void>;
+
+  /** Whether a command sent now could succeed (connected, incarnation known). Never blocks. */
+  readonly available: boolean;
+
+  /** Resolves in a bounded time; rejects with {@link CacheUnavailableError} when the store does not answer. */
+  ping(): Promise<void>;
+
+  /** Releases connections and timers. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** The cache could not be reached or did not answer in time. Reads fall back to PostgreSQL; see CACHE_DEGRADED_WRITES for writes. */
+export class CacheUnavailableError extends Error {
+  override readonly name = 'CacheUnavailableError';
+}
