@@ -33,7 +33,7 @@ export type CachePublication = CacheValue | { readonly key: string; readonly abs
  * unknown, which the protocol allows for.
  */
 export interface CacheStore {
-  /** Plain reads (GET/MGET), in the order of `keys`. An undecodable entry is `absent`'s like: readers must not fill over it blindly. */
+  /** Plain reads (GET/MGET), in the order of `keys`. An undecodable entry reads as `absent`. */
   get(keys: readonly string[]): Promise<CacheEntry[]>;
 
   /** Reads each key and, where it is absent (or undecodable), takes a lease under `token` for `ms`. `absent` means: the lease is yours. */
@@ -54,9 +54,6 @@ export interface CacheStore {
 
   /** After a rollback: takes `token` out of each fence and writes nothing. */
   unfence(keys: readonly string[], token: string): Promise<void>;
-
-  /** Invalidation from outside the protocol's writers (the database's own path): whatever each key holds goes, but fences stay. */
-  invalidate(keys: readonly string[]): Promise<void>;
 
   /** Whether a command sent now could succeed (connected, incarnation known). Never blocks. */
   readonly available: boolean;
