@@ -69,3 +69,6 @@ export interface CacheStore {
 export class CacheUnavailableError extends Error {
   override readonly name = 'CacheUnavailableError';
 }
+
+/** The injection token of this process's {@link CacheStore}. */
+export const CACHE_STORE = Symbol('CacheStore');

@@ -1,0 +1,193 @@
+/**
+ * The reader's half of the protocol, for any kind of key (a row by id, a pointer, a list of ids): GET; else take a lease,
+ * read the primary outside any transaction, fill over one's own lease. Another's lease is waited for, but only a little; a
+ * fence or a cache that does not answer sends the reader to PostgreSQL, and nothing read there is filled.
+ *
+ * Invariant: what is returned was true in the primary database, or in an unfenced cache entry, at some moment after the
+ * call began.
+ */
+import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type CacheEntry, type CacheStore, CacheUnavailableError } from './cache.store.js';
+import type { CacheMetrics } from './cache.metrics.js';
+import { Coalescer } from './coalescer.js';
+import { type Outcome, readContext } from './read-context.js';
+
+/** A value with the version of the row that it was made from. */
+export interface Versioned<T> {
+  readonly version: number;
+  readonly value: T;
+}
+
+/** Where the values of one kind of key come from and how they are written down. */
+export interface Source<T> {
+  /** The entity's name, for metrics. */
+  readonly entity: string;
+  /** What stands before the value in the cache key, e.g. `user:1:id:`. */
+  readonly prefix: string;
+  readonly ttlMs: number;
+  /** Reads the primary database; what is not in the map does not exist. */
+  load(values: string[]): Promise<Map<string, Versioned<T>>>;
+  encode(value: T): string;
+  /** Undefined for a payload that is not one: a miss. */
+  decode(payload: string): T | undefined;
+}
+
+/** Milliseconds a lease lives: longer than any statement may take, so that a slow reader keeps its right to fill. */
+export const LEASE_MS = 6_000;
+/** Milliseconds a negative entry lives: short, since nobody publishes over it but the row's own insert. */
+export const NOTHING_TTL_MS = 30_000;
+/** How another's lease is waited for: this many looks, this far apart. */
+const FOREIGN_LEASE = { looks: 8, everyMs: 15 } as const;
+
+interface Answer<T> {
+  readonly value: T | null;
+  readonly outcome: Outcome;
+}
+
+/** ±10 %, so that entries filled together do not expire together. */
+export const jitter = (ttlMs: number, random: () => number = Math.random): number =>
+  Math.round(ttlMs * (0.9 + 0.2 * random()));
+
+export class ReadThrough<T> {
+  private readonly misses: Coalescer<Answer<T>>;
+
+  constructor(
+    private readonly store: CacheStore,
+    private readonly source: Source<T>,
+    private readonly metrics: CacheMetrics,
+  ) {
+    this.misses = new Coalescer((values) => this.loadThroughLeases(values));
+  }
+
+  key(value: string): string {
+    return this.source.prefix + value;
+  }
+
+  /** In the order asked, null for what does not exist; duplicates are answered alike. */
+  async read(values: readonly string[]): Promise<(T | null)[]> {
+    if (values.length === 0) return [];
+    const context = readContext.getStore();
+    const answers = context?.fresh ? await this.readPrimary(values, 'request') : await this.readCache(values);
+    for (const { outcome } of answers) {
+      this.metrics.request(this.source.entity, outcome);
+      if (context && (context.outcome === undefined || context.outcome === 'hit')) context.outcome = outcome;
+    }
+    return answers.map(({ value }) => value);
+  }
+
+  private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
+    let entries: CacheEntry[];
+    try {
+      entries = await this.store.get(values.map((value) => this.key(value)));
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+      entries = values.map(() => ({ state: 'absent' }));
+    }
+    return Promise.all(entries.map((entry, index) => this.hit(entry) ?? this.misses.get(values[index] as string)));
+  }
+
+  private hit(entry: CacheEntry): Answer<T> | undefined {
+    if (entry.state === 'none') return { value: null, outcome: 'hit' };
+    if (entry.state !== 'value') return undefined;
+    const value = this.source.decode(entry.payload);
+    return value === undefined ? undefined : { value, outcome: 'hit' };
+  }
+
+  private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {
+    const token = randomBytes(12).toString('base64url');
+    let entries: CacheEntry[];
+    try {
+      entries = await this.store.lease(
+        values.map((value) => this.key(value)),
+        token,
+        LEASE_MS,
+      );
+      await this.dropUnreadable(values, entries);
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+      return this.readPrimary(values, 'unavailable');
+    }
+
+    const answers = new Map<string, Answer<T>>();
+    const [leased, foreign, fenced]: [string[], string[], string[]] = [[], [], []];
+    entries.forEach((entry, index) => {
+      const value = values[index] as string;
+      const hit = this.hit(entry);
+      if (hit) answers.set(value, hit);
+      else if (entry.state === 'absent') leased.push(value);
+      else if (entry.state === 'lease') foreign.push(value);
+      else fenced.push(value);
+    });
+    const answer = (asked: string[], given: Answer<T>[]): void =>
+      asked.forEach((value, index) => answers.set(value, given[index] as Answer<T>));
+    await Promise.all([
+      leased.length > 0 && this.loadAndFill(leased, token).then((given) => answer(leased, given)),
+      foreign.length > 0 && this.awaitForeignLease(foreign).then((given) => answer(foreign, given)),
+      fenced.length > 0 && this.readPrimary(fenced, 'fenced').then((given) => answer(fenced, given)),
+    ]);
+    return values.map((value) => answers.get(value) as Answer<T>);
+  }
+
+  /** A value that this release cannot read is taken out; a fence and its release do that without a race. */
+  private async dropUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
+    const keys = values
+      .filter((_, index) => entries[index]?.state === 'value' && !this.hit(entries[index] as CacheEntry))
+      .map((value) => this.key(value));
+    if (keys.length === 0) return;
+    const token = randomBytes(12).toString('base64url');
+    await this.store.fence(keys, token, 1_000);
+    await this.store.unfence(keys, token);
+  }
+
+  private async loadAndFill(values: string[], token: string): Promise<Answer<T>[]> {
+    const rows = await this.loadRows(values);
+    const fills = values.map((value) => {
+      const row = rows.get(value);
+      return {
+        key: this.key(value),
+        version: row?.version ?? 0,
+        payload: row ? this.source.encode(row.value) : null,
+        ttlMs: jitter(row ? this.source.ttlMs : Math.min(this.source.ttlMs, NOTHING_TTL_MS)),
+      };
+    });
+    try {
+      const filled = await this.store.fill(token, fills);
+      for (const done of filled) if (!done) this.metrics.fillRejected(this.source.entity);
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+    }
+    return values.map((value) => ({ value: rows.get(value)?.value ?? null, outcome: 'miss' }));
+  }
+
+  private async awaitForeignLease(values: string[]): Promise<Answer<T>[]> {
+    const answers = new Map<string, Answer<T>>();
+    try {
+      for (let look = 0; look < FOREIGN_LEASE.looks && answers.size < values.length; look++) {
+        await sleep(FOREIGN_LEASE.everyMs);
+        const open = values.filter((value) => !answers.has(value));
+        const entries = await this.store.get(open.map((value) => this.key(value)));
+        entries.forEach((entry, index) => {
+          const hit = this.hit(entry);
+          if (hit) answers.set(open[index] as string, hit);
+        });
+        if (entries.every((entry) => entry.state !== 'lease')) break;
+      }
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+    }
+    const rest = values.filter((value) => !answers.has(value));
+    const rows = rest.length > 0 ? await this.loadRows(rest) : new Map<string, Versioned<T>>();
+    return values.map((value) => answers.get(value) ?? { value: rows.get(value)?.value ?? null, outcome: 'miss' });
+  }
+
+  private async readPrimary(values: readonly string[], outcome: Outcome): Promise<Answer<T>[]> {
+    const rows = await this.loadRows([...new Set(values)]);
+    return values.map((value) => ({ value: rows.get(value)?.value ?? null, outcome }));
+  }
+
+  private async loadRows(values: string[]): Promise<Map<string, Versioned<T>>> {
+    this.metrics.loads(this.source.entity, values.length);
+    return this.source.load(values);
+  }
+}

@@ -1,0 +1,59 @@
+/**
+ * Rows as text and back. A payload is a JSON array of the entity's columns in their declared order; reading checks every
+ * value against its column, so that an unknown or damaged payload is a miss and never a wrong row or an error.
+ */
+import type { EntityMetadata } from 'typeorm';
+import type { ColumnMetadata } from 'typeorm/metadata/ColumnMetadata.js';
+
+type Json = string | number | boolean | null | object;
+
+const isTime = (column: ColumnMetadata): boolean =>
+  column.type === 'timestamptz' || column.type === 'timestamp with time zone';
+
+/** Whether a decoded JSON value could have been written for this column. */
+function fits(column: ColumnMetadata, value: unknown): boolean {
+  if (value === null) return column.isNullable;
+  if (column.isArray) return Array.isArray(value);
+  if (isTime(column)) return typeof value === 'string' && !Number.isNaN(Date.parse(value));
+  switch (column.type) {
+    case 'jsonb':
+      return typeof value === 'object';
+    case 'bigint':
+    case 'integer':
+    case 'smallint':
+      return Number.isSafeInteger(value);
+    case 'boolean':
+      return typeof value === 'boolean';
+    default:
+      return typeof value === 'string';
+  }
+}
+
+export class RowCodec<E extends object> {
+  constructor(private readonly metadata: EntityMetadata) {}
+
+  encode(row: E): string {
+    return JSON.stringify(
+      this.metadata.columns.map((column) => (column.getEntityValue(row) as Json | undefined) ?? null),
+    );
+  }
+
+  /** Undefined when the text is not a payload of this entity. */
+  decode(payload: string): E | undefined {
+    let values: unknown;
+    try {
+      values = JSON.parse(payload);
+    } catch {
+      return undefined;
+    }
+    const { columns } = this.metadata;
+    if (!Array.isArray(values) || values.length !== columns.length) return undefined;
+    const row = this.metadata.create() as E;
+    for (const [index, column] of columns.entries()) {
+      const value: unknown = values[index];
+      if (!fits(column, value)) return undefined;
+      column.setEntityValue(row, isTime(column) && value !== null ? new Date(value as string) : value);
+    }
+    return row;
+  }
+}

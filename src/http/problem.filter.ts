@@ -1,0 +1,122 @@
+/**
+ * Every refusal and every fault becomes one application/problem+json answer here (RFC 9457), and only here. Whatever is not
+ * known to be the caller's doing is a 500 with a request id and a log line; no stack, SQL or parser text leaves.
+ */
+import { type ArgumentsHost, Catch, type ExceptionFilter, HttpException, Logger } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { QueryFailedError } from 'typeorm';
+import { WriteRejectedError } from '../cache/invalidation.service.js';
+import { TransactionTooLongError } from '../database/unit-of-work.js';
+import { Problem, type ProblemFactory, problemOfConstraint, problems, retryLater } from './problem.js';
+
+/** Fastify's own refusals, by code (Fastify manual, Errors). */
+const FASTIFY_ERRORS: Readonly<Record<string, ProblemFactory>> = {
+  FST_ERR_BAD_URL: problems.malformedUrl,
+  FST_ERR_MAX_PARAM_LENGTH: problems.uriTooLong,
+  FST_ERR_CTP_BODY_TOO_LARGE: problems.payloadTooLarge,
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: problems.unsupportedMediaType,
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: problems.malformedRequest,
+  FST_ERR_CTP_EMPTY_JSON_BODY: problems.malformedJson,
+  FST_ERR_CTP_INVALID_JSON_BODY: problems.malformedJson,
+};
+
+/** What PostgreSQL and its driver say when they cannot be reached, by SQLSTATE class or code and by Node's error code. */
+const DATABASE_GONE = /^(08...|57P0[1-5]|ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|3D000)$/;
+/** Too much at once: query_canceled by statement_timeout, lock_not_available, too_many_connections, deadlock, serialization. */
+const DATABASE_BUSY = /^(57014|55P03|53...|40P01|40001|25P03|25P04)$/;
+/** The same from the driver and its pool, which give no code. */
+const DRIVER_GONE =
+  /Connection terminated|Client has encountered a connection error|Query read timeout|not queryable|client was closed|not connected/i;
+const POOL_BUSY = /timeout exceeded when trying to connect|timeout expired/i;
+
+const codeOf = (error: unknown): string => {
+  const { code } = error as { code?: unknown };
+  return typeof code === 'string' ? code : '';
+};
+
+/** A node:net error that tried several addresses hides its codes one level down. */
+const allCodes = (error: unknown): string[] =>
+  error instanceof AggregateError ? [codeOf(error), ...error.errors.map(codeOf)] : [codeOf(error)];
+
+function problemOfDatabase(error: Error): Problem | undefined {
+  const driver = error instanceof QueryFailedError ? error.driverError : error;
+  const codes = allCodes(driver);
+  const constraint = problemOfConstraint((driver as { constraint?: string }).constraint);
+  if (constraint) return constraint(undefined, { cause: error });
+  if (
+    codes.some((code) => DATABASE_GONE.test(code)) ||
+    DRIVER_GONE.test(driver.message) ||
+    POOL_BUSY.test(driver.message)
+  ) {
+    return problems.databaseUnavailable(undefined, { ...retryLater, cause: error });
+  }
+  if (codes.some((code) => DATABASE_BUSY.test(code)))
+    return problems.overloaded(undefined, { ...retryLater, cause: error });
+  return undefined;
+}
+
+/** The problem that an error is. Exported for the places before and beside Nest (bad URLs, bad sockets). */
+export function problemOf(error: unknown): Problem {
+  if (error instanceof Problem) return error;
+  if (!(error instanceof Error)) return problems.internal(undefined, { cause: error });
+  const ofFastify = FASTIFY_ERRORS[codeOf(error)];
+  if (ofFastify) return ofFastify(undefined, { cause: error });
+  if (error instanceof HttpException) {
+    // Only Nest's own for unmatched routes and params; the modules throw problems.
+    return error.getStatus() === 404 ? problems.notFound() : problems.internal(undefined, { cause: error });
+  }
+  if (error instanceof WriteRejectedError) return problems.cacheUnavailable(undefined, { ...retryLater, cause: error });
+  if (error instanceof TransactionTooLongError) return problems.overloaded(undefined, { ...retryLater, cause: error });
+  return problemOfDatabase(error) ?? problems.internal(undefined, { cause: error });
+}
+
+export const PROBLEM_JSON = 'application/problem+json; charset=utf-8';
+
+export function problemBody({ type, details }: Problem, requestId: string, instance: string): Record<string, unknown> {
+  return {
+    type: `/problems/${type.code}`,
+    title: type.title,
+    status: type.status,
+    ...(details.detail === undefined ? {} : { detail: details.detail }),
+    instance,
+    code: type.code,
+    requestId,
+    ...details.extensions,
+  };
+}
+
+const CHALLENGE = 'Bearer realm="holdfast"';
+
+/** Writes the answer. `detail` is always there: the explanation stands in when the occurrence has none of its own. */
+export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
+  const { type, details } = problem;
+  const told = details.detail === undefined ? new Problem(type, { ...details, detail: type.explanation }) : problem;
+  const [path = ''] = request.raw.url?.split('?') ?? [];
+  void reply.code(type.status).headers({ 'Cache-Control': 'no-store', ...details.headers });
+  if (type.status === 401) void reply.header('WWW-Authenticate', CHALLENGE);
+  void reply.header('Content-Type', PROBLEM_JSON).send(JSON.stringify(problemBody(told, request.id, path)));
+}
+
+@Catch()
+export class ProblemFilter implements ExceptionFilter {
+  private readonly logger = new Logger('Http');
+
+  catch(error: unknown, host: ArgumentsHost): void {
+    const http = host.switchToHttp();
+    const request = http.getRequest<FastifyRequest>();
+    const reply = http.getResponse<FastifyReply>();
+    const problem = problemOf(error);
+    if (problem.type.status >= 500) {
+      const cause = problem.details.cause ?? error;
+      const reason = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
+      if (problem.type.status === 500)
+        this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
+      else
+        this.logger.warn(
+          `${request.id} ${problem.type.code}: ${cause instanceof Error ? cause.message : String(cause)}`,
+        );
+    }
+    if (reply.sent) return;
+    sendProblem(problem, request, reply);
+  }
+}

@@ -1,0 +1,30 @@
+/** What happened to an order, in order: versions 1, 2, 3 … The table only grows; the database refuses anything else. */
+import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { safeInteger, timestamp } from '../database/columns.js';
+
+@Entity('order_events')
+export class OrderEvent {
+  @PrimaryColumn('uuid', { name: 'order_id', primaryKeyConstraintName: 'order_events_pkey' })
+  orderId: string;
+
+  /** The order's version after this event. */
+  @PrimaryColumn('bigint', { transformer: safeInteger, primaryKeyConstraintName: 'order_events_pkey' })
+  version: number;
+
+  /** Also the routing key under which it is published, e.g. `order.placed`. */
+  @Column('text')
+  type: string;
+
+  /** The form of {@link data}: moved when it changes (order-events.ts upcasts older ones). */
+  @Column('smallint')
+  schema: number;
+
+  @Column('jsonb')
+  data: Record<string, unknown>;
+
+  @Column('uuid', { name: 'actor_id' })
+  actorId: string;
+
+  @Column(timestamp('occurred_at'))
+  occurredAt: Date;
+}

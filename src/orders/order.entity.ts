@@ -1,0 +1,62 @@
+/** An order as it is now: the projection of its events (order-event.entity.ts), written in the same transaction. */
+import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
+import { Cached } from '../cache/cached.decorator.js';
+import { safeInteger, timestampOfInsert } from '../database/columns.js';
+import type { OrderStatus } from './order-lifecycle.js';
+
+export interface OrderItem {
+  sku: string;
+  name: string;
+  quantity: number;
+  /** In minor units of the order's currency. */
+  unitPrice: number;
+}
+
+@Entity('orders')
+@Check('orders_status_known', `status IN ('placed', 'paid', 'shipped', 'delivered', 'cancelled', 'refunded')`)
+@Check('orders_currency_form', `currency ~ '^[A-Z]{3}$'`)
+@Check('orders_total_range', `total BETWEEN 0 AND 9007199254740991`)
+@Check('orders_items_count', `jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100`)
+@Index('orders_of_user', { synchronize: false })
+@Index('orders_of_user_by_status', { synchronize: false })
+@Index('orders_newest', { synchronize: false })
+@Index('orders_by_status', { synchronize: false })
+@Cached({
+  name: 'order',
+  schema: 1,
+  ttl: 1800,
+  collections: { ofUser: { by: 'userId', newest: 'createdAt', size: 101 } },
+})
+export class Order {
+  @PrimaryColumn('uuid', { primaryKeyConstraintName: 'orders_pkey' })
+  id: string;
+
+  @Column('uuid', { name: 'user_id' })
+  userId: string;
+
+  @Column('text')
+  status: OrderStatus;
+
+  /** ISO 4217, upper case. */
+  @Column('text')
+  currency: string;
+
+  @Column('jsonb')
+  items: OrderItem[];
+
+  /** In minor units; at most 2^53 - 1. */
+  @Column('bigint', { transformer: safeInteger })
+  total: number;
+
+  @Column('text', { nullable: true })
+  note: string | null;
+
+  @Column('bigint', { default: 1, transformer: safeInteger })
+  version: number;
+
+  @Column(timestampOfInsert('created_at'))
+  createdAt: Date;
+
+  @Column(timestampOfInsert('updated_at'))
+  updatedAt: Date;
+}
