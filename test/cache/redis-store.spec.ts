@@ -292,6 +292,22 @@ describe('a server that is another one', () => {
     }
   });
 
+  it('never sees a command that was still waiting to be written to the one before it', async () => {
+    const server = await ownServer();
+    const store = await openReady(server.url, { commandTimeoutMs: 5_000 });
+    const old = store.prefix!;
+    server.pause();
+    // More than the socket takes, so that most of it waits in this process.
+    const keys = Array.from({ length: 60 }, (_, i) => `${i}:`.padEnd(300_000, 'x'));
+    const stuck = expect(store.lease(keys, 'me', LONG)).rejects.toThrow(CacheUnavailableError);
+    await sleep(50);
+    await server.restart();
+    await stuck;
+    await until(() => store.available && store.prefix !== old);
+    await store.ping();
+    expect(await store.client.dbSize()).toBe(0);
+  });
+
   it('is left when it has become a replica, and taken again when it is a master', async () => {
     const server = await ownServer();
     const errors: string[] = [];
