@@ -8,6 +8,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import { DataSource } from 'typeorm';
 import { Config } from '../config.js';
 import { dataSourceOptions } from './data-source.js';
+import { DatabaseProbe } from './database.probe.js';
 import { startEmbeddedPostgres } from './embedded-postgres.js';
 import { migrateDatabase } from './migrate.js';
 import { UnitOfWork } from './unit-of-work.js';
@@ -61,7 +62,7 @@ class DatabaseServerModule {}
       },
     }),
   ],
-  providers: [UnitOfWork],
-  exports: [UnitOfWork],
+  providers: [UnitOfWork, DatabaseProbe],
+  exports: [UnitOfWork, DatabaseProbe],
 })
 export class DatabaseModule {}

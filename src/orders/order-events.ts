@@ -28,7 +28,10 @@ export function totalOf(items: readonly OrderItem[]): number {
 /** @throws Error for a sequence that no order can have: the store is damaged */
 export function evolve(state: OrderState | null, { type, data }: OrderFact): OrderState {
   if (type === 'order.placed') {
-    const { userId, currency, items, note } = data as unknown as Pick<OrderState, 'userId' | 'currency' | 'items' | 'note'>;
+    const { userId, currency, items, note } = data as unknown as Pick<
+      OrderState,
+      'userId' | 'currency' | 'items' | 'note'
+    >;
     return { userId, status: 'placed', currency, items, total: totalOf(items), note };
   }
   if (!state) throw new Error(`${type} before order.placed`);

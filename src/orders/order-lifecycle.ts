@@ -44,8 +44,14 @@ export function allowedActions(actor: Actor, order: { userId: string; status: Or
 }
 
 /** The step that this action is for this actor now; undefined when it is none. */
-export function transitionOf(actor: Actor, order: { userId: string; status: OrderStatus }, action: OrderAction): Transition | undefined {
-  return TRANSITIONS.find((step) => step.action === action && step.from === order.status && isParty(actor, order.userId, step.by));
+export function transitionOf(
+  actor: Actor,
+  order: { userId: string; status: OrderStatus },
+  action: OrderAction,
+): Transition | undefined {
+  return TRANSITIONS.find(
+    (step) => step.action === action && step.from === order.status && isParty(actor, order.userId, step.by),
+  );
 }
 
 /** Whether there is any state in which this actor may take this action: otherwise a role is lacking. */

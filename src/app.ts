@@ -1,0 +1,69 @@
+/**
+ * Makes the application out of a configuration: the HTTP server with its conventions, security headers, Swagger UI, metrics
+ * and shutdown. main.ts serves it; tests and commands call the same function, so that what they try is what runs.
+ */
+import 'reflect-metadata';
+import { createRequire } from 'node:module';
+import helmet from '@fastify/helmet';
+import type { LoggerService } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
+import type { FastifyInstance } from 'fastify';
+import { AppModule } from './app.module.js';
+import type { Config } from './config.js';
+import { fastifyOptions, installNegotiation } from './http/negotiation.js';
+import { buildDocument } from './http/openapi.js';
+import { createPino, PinoLogger } from './telemetry/logger.js';
+import { HttpMetrics } from './telemetry/metrics.js';
+
+export const VERSION = (createRequire(import.meta.url)(packageJson()) as { version: string }).version;
+
+/** One folder up from src/, two from dist/src/. */
+function packageJson(): string {
+  return import.meta.url.includes('/dist/src/') ? '../../package.json' : '../package.json';
+}
+
+/** What Swagger UI needs beyond helmet's defaults: its own inline styles. Scripts stay the service's own. */
+const CONTENT_SECURITY_POLICY = {
+  directives: {
+    defaultSrc: ["'self'"],
+    baseUri: ["'none'"],
+    formAction: ["'self'"],
+    frameAncestors: ["'none'"],
+    imgSrc: ["'self'", 'data:'],
+    objectSrc: ["'none'"],
+    scriptSrc: ["'self'"],
+    styleSrc: ["'self'", "'unsafe-inline'"],
+    upgradeInsecureRequests: null,
+  },
+};
+
+/** The application, not yet listening. Whoever makes it closes it. @throws whatever a part cannot start with */
+export async function createApp(
+  config: Config,
+  logger: LoggerService = new PinoLogger(createPino(config)),
+): Promise<NestFastifyApplication> {
+  const adapter = new FastifyAdapter(fastifyOptions(config.trustProxy) as never);
+  const fastify = adapter.getInstance() as unknown as FastifyInstance;
+  installNegotiation(fastify);
+  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
+    logger,
+    bodyParser: false,
+    abortOnError: false,
+  });
+  await app.register(
+    helmet as never,
+    { contentSecurityPolicy: CONTENT_SECURITY_POLICY, strictTransportSecurity: config.tls !== undefined } as never,
+  );
+  app.get(HttpMetrics).install(fastify);
+  app.enableShutdownHooks();
+  let document: OpenAPIObject | undefined;
+  SwaggerModule.setup('docs', app, () => (document ??= buildDocument(app, VERSION)), {
+    jsonDocumentUrl: 'docs/openapi.json',
+    raw: ['json'],
+    customSiteTitle: 'Holdfast API',
+    swaggerOptions: { persistAuthorization: true, displayRequestDuration: true, tryItOutEnabled: true },
+  });
+  return app;
+}

@@ -1,0 +1,109 @@
+/** Logging in and out. */
+import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Config } from '../config.js';
+import { type Actor, CurrentActor } from '../http/actor.js';
+import { OneOf } from '../http/fields.js';
+import { Operation } from '../http/openapi.js';
+import { problems } from '../http/problem.js';
+import { IdPipe } from '../http/validation.js';
+import { LogIn, NewSessionView, SessionList, sessionView, SessionView } from './auth.dto.js';
+import { authProblems } from './auth.errors.js';
+import { AuthService } from './auth.service.js';
+import { SessionsService } from './sessions.service.js';
+
+class EndSessionsQuery {
+  @OneOf(['current'], { optional: true, description: '"current": the session of this request stays.' })
+  keep?: 'current';
+}
+
+/** A header is anyone's text: kept short and without what a log or a terminal would act on. */
+const userAgentOf = ({ headers }: FastifyRequest): string | null =>
+  headers['user-agent']?.replace(/[^\x20-\x7e]/g, '?').slice(0, 256) ?? null;
+
+@ApiTags('sessions')
+@Controller('v1/sessions')
+export class SessionsController {
+  constructor(
+    private readonly auth: AuthService,
+    private readonly sessions: SessionsService,
+    private readonly config: Config,
+  ) {}
+
+  @Post()
+  @Operation({
+    allow: 'anyone',
+    summary: 'Log in',
+    description: 'Logs in. A wrong password and an unknown user get one and the same answer.',
+    status: 201,
+    type: NewSessionView,
+    headers: ['Location', 'Cache-Control'],
+    body: true,
+    problems: [authProblems.invalidCredentials],
+  })
+  async logIn(
+    @Body() body: LogIn,
+    @Req() request: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<NewSessionView> {
+    const { session, token } = await this.auth.logIn(body, { userAgent: userAgentOf(request), ip: request.ip });
+    void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
+    return { ...sessionView(session, this.config.sessionIdleSeconds, session.id), token };
+  }
+
+  @Get()
+  @Operation({
+    allow: 'session.own',
+    summary: "List the caller's live sessions",
+    type: SessionList,
+    headers: ['Cache-Control'],
+  })
+  async listSessions(@CurrentActor() actor: Actor): Promise<SessionList> {
+    const rows = await this.sessions.list(actor.userId);
+    return { data: rows.map((row) => sessionView(row, this.config.sessionIdleSeconds, actor.sessionId)), next: null };
+  }
+
+  @Get('current')
+  @Operation({
+    allow: 'session.own',
+    summary: 'Read the session of this request',
+    type: SessionView,
+    headers: ['Cache-Control', 'Cache-Status'],
+    accepts: ['Cache-Control'],
+  })
+  async getCurrentSession(@CurrentActor() actor: Actor): Promise<SessionView> {
+    return sessionView(await this.sessions.current(actor), this.config.sessionIdleSeconds, actor.sessionId);
+  }
+
+  @Delete('current')
+  @HttpCode(204)
+  @Operation({ allow: 'session.own', summary: 'Log out', status: 204 })
+  async logOut(@CurrentActor() actor: Actor): Promise<void> {
+    await this.sessions.end(actor.userId, actor.sessionId);
+  }
+
+  @Delete(':id')
+  @HttpCode(204)
+  @Operation({
+    allow: 'session.own',
+    summary: 'End one of the own sessions',
+    status: 204,
+    problems: [problems.notFound],
+  })
+  async endSession(@Param('id', IdPipe) id: string, @CurrentActor() actor: Actor): Promise<void> {
+    await this.sessions.end(actor.userId, id);
+  }
+
+  @Delete()
+  @HttpCode(204)
+  @Operation({
+    allow: 'session.own',
+    summary: 'End all own sessions, or all others',
+    status: 204,
+    problems: [problems.validationFailed],
+  })
+  async endSessions(@Query() { keep }: EndSessionsQuery, @CurrentActor() actor: Actor): Promise<void> {
+    await this.auth.endSessions(actor, keep === 'current');
+  }
+}

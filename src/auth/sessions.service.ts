@@ -1,0 +1,219 @@
+/**
+ * Sessions: a random token that is shown once and kept as its SHA-256, a row that is there exactly as long as the session
+ * lives. Ending one deletes the row through the fenced cache, so from the answer on no node finds it. `lastSeenAt` alone is
+ * written behind: collected in this process and flushed in batches.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { InjectRepository } from '@nestjs/typeorm';
+import { LRUCache } from 'lru-cache';
+import { Repository } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { CachedRepository } from '../cache/cached-repository.js';
+import { InjectCachedRepository } from '../cache/cached.decorator.js';
+import { Config } from '../config.js';
+import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
+import type { Actor } from '../http/actor.js';
+import { problems } from '../http/problem.js';
+import { OutboxService } from '../outbox/outbox.service.js';
+import { UsersService } from '../users/users.service.js';
+import { Session } from './session.entity.js';
+
+/** Sessions a user may have at once; the one used longest ago gives way to a new one. */
+export const SESSIONS_OF_A_USER = 100;
+const TOKEN_PREFIX = 'hf_';
+const TOKEN_BYTES = 32;
+/** `lastSeenAt` moves at most this often, and a tenth of the idle time at most; a crash loses what was not flushed yet. */
+const SEEN_EVERY_MS = 60_000;
+const FLUSH = { everyMs: 5_000, rows: 200, buffered: 20_000 } as const;
+/** Sessions past their end are removed this many at a time, this often. */
+const PURGE = { everyMs: 60_000, rows: 1_000 } as const;
+
+export const tokenHashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
+
+@Injectable()
+export class SessionsService implements OnModuleInit, OnApplicationShutdown {
+  private readonly logger = new Logger('Sessions');
+  private readonly seenEveryMs: number;
+  /** When sessions were last used, not yet in the database. */
+  private readonly seen = new Map<string, Date>();
+  /** Whose a token is, which never changes: lets session and user be read at once. Both are still read, each time. */
+  private readonly userOfToken = new LRUCache<string, string>({ max: 50_000 });
+  private timers: NodeJS.Timeout[] = [];
+
+  constructor(
+    @InjectCachedRepository(Session) private readonly sessions: CachedRepository<Session>,
+    @InjectRepository(Session) private readonly table: Repository<Session>,
+    private readonly users: UsersService,
+    private readonly unitOfWork: UnitOfWork,
+    private readonly outbox: OutboxService,
+    private readonly config: Config,
+  ) {
+    this.seenEveryMs = Math.min(SEEN_EVERY_MS, config.sessionIdleSeconds * 100);
+  }
+
+  onModuleInit(): void {
+    const every = (ms: number, work: () => Promise<unknown>): NodeJS.Timeout =>
+      setInterval(() => void work().catch((error: unknown) => this.logger.warn(String(error))), ms).unref();
+    this.timers = [
+      every(Math.min(FLUSH.everyMs, this.seenEveryMs), () => this.flushSeen()),
+      every(PURGE.everyMs, () => this.purge()),
+    ];
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    this.timers.forEach(clearInterval);
+    await this.flushSeen().catch((error: unknown) => this.logger.warn(`last uses were not written: ${String(error)}`));
+  }
+
+  /** The actor that this token stands for now; undefined for one that is unknown, ended, expired, or whose user is gone. */
+  async authenticate(token: string): Promise<Actor | undefined> {
+    const tokenHash = tokenHashOf(token);
+    const known = this.userOfToken.get(tokenHash);
+    const [session, early] = await Promise.all([
+      this.sessions.findByAlias('tokenHash', tokenHash),
+      known ? this.users.find(known) : null,
+    ]);
+    if (!session || !this.isLive(session)) return undefined;
+    const user = early ?? (await this.users.find(session.userId));
+    if (!user || user.id !== session.userId) return undefined;
+    this.userOfToken.set(tokenHash, user.id);
+    this.noteUse(session);
+    return { userId: user.id, roles: user.roles, sessionId: session.id };
+  }
+
+  /** Makes a session for a user that the transaction has locked. The token is in the answer and nowhere else. */
+  async start(
+    transaction: Transaction,
+    userId: string,
+    from: { userAgent: string | null; ip: string | null },
+  ): Promise<{ session: Session; token: string }> {
+    const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
+    const now = new Date();
+    const surplus = await transaction.manager
+      .createQueryBuilder(Session, 'row')
+      .where('row.userId = :userId', { userId })
+      .orderBy('row.lastSeenAt', 'DESC')
+      .offset(SESSIONS_OF_A_USER - 1)
+      .getMany();
+    await this.endAll(transaction, surplus);
+    const session = await transaction.insert(Session, {
+      id: uuidv7(),
+      userId,
+      tokenHash: tokenHashOf(token),
+      ...from,
+      lastSeenAt: now,
+      expiresAt: new Date(now.getTime() + this.config.sessionAbsoluteSeconds * 1000),
+    });
+    await this.outbox.append(transaction, {
+      type: 'session.started',
+      subject: `sessions/${session.id}`,
+      data: { version: session.version, userId },
+    });
+    return { session, token };
+  }
+
+  /** @throws Problem unauthenticated when it ended in between */
+  async current(actor: Actor): Promise<Session> {
+    const session = await this.sessions.findById(actor.sessionId);
+    if (!session || !this.isLive(session)) throw problems.unauthenticated();
+    return this.withLatestUse(session);
+  }
+
+  /** The live ones, newest first. */
+  async list(userId: string): Promise<Session[]> {
+    const rows = await this.table
+      .createQueryBuilder('row')
+      .where('row.userId = :userId', { userId })
+      .orderBy('row.createdAt', 'DESC')
+      .addOrderBy('row.id', 'DESC')
+      .limit(SESSIONS_OF_A_USER)
+      .getMany();
+    return rows.filter((row) => this.isLive(row)).map((row) => this.withLatestUse(row));
+  }
+
+  /** Ends one of the user's sessions. @throws Problem not-found */
+  async end(userId: string, sessionId: string): Promise<void> {
+    await this.unitOfWork.run(async (transaction) => {
+      const session = await transaction.lock(Session, sessionId);
+      if (!session || session.userId !== userId) throw problems.notFound();
+      await this.endAll(transaction, [session]);
+    });
+  }
+
+  /** Ends all sessions of a user but `keep`. */
+  async endOfUser(transaction: Transaction, userId: string, keep?: string): Promise<void> {
+    const rows = await transaction.manager
+      .createQueryBuilder(Session, 'row')
+      .where('row.userId = :userId', { userId })
+      .orderBy('row.id')
+      .setLock('pessimistic_write')
+      .getMany();
+    await this.endAll(
+      transaction,
+      rows.filter(({ id }) => id !== keep),
+    );
+  }
+
+  private async endAll(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
+    for (const session of sessions) {
+      if (!(await transaction.remove(session))) continue;
+      const data = { version: session.version + 1, userId: session.userId };
+      await this.outbox.append(transaction, { type: 'session.ended', subject: `sessions/${session.id}`, data });
+    }
+  }
+
+  private isLive({ id, lastSeenAt, expiresAt }: Session): boolean {
+    const now = Date.now();
+    const used = Math.max(lastSeenAt.getTime(), this.seen.get(id)?.getTime() ?? 0);
+    return now < expiresAt.getTime() && now < used + this.config.sessionIdleSeconds * 1000;
+  }
+
+  private withLatestUse(session: Session): Session {
+    const seen = this.seen.get(session.id);
+    return seen && seen > session.lastSeenAt ? Object.assign(new Session(), session, { lastSeenAt: seen }) : session;
+  }
+
+  private noteUse({ id, lastSeenAt }: Session): void {
+    const now = new Date();
+    if (now.getTime() - lastSeenAt.getTime() < this.seenEveryMs) return;
+    // Full: the newcomers wait for the next flush; their sessions only look older than they are.
+    if (this.seen.has(id) || this.seen.size < FLUSH.buffered) this.seen.set(id, now);
+  }
+
+  /** Writes the noted uses, through the fenced cache like any write; a row that is locked or gone is left for later or dropped. */
+  async flushSeen(): Promise<void> {
+    while (this.seen.size > 0) {
+      const batch = new Map([...this.seen].slice(0, FLUSH.rows));
+      await this.unitOfWork.run(async (transaction) => {
+        const rows = await transaction.manager
+          .createQueryBuilder(Session, 'row')
+          .where('row.id = ANY(:ids)', { ids: [...batch.keys()] })
+          .orderBy('row.id')
+          .setLock('pessimistic_write')
+          .setOnLocked('skip_locked')
+          .getMany();
+        for (const row of rows) {
+          const lastSeenAt = batch.get(row.id) as Date;
+          if (lastSeenAt > row.lastSeenAt) await transaction.update(row, { lastSeenAt });
+        }
+      });
+      for (const [id, at] of batch) if (this.seen.get(id) === at) this.seen.delete(id);
+    }
+  }
+
+  /** Removes a bounded number of sessions that are past their end. */
+  async purge(): Promise<void> {
+    const idleSince = new Date(Date.now() - this.config.sessionIdleSeconds * 1000 - 2 * SEEN_EVERY_MS);
+    await this.unitOfWork.run(async (transaction) => {
+      const rows = await transaction.manager
+        .createQueryBuilder(Session, 'row')
+        .where('row.expiresAt < now() OR row.lastSeenAt < :idleSince', { idleSince })
+        .limit(PURGE.rows)
+        .setLock('pessimistic_write')
+        .setOnLocked('skip_locked')
+        .getMany();
+      await this.endAll(transaction, rows);
+    });
+  }
+}

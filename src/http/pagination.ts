@@ -1,0 +1,105 @@
+/**
+ * Keyset paging over (createdAt, id), newest first: rows that come or go between two pages are neither shown twice nor hide
+ * others. A cursor is opaque to the caller and bound to the filters that it was made under.
+ */
+import { createHash } from 'node:crypto';
+import { ApiProperty } from '@nestjs/swagger';
+import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
+import { isId, QueryInteger, Text } from './fields.js';
+import { invalid } from './validation.js';
+
+/** The place after which the next page begins. */
+export interface Keyset {
+  readonly createdAt: Date;
+  readonly id: string;
+}
+
+export interface Page<T> {
+  readonly data: T[];
+  readonly next: string | null;
+}
+
+export class PageQuery {
+  @QueryInteger({ min: 1, max: 100, default: 20, description: 'How many to give at most.' })
+  limit?: number;
+
+  @Text({ optional: true, min: 1, max: 200, description: 'The `next` of the page before, under the same filters.' })
+  cursor?: string;
+}
+
+export const DEFAULT_LIMIT = 20;
+
+const digest = (filters: unknown): string =>
+  createHash('sha256').update(JSON.stringify(filters)).digest('base64url').slice(0, 8);
+
+export const encodeCursor = ({ createdAt, id }: Keyset, filters: unknown): string =>
+  Buffer.from(JSON.stringify([createdAt.getTime(), id, digest(filters)])).toString('base64url');
+
+/** @throws Problem validation-failed when the text is no cursor of this list under these filters */
+export function decodeCursor(cursor: string | undefined, filters: unknown): Keyset | undefined {
+  if (cursor === undefined) return undefined;
+  try {
+    const parsed: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString());
+    if (
+      Array.isArray(parsed) &&
+      parsed.length === 3 &&
+      Number.isSafeInteger(parsed[0]) &&
+      isId(parsed[1]) &&
+      parsed[2] === digest(filters)
+    ) {
+      const createdAt = new Date(parsed[0] as number);
+      if (!Number.isNaN(createdAt.getTime())) return { createdAt, id: parsed[1] };
+    }
+  } catch {
+    // Falls through: whatever is wrong with it, it is not a cursor.
+  }
+  throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list under the same filters');
+}
+
+/** Orders and cuts a query of `row` for one page; one more row than asked tells whether there is a next page. */
+export function keyset<E extends ObjectLiteral>(
+  query: SelectQueryBuilder<E>,
+  after: Keyset | undefined,
+  limit: number,
+): SelectQueryBuilder<E> {
+  if (after)
+    query.andWhere('(row.createdAt, row.id) < (:afterTime, :afterId)', {
+      afterTime: after.createdAt,
+      afterId: after.id,
+    });
+  return query
+    .orderBy('row.createdAt', 'DESC')
+    .addOrderBy('row.id', 'DESC')
+    .limit(limit + 1);
+}
+
+/** A page out of up to `limit + 1` rows. */
+export function pageOf<E extends Keyset, T>(
+  rows: readonly E[],
+  limit: number,
+  filters: unknown,
+  shape: (row: E) => T,
+): Page<T> {
+  const data = rows.slice(0, limit);
+  const last = data.at(-1);
+  return { data: data.map(shape), next: rows.length > limit && last ? encodeCursor(last, filters) : null };
+}
+
+/** The same URL with another cursor, for `Link: <…>; rel="next"` (RFC 8288). */
+export function nextLink(url: string, next: string): string {
+  const [path = '', query = ''] = url.split('?');
+  const parameters = new URLSearchParams(query);
+  parameters.set('cursor', next);
+  return `<${path}?${parameters.toString()}>; rel="next"`;
+}
+
+/** The OpenAPI schema of a page; a module extends it with its own `data`. */
+export class PageShape {
+  @ApiProperty({
+    type: String,
+    nullable: true,
+    description: 'Pass as `cursor` for the next page; null on the last.',
+    example: null,
+  })
+  next: string | null;
+}

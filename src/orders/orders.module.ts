@@ -1,0 +1,26 @@
+/** The orders' door. */
+import { Module } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { AuthModule } from '../auth/auth.module.js';
+import { CacheModule } from '../cache/cache.module.js';
+import { Idempotency } from '../http/idempotency.js';
+import { IdempotencyRecord } from '../http/idempotency.entity.js';
+import { UsersModule } from '../users/users.module.js';
+import { OrderEvent } from './order-event.entity.js';
+import { OrderSummaryService } from './order-summary.service.js';
+import { Order } from './order.entity.js';
+import { OrdersController, UserOrdersController } from './orders.controller.js';
+import { OrdersService } from './orders.service.js';
+
+@Module({
+  imports: [
+    AuthModule,
+    UsersModule,
+    TypeOrmModule.forFeature([Order, OrderEvent, IdempotencyRecord]),
+    CacheModule.forFeature([Order]),
+  ],
+  controllers: [OrdersController, UserOrdersController],
+  providers: [OrdersService, OrderSummaryService, Idempotency],
+  exports: [OrdersService],
+})
+export class OrdersModule {}

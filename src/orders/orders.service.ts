@@ -1,0 +1,245 @@
+/**
+ * Orders: each change is an event appended under the row's lock, the projection that `evolve` makes of it, and a message in
+ * the outbox, in one transaction. Reads go through the cache; what a caller may not see is "not found".
+ */
+import { Injectable } from '@nestjs/common';
+import { InjectRepository } from '@nestjs/typeorm';
+import { Repository } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import { AuthService } from '../auth/auth.service.js';
+import { CachedRepository } from '../cache/cached-repository.js';
+import { InjectCachedRepository } from '../cache/cached.decorator.js';
+import type { Transaction } from '../database/unit-of-work.js';
+import type { Actor } from '../http/actor.js';
+import { isTime } from '../http/fields.js';
+import { decodeCursor, DEFAULT_LIMIT, keyset, type Page, pageOf } from '../http/pagination.js';
+import type { IfMatch } from '../http/preconditions.js';
+import { problems } from '../http/problem.js';
+import { invalid } from '../http/validation.js';
+import { OutboxService } from '../outbox/outbox.service.js';
+import { UsersService } from '../users/users.service.js';
+import { OrderEvent } from './order-event.entity.js';
+import { EVENT_SCHEMA, evolve, type OrderFact, type OrderState, totalOf } from './order-events.js';
+import { allowedActions, EDITABLE, mayEver, type OrderAction, transitionOf } from './order-lifecycle.js';
+import { Order } from './order.entity.js';
+import type {
+  ChangeOrder,
+  ListEventsQuery,
+  ListOrdersQuery,
+  OrderEventView,
+  OrderItemInput,
+  OrderView,
+  PlaceOrder,
+} from './orders.dto.js';
+import { orderEventView, orderView } from './orders.dto.js';
+import { orderProblems } from './orders.errors.js';
+
+/** Rows that the export reads at a time: what it holds in memory, whatever the table's size. */
+const EXPORT_BATCH = 500;
+
+@Injectable()
+export class OrdersService {
+  constructor(
+    @InjectCachedRepository(Order) private readonly orders: CachedRepository<Order>,
+    @InjectRepository(Order) private readonly table: Repository<Order>,
+    @InjectRepository(OrderEvent) private readonly events: Repository<OrderEvent>,
+    private readonly users: UsersService,
+    private readonly auth: AuthService,
+    private readonly outbox: OutboxService,
+  ) {}
+
+  /** @throws Problem validation-failed when the total passes 2^53 - 1 */
+  async place(
+    transaction: Transaction,
+    actor: Actor,
+    { currency, items, note = null }: PlaceOrder,
+  ): Promise<OrderView> {
+    this.checkTotal(items);
+    const fact = { type: 'order.placed', data: { userId: actor.userId, currency, items: items.map(itemOf), note } };
+    const order = await transaction.insert(Order, { id: uuidv7(), ...evolve(null, fact) });
+    await this.record(transaction, actor, order, fact);
+    return orderView(order);
+  }
+
+  /** @throws Problem not-found, forbidden, precondition-required, version-mismatch, invalid-transition, validation-failed */
+  async change(
+    transaction: Transaction,
+    actor: Actor,
+    id: string,
+    ifMatch: IfMatch,
+    { items, note }: ChangeOrder,
+  ): Promise<OrderView> {
+    const order = await this.lockVisible(transaction, actor, id);
+    if (!this.auth.may(actor, 'order.change', order.userId)) throw problems.forbidden();
+    ifMatch.require(order.version);
+    if (order.status !== EDITABLE)
+      throw this.notNow(actor, order, `An order can be changed while it is ${EDITABLE}; this one is ${order.status}.`);
+    if (items) this.checkTotal(items);
+    if (items === undefined && note === undefined) return orderView(order);
+    const data = { ...(items ? { items: items.map(itemOf) } : {}), ...(note === undefined ? {} : { note }) };
+    return this.apply(transaction, actor, order, { type: 'order.changed', data });
+  }
+
+  /** @throws Problem not-found, forbidden, version-mismatch, invalid-transition */
+  async act(
+    transaction: Transaction,
+    actor: Actor,
+    id: string,
+    action: OrderAction,
+    ifMatch: IfMatch,
+    reason?: string,
+  ): Promise<OrderView> {
+    const order = await this.lockVisible(transaction, actor, id);
+    if (!mayEver(actor, order.userId, action)) throw problems.forbidden();
+    ifMatch.check(order.version);
+    const step = transitionOf(actor, order, action);
+    if (!step) throw this.notNow(actor, order, `An order that is ${order.status} has no ${action} for this caller.`);
+    return this.apply(transaction, actor, order, { type: step.event, data: reason === undefined ? {} : { reason } });
+  }
+
+  /** @throws Problem not-found */
+  async get(actor: Actor, id: string): Promise<OrderView> {
+    return orderView(await this.visible(actor, id));
+  }
+
+  /** The order as it was at a version or a time. @throws Problem not-found, validation-failed */
+  async getAt(actor: Actor, id: string, at: string): Promise<OrderView> {
+    const version = /^[1-9]\d{0,14}$/.test(at) ? Number(at) : undefined;
+    if (version === undefined && !isTime(at))
+      throw invalid('at', 'at', 'at must be a version or an RFC 3339 time with an offset');
+    const order = await this.visible(actor, id);
+    const query = this.events
+      .createQueryBuilder('event')
+      .where('event.orderId = :id', { id })
+      .orderBy('event.version', 'ASC');
+    if (version === undefined) query.andWhere('event.occurredAt <= :at', { at: new Date(at) });
+    else query.andWhere('event.version <= :version', { version });
+    const events = await query.getMany();
+    const last = events.at(-1);
+    if (!last || (version !== undefined && last.version !== version)) throw problems.notFound();
+    const state = events.reduce<OrderState | null>((before, event) => evolve(before, event), null) as OrderState;
+    return orderView({ ...order, ...state, version: last.version, updatedAt: last.occurredAt });
+  }
+
+  /** Those that exist and may be seen, in the order asked. */
+  async getMany(actor: Actor, ids: readonly string[]): Promise<OrderView[]> {
+    const orders = await this.orders.findByIds(ids);
+    return orders
+      .filter((order): order is Order => order !== null && this.auth.may(actor, 'order.read', order.userId))
+      .map(orderView);
+  }
+
+  /** @throws Problem forbidden for another's list without a role; validation-failed for a bad cursor */
+  async list(
+    actor: Actor,
+    { status, createdFrom, createdTo, userId, limit = DEFAULT_LIMIT, cursor }: ListOrdersQuery,
+  ): Promise<Page<OrderView>> {
+    const all = this.auth.may(actor, 'order.list-all');
+    if (userId !== undefined && userId !== actor.userId && !all) throw problems.forbidden();
+    const owner = userId ?? (all ? undefined : actor.userId);
+    const filters = [owner ?? null, status ?? null, createdFrom ?? null, createdTo ?? null];
+    const after = decodeCursor(cursor, filters);
+
+    if (owner !== undefined && !after && !status && !createdFrom && !createdTo) {
+      return pageOf(await this.orders.findCollection('ofUser', owner, limit + 1), limit, filters, orderView);
+    }
+    const query = this.table.createQueryBuilder('row');
+    if (owner !== undefined) query.andWhere('row.userId = :owner', { owner });
+    if (status) query.andWhere('row.status = :status', { status });
+    if (createdFrom) query.andWhere('row.createdAt >= :createdFrom', { createdFrom: new Date(createdFrom) });
+    if (createdTo) query.andWhere('row.createdAt < :createdTo', { createdTo: new Date(createdTo) });
+    return pageOf(await keyset(query, after, limit).getMany(), limit, filters, orderView);
+  }
+
+  /** One user's; a deleted user's orders stay. @throws Problem not-found for a user that never was */
+  async listOf(actor: Actor, userId: string, query: ListOrdersQuery): Promise<Page<OrderView>> {
+    if (!(await this.users.everExisted(userId))) throw problems.notFound();
+    return this.list(actor, { ...query, userId });
+  }
+
+  /** Oldest first. @throws Problem not-found, validation-failed */
+  async listEvents(
+    actor: Actor,
+    id: string,
+    { limit = DEFAULT_LIMIT, cursor }: ListEventsQuery,
+  ): Promise<Page<OrderEventView>> {
+    await this.visible(actor, id);
+    const after = cursor === undefined ? 0 : Number(Buffer.from(cursor, 'base64url').toString());
+    if (!Number.isSafeInteger(after) || after < 0)
+      throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list');
+    const rows = await this.events
+      .createQueryBuilder('event')
+      .where('event.orderId = :id AND event.version > :after', { id, after })
+      .orderBy('event.version', 'ASC')
+      .limit(limit + 1)
+      .getMany();
+    const data = rows.slice(0, limit).map(orderEventView);
+    const last = data.at(-1);
+    return { data, next: rows.length > limit && last ? Buffer.from(String(last.version)).toString('base64url') : null };
+  }
+
+  /** Every order, newest first, one JSON text a line; read as fast as the client takes it, a bounded number at a time. */
+  async *export(): AsyncGenerator<string> {
+    let after: Order | undefined;
+    do {
+      const rows: Order[] = await keyset(this.table.createQueryBuilder('row'), after, EXPORT_BATCH - 1).getMany();
+      yield rows.map((row) => JSON.stringify(orderView(row)) + '\n').join('');
+      after = rows.length === EXPORT_BATCH ? rows.at(-1) : undefined;
+    } while (after);
+  }
+
+  private async visible(actor: Actor, id: string): Promise<Order> {
+    const order = await this.orders.findById(id);
+    if (!order || !this.auth.may(actor, 'order.read', order.userId)) throw problems.notFound();
+    return order;
+  }
+
+  private async lockVisible(transaction: Transaction, actor: Actor, id: string): Promise<Order> {
+    const order = await transaction.lock(Order, id);
+    if (!order || !this.auth.may(actor, 'order.read', order.userId)) throw problems.notFound();
+    return order;
+  }
+
+  private async apply(transaction: Transaction, actor: Actor, before: Order, fact: OrderFact): Promise<OrderView> {
+    const after = await transaction.update(before, evolve(before, fact));
+    if (!after) throw problems.versionMismatch();
+    await this.record(transaction, actor, after, fact);
+    return orderView(after);
+  }
+
+  /** The event that made the order what it is now, in the store and in the outbox. */
+  private async record(transaction: Transaction, actor: Actor, order: Order, { type, data }: OrderFact): Promise<void> {
+    const { id, version, userId, status, currency, total, updatedAt } = order;
+    const event = {
+      orderId: id,
+      version,
+      type,
+      schema: EVENT_SCHEMA,
+      data,
+      actorId: actor.userId,
+      occurredAt: updatedAt,
+    };
+    await transaction.manager.insert(OrderEvent, event as never);
+    await this.outbox.append(transaction, {
+      type,
+      subject: `orders/${id}`,
+      data: { version, userId, status, currency, total },
+    });
+  }
+
+  private notNow(actor: Actor, order: Order, detail: string): Error {
+    return orderProblems.invalidTransition(detail, { extensions: { allowed: allowedActions(actor, order) } });
+  }
+
+  private checkTotal(items: readonly OrderItemInput[]): void {
+    if (Number.isNaN(totalOf(items)))
+      throw invalid('items', 'total', 'items must not total more than 2^53 - 1 minor units');
+  }
+}
+
+const itemOf = ({ sku, name, quantity, unitPrice }: OrderItemInput): OrderItemInput => ({
+  sku,
+  name,
+  quantity,
+  unitPrice,
+});

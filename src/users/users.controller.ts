@@ -1,0 +1,111 @@
+/** The routes of users, but for those that touch a password or end sessions: they are auth's (auth/accounts.controller.ts). */
+import { Body, Controller, Get, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { type Actor, CurrentActor } from '../http/actor.js';
+import { Operation } from '../http/openapi.js';
+import { nextLink } from '../http/pagination.js';
+import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
+import { problems } from '../http/problem.js';
+import { IdPipe } from '../http/validation.js';
+import { ChangeRoles, ChangeUser, ListUsersQuery, UserPage, UserView } from './users.dto.js';
+import { userProblems } from './users.errors.js';
+import { UsersService } from './users.service.js';
+
+@ApiTags('users')
+@Controller('v1/users')
+export class UsersController {
+  constructor(private readonly users: UsersService) {}
+
+  @Get()
+  @Operation({
+    allow: 'user.list',
+    summary: 'List users, newest first',
+    type: UserPage,
+    headers: ['Link', 'Cache-Control'],
+    problems: [problems.validationFailed, problems.forbidden],
+  })
+  async listUsers(
+    @Query() query: ListUsersQuery,
+    @Req() request: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<UserPage> {
+    const page = await this.users.list(query);
+    if (page.next) void reply.header('Link', nextLink(request.url, page.next));
+    return page;
+  }
+
+  @Get('me')
+  @Operation({
+    allow: 'user.me',
+    summary: 'Read the caller',
+    type: UserView,
+    headers: ['ETag', 'Cache-Control', 'Cache-Status'],
+    accepts: ['If-None-Match', 'Cache-Control'],
+  })
+  getMe(@CurrentActor() actor: Actor): Promise<UserView> {
+    return this.users.get(actor.userId);
+  }
+
+  @Get(':id')
+  @Operation({
+    allow: 'user.read',
+    summary: 'Read a user',
+    type: UserView,
+    headers: ['ETag', 'Cache-Control', 'Cache-Status'],
+    accepts: ['If-None-Match', 'Cache-Control'],
+    problems: [problems.notFound],
+  })
+  getUser(@Param('id', IdPipe) id: string): Promise<UserView> {
+    return this.users.get(id);
+  }
+
+  @Patch(':id')
+  @Operation({
+    allow: 'user.change',
+    summary: 'Change a username or an email address',
+    type: UserView,
+    headers: ['ETag'],
+    accepts: ['If-Match!'],
+    body: true,
+    problems: [
+      problems.notFound,
+      problems.versionMismatch,
+      problems.preconditionRequired,
+      userProblems.usernameTaken,
+      userProblems.emailTaken,
+    ],
+  })
+  async changeUser(
+    @Param('id', IdPipe) id: string,
+    @IfMatchHeader() ifMatch: IfMatch,
+    @Body() body: ChangeUser,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<UserView> {
+    const user = await this.users.change(id, ifMatch, body);
+    void reply.header('ETag', etagOf(user.version));
+    return user;
+  }
+
+  @Put(':id/roles')
+  @Operation({
+    allow: 'user.roles',
+    summary: "Set a user's roles",
+    description: "Sets a user's roles. They are in force on that user's next request, on every node.",
+    type: UserView,
+    headers: ['ETag'],
+    accepts: ['If-Match'],
+    body: true,
+    problems: [problems.forbidden, problems.notFound, problems.versionMismatch],
+  })
+  async setRoles(
+    @Param('id', IdPipe) id: string,
+    @IfMatchHeader() ifMatch: IfMatch,
+    @Body() { roles }: ChangeRoles,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<UserView> {
+    const user = await this.users.setRoles(id, ifMatch, roles);
+    void reply.header('ETag', etagOf(user.version));
+    return user;
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * The application as it is served, on a database of its own and a free port, for tests that speak real HTTP to it. Requests go
+ * out by `fetch`; `raw` is for what fetch would not send.
+ */
+import { connect } from 'node:net';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { createApp } from '../../src/app.js';
+import { type Config, loadConfig } from '../../src/config.js';
+import { createTestDatabase } from './postgres.js';
+
+/** A response, read to its end. `body` is the parsed JSON of any JSON type, else the text. */
+export interface Reply {
+  readonly status: number;
+  readonly headers: Headers;
+  // What a test expects of a body is in its assertions.
+  // eslint-disable-next-line @typescript-eslint/no-explicit-any
+  readonly body: any;
+  readonly text: string;
+}
+
+export interface Call {
+  readonly token?: string | undefined;
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+}
+
+export interface TestApp {
+  readonly app: NestFastifyApplication;
+  readonly url: string;
+  readonly databaseUrl: string;
+  readonly config: Config;
+  call(method: string, path: string, options?: Call): Promise<Reply>;
+  /** Sends bytes as they are and gives all that comes back until the server closes or a second passes. */
+  raw(bytes: string): Promise<string>;
+  close(): Promise<void>;
+}
+
+export const ADMIN = { username: 'root-admin', password: 'the admin of all the tests' } as const;
+
+/** Starts one node. With `databaseUrl` it shares another's database, else it gets its own. */
+export async function startApp(env: Readonly<Record<string, string>> = {}, databaseUrl?: string): Promise<TestApp> {
+  const own = databaseUrl === undefined ? await createTestDatabase() : undefined;
+  const config = loadConfig({
+    DATABASE_URL: own?.url ?? databaseUrl,
+    PORT: '0',
+    LOG_LEVEL: 'silent',
+    LOG_FORMAT: 'json',
+    RATE_LIMIT_PER_MINUTE: '0',
+    ADMIN_USERNAME: ADMIN.username,
+    ADMIN_PASSWORD: ADMIN.password,
+    SHUTDOWN_GRACE_SECONDS: '0',
+    ...env,
+  });
+  const app = await createApp(config);
+  await app.listen(0, '127.0.0.1');
+  const url = await app.getUrl();
+  return {
+    app,
+    url,
+    databaseUrl: config.databaseUrl as string,
+    config,
+    call: (method, path, options) => callUrl(url + path, method, options),
+    raw: (bytes) => sendRaw(Number(new URL(url).port), bytes),
+    close: async () => {
+      await app.close();
+      await own?.drop();
+    },
+  };
+}
+
+export async function callUrl(url: string, method: string, { token, body, headers = {} }: Call = {}): Promise<Reply> {
+  const response = await fetch(url, {
+    method,
+    headers: {
+      ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
+      ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+      ...headers,
+    },
+    ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    redirect: 'manual',
+  });
+  const text = await response.text();
+  const isJson =
+    /json/.test(response.headers.get('content-type') ?? '') &&
+    !/ndjson/.test(response.headers.get('content-type') ?? '');
+  return {
+    status: response.status,
+    headers: response.headers,
+    text,
+    body: isJson && text ? (JSON.parse(text) as unknown) : text,
+  };
+}
+
+function sendRaw(port: number, bytes: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write(Buffer.from(bytes, 'latin1')));
+    let received = '';
+    socket.setEncoding('latin1');
+    socket.on('data', (chunk: string) => (received += chunk));
+    socket.on('error', reject);
+    socket.on('close', () => resolve(received));
+    socket.setTimeout(1_000, () => socket.destroy());
+  });
+}
