@@ -203,7 +203,10 @@ async function isCluster(folder: string): Promise<boolean> {
 async function keepPassword(file: string, runAs: RunAs | undefined, clusterExists: boolean): Promise<string> {
   const read = async () => (await fs.readFile(file, 'utf8').catch(ifMissing(''))).trim();
   const kept = await read();
-  if (kept) return kept;
+  if (kept) {
+    if (runAs) await fs.chown(file, runAs.uid, runAs.gid); // initdb reads it
+    return kept;
+  }
   if (clusterExists) {
     throw new EmbeddedPostgresError(
       `${file} is missing, and the server beside it cannot be opened without: restore it`,
@@ -212,7 +215,7 @@ async function keepPassword(file: string, runAs: RunAs | undefined, clusterExist
   const draft = draftOf(file);
   try {
     await fs.writeFile(draft, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600, flush: true });
-    if (runAs) await fs.chown(draft, runAs.uid, runAs.gid); // initdb reads it
+    if (runAs) await fs.chown(draft, runAs.uid, runAs.gid);
     // Unlike a rename, a link never replaces the password that another start has just made.
     await fs.link(draft, file).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'EEXIST') throw error;
@@ -283,7 +286,6 @@ async function own(folder: string, runAs: RunAs | undefined): Promise<void> {
     for (const name of ['', ...(await fs.readdir(folder, { recursive: true }))]) {
       await fs.lchown(join(folder, name), runAs.uid, runAs.gid).catch(ifMissing(undefined));
     }
-    await fs.chown(`${folder}.password`, runAs.uid, runAs.gid);
   }
   if (mode & 0o027) await fs.chmod(folder, 0o700);
 }
