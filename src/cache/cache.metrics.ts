@@ -1,6 +1,6 @@
 /** What the cache counts, under the names that operators' dashboards use. One instance for each process (registry). */
 import { Injectable } from '@nestjs/common';
-import { Counter, Registry } from 'prom-client';
+import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Outcome } from './read-context.js';
 
 @Injectable()
@@ -8,6 +8,8 @@ export class CacheMetrics {
   private readonly requests: Counter<'entity' | 'outcome'>;
   private readonly rowsLoaded: Counter<'entity'>;
   private readonly fillsRejected: Counter<'entity'>;
+  private readonly lag: Histogram;
+  private readonly breaker: Gauge;
 
   constructor(registry: Registry) {
     const registers = [registry];
@@ -29,6 +31,18 @@ export class CacheMetrics {
       labelNames: ['entity'],
       registers,
     });
+    this.lag = new Histogram({
+      name: 'holdfast_cache_invalidation_lag_seconds',
+      help: "Time from a change that fenced nothing (psql, a node cut off) to its keys' removal: how long it could be read stale",
+      buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
+      registers,
+    });
+    this.breaker = new Gauge({
+      name: 'holdfast_cache_breaker_open',
+      help: '1 while the cache is skipped because it failed, else 0',
+      registers,
+    });
+    this.breaker.set(0);
   }
 
   request(entity: string, outcome: Outcome): void {
@@ -41,5 +55,14 @@ export class CacheMetrics {
 
   fillRejected(entity: string): void {
     this.fillsRejected.inc({ entity });
+  }
+
+  /** @param seconds from the change to the removal of its keys */
+  invalidationLag(seconds: number): void {
+    this.lag.observe(Math.max(0, seconds));
+  }
+
+  breakerOpen(open: boolean): void {
+    this.breaker.set(open ? 1 : 0);
   }
 }

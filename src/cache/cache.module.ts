@@ -23,6 +23,9 @@ import { CacheMetrics } from './cache.metrics.js';
 import { CACHE_STORE, type CacheStore } from './cache.store.js';
 import { CachedEntity, CachedRepository } from './cached-repository.js';
 import { type CachedRow, cachedOptionsOf, cachedRepositoryToken } from './cached.decorator.js';
+import { DatabaseInvalidations } from './database-invalidations.js';
+import { GuardedStore } from './guarded.store.js';
+import { ReadGate } from './read-gate.js';
 import { CachedEntities, DEGRADED_WRITES, type DegradedWrites, InvalidationService } from './invalidation.service.js';
 import { MemoryStore } from './memory.store.js';
 import { RedisStore } from './redis.store.js';
@@ -40,16 +43,33 @@ export const REDIS_CLIENT = Symbol('RedisClient');
 export type RedisClient = RedisStore['client'];
 
 const SETTINGS = Symbol('CacheSettings');
+const STORES = Symbol('CacheStores');
 
-function makeStore(settings: CacheSettings): CacheStore {
-  if (!settings.redisUrl) return new MemoryStore();
+/** The store, and the connection under it that others share. */
+interface Stores {
+  readonly store: CacheStore;
+  readonly redis: RedisStore | undefined;
+}
+
+/** A store that is reached over a network may have missed invalidations each time it comes back: the gate closes. */
+function makeStores(settings: CacheSettings, gate: ReadGate, metrics: CacheMetrics): Stores {
+  if (!settings.redisUrl) return { store: new MemoryStore(), redis: undefined };
   const logger = new Logger('Cache');
-  return RedisStore.connect({
+  const redis = RedisStore.connect({
     url: settings.redisUrl,
-    onStateChange: (available) =>
-      available ? logger.log('Redis is available') : logger.warn('Redis is unavailable: reads go to PostgreSQL'),
+    onStateChange: (available) => {
+      gate.close();
+      if (available) logger.log('Redis is available');
+      else logger.warn('Redis is unavailable: reads go to PostgreSQL');
+    },
     onError: (error) => logger.debug(`Redis: ${error.message}`),
   });
+  const store = new GuardedStore(redis, (available) => {
+    gate.close();
+    metrics.breakerOpen(!available);
+    if (!available) logger.warn('Redis fails: it is skipped until a probe gets through');
+  });
+  return { store, redis };
 }
 
 /** Closes the store when nothing uses it any more: after the listener has closed. */
@@ -83,12 +103,9 @@ export class CacheModule {
       ],
       providers: [
         settings,
-        { provide: CACHE_STORE, inject: [SETTINGS], useFactory: makeStore },
-        {
-          provide: REDIS_CLIENT,
-          inject: [CACHE_STORE],
-          useFactory: (store: CacheStore) => (store instanceof RedisStore ? store.client : undefined),
-        },
+        { provide: STORES, inject: [SETTINGS, ReadGate, CacheMetrics], useFactory: makeStores },
+        { provide: CACHE_STORE, inject: [STORES], useFactory: ({ store }: Stores) => store },
+        { provide: REDIS_CLIENT, inject: [STORES], useFactory: ({ redis }: Stores) => redis?.client },
         {
           provide: DEGRADED_WRITES,
           inject: [SETTINGS],
@@ -98,7 +115,9 @@ export class CacheModule {
         CacheStoreOwner,
         CacheMetrics,
         CachedEntities,
+        DatabaseInvalidations,
         InvalidationService,
+        ReadGate,
       ],
       exports: [
         SETTINGS,
@@ -107,6 +126,7 @@ export class CacheModule {
         CacheMetrics,
         CachedEntities,
         InvalidationService,
+        ReadGate,
         NestCacheModule,
       ],
     };
@@ -115,17 +135,18 @@ export class CacheModule {
   static forFeature(entities: Type<CachedRow>[]): DynamicModule {
     const providers = entities.map((entity): FactoryProvider => ({
       provide: cachedRepositoryToken(entity),
-      inject: [getRepositoryToken(entity), CACHE_STORE, CacheMetrics, CachedEntities, SETTINGS],
+      inject: [getRepositoryToken(entity), CACHE_STORE, CacheMetrics, ReadGate, CachedEntities, SETTINGS],
       useFactory: (
         repository: Repository<CachedRow>,
         store: CacheStore,
         metrics: CacheMetrics,
+        gate: ReadGate,
         all: CachedEntities,
         { ttl }: CacheSettings,
       ) => {
         const cached = new CachedEntity(entity, repository, ttl[cachedOptionsOf(entity).name]);
         all.add(cached);
-        return new CachedRepository(cached, store, metrics);
+        return new CachedRepository(cached, store, metrics, gate);
       },
     }));
     return {

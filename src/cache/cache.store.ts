@@ -5,6 +5,7 @@
  *
  * The states and steps are those of docs/cache-protocol.md; nothing here knows what the payloads mean.
  */
+import { randomBytes } from 'node:crypto';
 
 /** What a key holds, as a reader sees it. `payload` is opaque text; `version` is the row's. */
 export type CacheEntry =
@@ -72,3 +73,20 @@ export class CacheUnavailableError extends Error {
 
 /** The injection token of this process's {@link CacheStore}. */
 export const CACHE_STORE = Symbol('CacheStore');
+
+/** How long the fence of {@link dropKeys} stands if this process dies between its two steps, in milliseconds. */
+const DROP_FENCE_MS = 2_000;
+
+/** A name for one reader's leases or one writer's fences: unguessable, and of the characters that every store takes. */
+export const newToken = (): string => randomBytes(12).toString('base64url');
+
+/**
+ * Takes out whatever these keys hold, leases too, so that nothing read before can be filled after. Other writers' fences stay.
+ * @throws CacheUnavailableError
+ */
+export async function dropKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
+  if (keys.length === 0) return;
+  const token = newToken();
+  await store.fence(keys, token, DROP_FENCE_MS);
+  await store.unfence(keys, token);
+}

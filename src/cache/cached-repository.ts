@@ -7,6 +7,7 @@ import type { Type } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
 import type { Repository } from 'typeorm';
 import type { CacheStore } from './cache.store.js';
+import { seal } from './envelope.js';
 import type { CacheMetrics } from './cache.metrics.js';
 import {
   type Alias,
@@ -15,6 +16,7 @@ import {
   type Collection,
   cachedOptionsOf,
 } from './cached.decorator.js';
+import type { ReadGate } from './read-gate.js';
 import { ReadThrough, type Versioned } from './read-through.js';
 import { RowCodec } from './row-codec.js';
 
@@ -38,11 +40,16 @@ export class CachedEntity<E extends CachedRow> {
   }
 
   prefix(by: string): string {
-    return `${this.options.name}:${this.options.schema}:${by}:`;
+    return `${this.options.name}:${by}:`;
   }
 
   rowKey(id: string): string {
     return this.prefix('id') + id;
+  }
+
+  /** A row as it is published under its id. */
+  seal(row: E): string {
+    return seal(this.options.schema, row.id, this.codec.encode(row));
   }
 
   /** The text under which a row is found by this alias; null when it has none. */
@@ -82,9 +89,10 @@ export class CachedRepository<E extends CachedRow> {
     private readonly cached: CachedEntity<E>,
     store: CacheStore,
     metrics: CacheMetrics,
+    gate: ReadGate,
   ) {
     const { options, codec, ttlMs } = cached;
-    const kind = { entity: options.name, ttlMs };
+    const kind = { entity: options.name, schema: options.schema, ttlMs };
     this.rows = new ReadThrough<E>(
       store,
       {
@@ -95,6 +103,7 @@ export class CachedRepository<E extends CachedRow> {
         decode: (payload) => codec.decode(payload),
       },
       metrics,
+      gate,
     );
     for (const [by, alias] of Object.entries(options.aliases ?? {})) {
       const source = {
@@ -104,7 +113,7 @@ export class CachedRepository<E extends CachedRow> {
       };
       this.pointers.set(
         by,
-        new ReadThrough(store, { ...source, encode: (id) => id, decode: (id) => id || undefined }, metrics),
+        new ReadThrough(store, { ...source, encode: (id) => id, decode: (id) => id || undefined }, metrics, gate),
       );
     }
     for (const [by, collection] of Object.entries(options.collections ?? {})) {
@@ -115,7 +124,7 @@ export class CachedRepository<E extends CachedRow> {
       };
       const encode = (ids: string[]): string => ids.join(',');
       const decode = (ids: string): string[] => (ids === '' ? [] : ids.split(','));
-      this.collections.set(by, new ReadThrough(store, { ...source, encode, decode }, metrics));
+      this.collections.set(by, new ReadThrough(store, { ...source, encode, decode }, metrics, gate));
     }
   }
 

@@ -4,9 +4,16 @@
  *
  * Invariant: between the first byte of COMMIT and the end of publish, no key of the transaction can be filled by a reader.
  */
-import { randomBytes } from 'node:crypto';
 import { Inject, Injectable, Logger, type Type } from '@nestjs/common';
-import { CACHE_STORE, type CachePublication, type CacheStore, CacheUnavailableError } from './cache.store.js';
+import {
+  CACHE_STORE,
+  type CachePublication,
+  type CacheStore,
+  CacheUnavailableError,
+  dropKeys,
+  newToken,
+} from './cache.store.js';
+import { DatabaseInvalidations } from './database-invalidations.js';
 import type { CachedEntity } from './cached-repository.js';
 import type { CachedRow } from './cached.decorator.js';
 import { jitter, NOTHING_TTL_MS } from './read-through.js';
@@ -52,7 +59,7 @@ interface Change {
 
 /** The cache's side of one transaction. Every method may be called on any transaction, also one that touches nothing. */
 export class Invalidation {
-  private readonly token = randomBytes(12).toString('base64url');
+  private readonly token = newToken();
   private readonly fences: Promise<void>[] = [];
   private readonly fencedKeys = new Set<string>();
   private readonly changes = new Map<string, Change>();
@@ -63,6 +70,7 @@ export class Invalidation {
     private readonly store: CacheStore,
     private readonly entities: CachedEntities,
     private readonly degradedWrites: DegradedWrites,
+    private readonly database: DatabaseInvalidations,
     private readonly logger: Logger,
   ) {}
 
@@ -88,19 +96,28 @@ export class Invalidation {
     for (const key of cached.relatedKeys(before, after)) this.dropped.add(key);
   }
 
+  /** The keys that this transaction touches. */
+  get keys(): string[] {
+    return [...this.fencedKeys];
+  }
+
   /**
-   * Resolves when every fence stands: the transaction may COMMIT.
-   * @throws WriteRejectedError when one does not and degraded writes are rejected
+   * Resolves when every fence was tried: true when all stand, false when the transaction must leave its keys to the database.
+   * @throws WriteRejectedError when one does not stand and degraded writes are rejected
    */
-  async settled(): Promise<void> {
+  async settled(): Promise<boolean> {
     await Promise.all(this.fences);
-    if (this.failure === undefined) return;
+    if (this.failure === undefined) return true;
     if (!(this.failure instanceof CacheUnavailableError)) throw this.failure;
     if (this.degradedWrites === 'reject')
       throw new WriteRejectedError('the cache cannot be fenced', { cause: this.failure });
+    return false;
   }
 
-  /** After COMMIT. Never throws: the write stands, and what could not be published stays fenced until its deadline. */
+  /**
+   * After COMMIT and before the answer. Never throws, since the write stands: keys that cannot be published are left to the
+   * database's path, and where that fails too they stay fenced until the deadline.
+   */
   async publish(): Promise<void> {
     if (this.fencedKeys.size === 0) return;
     const publications: CachePublication[] = [...this.dropped].map((key) => ({ key, absent: true }));
@@ -108,30 +125,35 @@ export class Invalidation {
       publications.push({
         key,
         version,
-        payload: after ? cached.codec.encode(after) : null,
+        payload: after ? cached.seal(after) : null,
         ttlMs: jitter(after ? cached.ttlMs : Math.min(cached.ttlMs, NOTHING_TTL_MS)),
       });
     }
-    const untouched = [...this.fencedKeys].filter((key) => !this.changes.has(key) && !this.dropped.has(key));
-    const [published, released] = await Promise.allSettled([
-      publications.length > 0 ? this.store.publish(this.token, publications) : undefined,
-      untouched.length > 0 ? this.store.unfence(untouched, this.token) : undefined,
-    ]);
-    for (const step of [published, released]) if (step.status === 'rejected') this.report('publish', step.reason);
+    const untouched = this.keys.filter((key) => !this.changes.has(key) && !this.dropped.has(key));
+    try {
+      await Promise.all([
+        publications.length > 0 ? this.store.publish(this.token, publications) : undefined,
+        untouched.length > 0 ? this.store.unfence(untouched, this.token) : undefined,
+      ]);
+    } catch (error) {
+      // Without fences the transaction itself has left the keys there, at its COMMIT.
+      if (this.failure !== undefined) return;
+      this.logger.warn(`publish failed, ${this.fencedKeys.size} keys go the database's way: ${String(error)}`);
+      await this.database.leave(this.keys).catch((cause: unknown) => {
+        this.logger.error(`and that failed too, they stay fenced for up to ${FENCE_MS} ms: ${String(cause)}`);
+      });
+    }
   }
 
   /** After a rollback. Never throws: a fence that cannot be released ends at its deadline. */
   async release(): Promise<void> {
     await Promise.all(this.fences);
     if (this.fencedKeys.size === 0) return;
-    await this.store.unfence([...this.fencedKeys], this.token).catch((error: unknown) => this.report('unfence', error));
-  }
-
-  private report(step: string, error: unknown): void {
-    if (!(error instanceof CacheUnavailableError)) throw error;
-    this.logger.warn(
-      `${step} failed, ${this.fencedKeys.size} keys stay fenced for up to ${FENCE_MS} ms: ${error.message}`,
-    );
+    await this.store.unfence(this.keys, this.token).catch((error: unknown) => {
+      this.logger.warn(
+        `unfence failed, ${this.fencedKeys.size} keys stay fenced for up to ${FENCE_MS} ms: ${String(error)}`,
+      );
+    });
   }
 }
 
@@ -143,9 +165,19 @@ export class InvalidationService {
     @Inject(CACHE_STORE) private readonly store: CacheStore,
     private readonly entities: CachedEntities,
     @Inject(DEGRADED_WRITES) private readonly degradedWrites: DegradedWrites,
+    private readonly database: DatabaseInvalidations,
   ) {}
 
   begin(): Invalidation {
-    return new Invalidation(this.store, this.entities, this.degradedWrites, this.logger);
+    return new Invalidation(this.store, this.entities, this.degradedWrites, this.database, this.logger);
+  }
+
+  /**
+   * Makes sure that no reader finds anything older under these keys, now or on any node that comes back: for whoever is about
+   * to acknowledge a write that another process made and may not have published.
+   * @throws a driver error when neither the cache nor the database takes it
+   */
+  async drop(keys: readonly string[]): Promise<void> {
+    await dropKeys(this.store, keys).catch(() => this.database.leave(keys));
   }
 }

@@ -6,11 +6,12 @@
  * Invariant: what is returned was true in the primary database, or in an unfenced cache entry, at some moment after the
  * call began.
  */
-import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CacheEntry, type CacheStore, CacheUnavailableError } from './cache.store.js';
+import { type CacheEntry, type CacheStore, CacheUnavailableError, dropKeys, newToken } from './cache.store.js';
 import type { CacheMetrics } from './cache.metrics.js';
 import { Coalescer } from './coalescer.js';
+import { open, seal } from './envelope.js';
+import type { ReadGate } from './read-gate.js';
 import { type Outcome, readContext } from './read-context.js';
 
 /** A value with the version of the row that it was made from. */
@@ -23,8 +24,10 @@ export interface Versioned<T> {
 export interface Source<T> {
   /** The entity's name, for metrics. */
   readonly entity: string;
-  /** What stands before the value in the cache key, e.g. `user:1:id:`. */
+  /** What stands before the value in the cache key, e.g. `user:id:`. */
   readonly prefix: string;
+  /** The number of the payloads' form; see envelope.ts. */
+  readonly schema: number;
   readonly ttlMs: number;
   /** Reads the primary database; what is not in the map does not exist. */
   load(values: string[]): Promise<Map<string, Versioned<T>>>;
@@ -56,6 +59,7 @@ export class ReadThrough<T> {
     private readonly store: CacheStore,
     private readonly source: Source<T>,
     private readonly metrics: CacheMetrics,
+    private readonly gate: ReadGate,
   ) {
     this.misses = new Coalescer((values) => this.loadThroughLeases(values));
   }
@@ -77,6 +81,7 @@ export class ReadThrough<T> {
   }
 
   private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
+    if (!this.gate.isOpen) return Promise.all(values.map((value) => this.misses.get(value)));
     let entries: CacheEntry[];
     try {
       entries = await this.store.get(values.map((value) => this.key(value)));
@@ -84,18 +89,24 @@ export class ReadThrough<T> {
       if (!(error instanceof CacheUnavailableError)) throw error;
       entries = values.map(() => ({ state: 'absent' }));
     }
-    return Promise.all(entries.map((entry, index) => this.hit(entry) ?? this.misses.get(values[index] as string)));
+    // A moment may have passed in which this node missed an invalidation: then what was read does not count.
+    const trusted = this.gate.isOpen;
+    return Promise.all(
+      values.map((value, index) => (trusted ? this.hit(value, entries[index]) : undefined) ?? this.misses.get(value)),
+    );
   }
 
-  private hit(entry: CacheEntry): Answer<T> | undefined {
-    if (entry.state === 'none') return { value: null, outcome: 'hit' };
-    if (entry.state !== 'value') return undefined;
-    const value = this.source.decode(entry.payload);
-    return value === undefined ? undefined : { value, outcome: 'hit' };
+  private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
+    if (entry?.state === 'none') return { value: null, outcome: 'hit' };
+    if (entry?.state !== 'value') return undefined;
+    const opened = open(this.source.schema, value, entry.payload);
+    const decoded = opened.kind === 'payload' ? this.source.decode(opened.payload) : undefined;
+    return decoded === undefined ? undefined : { value: decoded, outcome: 'hit' };
   }
 
   private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {
-    const token = randomBytes(12).toString('base64url');
+    if (!this.gate.isOpen) return this.readPrimary(values, this.store.available ? 'bypass' : 'unavailable');
+    const token = newToken();
     let entries: CacheEntry[];
     try {
       entries = await this.store.lease(
@@ -113,7 +124,7 @@ export class ReadThrough<T> {
     const [leased, foreign, fenced]: [string[], string[], string[]] = [[], [], []];
     entries.forEach((entry, index) => {
       const value = values[index] as string;
-      const hit = this.hit(entry);
+      const hit = this.hit(value, entry);
       if (hit) answers.set(value, hit);
       else if (entry.state === 'absent') leased.push(value);
       else if (entry.state === 'lease') foreign.push(value);
@@ -129,15 +140,17 @@ export class ReadThrough<T> {
     return values.map((value) => answers.get(value) as Answer<T>);
   }
 
-  /** A value that this release cannot read is taken out; a fence and its release do that without a race. */
+  /** What no release can read any more is taken out, so that the next reader fills it; a later release's stays. */
   private async dropUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
-    const keys = values
-      .filter((_, index) => entries[index]?.state === 'value' && !this.hit(entries[index] as CacheEntry))
-      .map((value) => this.key(value));
-    if (keys.length === 0) return;
-    const token = randomBytes(12).toString('base64url');
-    await this.store.fence(keys, token, 1_000);
-    await this.store.unfence(keys, token);
+    const keys = values.filter((value, index) => {
+      const entry = entries[index];
+      if (entry?.state !== 'value' || this.hit(value, entry)) return false;
+      return open(this.source.schema, value, entry.payload).kind !== 'newer';
+    });
+    await dropKeys(
+      this.store,
+      keys.map((value) => this.key(value)),
+    );
   }
 
   private async loadAndFill(values: string[], token: string): Promise<Answer<T>[]> {
@@ -147,7 +160,7 @@ export class ReadThrough<T> {
       return {
         key: this.key(value),
         version: row?.version ?? 0,
-        payload: row ? this.source.encode(row.value) : null,
+        payload: row ? seal(this.source.schema, value, this.source.encode(row.value)) : null,
         ttlMs: jitter(row ? this.source.ttlMs : Math.min(this.source.ttlMs, NOTHING_TTL_MS)),
       };
     });
@@ -165,11 +178,11 @@ export class ReadThrough<T> {
     try {
       for (let look = 0; look < FOREIGN_LEASE.looks && answers.size < values.length; look++) {
         await sleep(FOREIGN_LEASE.everyMs);
-        const open = values.filter((value) => !answers.has(value));
-        const entries = await this.store.get(open.map((value) => this.key(value)));
+        const waiting = values.filter((value) => !answers.has(value));
+        const entries = await this.store.get(waiting.map((value) => this.key(value)));
         entries.forEach((entry, index) => {
-          const hit = this.hit(entry);
-          if (hit) answers.set(open[index] as string, hit);
+          const hit = this.hit(waiting[index] as string, entry);
+          if (hit) answers.set(waiting[index] as string, hit);
         });
         if (entries.every((entry) => entry.state !== 'lease')) break;
       }

@@ -10,6 +10,7 @@ import { Sessions1763683200001 } from '../../migrations/1763683200001-sessions.j
 import { Orders1763683200002 } from '../../migrations/1763683200002-orders.js';
 import { Outbox1763683200003 } from '../../migrations/1763683200003-outbox.js';
 import { IdempotencyKeys1763683200004 } from '../../migrations/1763683200004-idempotency-keys.js';
+import { CacheInvalidations1763683200005 } from '../../migrations/1763683200005-cache-invalidations.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
 export const BOUNDS = { connect: 800, statement: 5_000, lock: 3_000, idleInTransaction: 5_000, query: 6_000 } as const;
@@ -20,6 +21,7 @@ export const MIGRATIONS = [
   Orders1763683200002,
   Outbox1763683200003,
   IdempotencyKeys1763683200004,
+  CacheInvalidations1763683200005,
 ];
 
 /** @param pool connections of this process */
@@ -37,6 +39,8 @@ export function dataSourceOptions(url: string, pool: number): DataSourceOptions 
     applicationName: 'holdfast',
     parseInt8: false,
     extra: {
+      // This session fences the keys of what it changes; unit-of-work.ts takes that back where it could not.
+      options: '-c holdfast.fenced=on',
       statement_timeout: BOUNDS.statement,
       lock_timeout: BOUNDS.lock,
       idle_in_transaction_session_timeout: BOUNDS.idleInTransaction,

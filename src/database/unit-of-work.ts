@@ -34,6 +34,11 @@ export class Transaction {
     private readonly invalidation: Invalidation,
   ) {}
 
+  /** The cache keys that the transaction has touched so far. */
+  get cacheKeys(): string[] {
+    return this.invalidation.keys;
+  }
+
   /** Inserts and gives the row as the database made it. */
   async insert<E extends CachedRow>(entity: Type<E>, values: Partial<E> & { id: string }): Promise<E> {
     this.invalidation.fence(entity, null, Object.assign(new entity(), values));
@@ -134,7 +139,8 @@ export class UnitOfWork {
       await runner.startTransaction();
       try {
         result = await work(new Transaction(runner.manager, invalidation));
-        await invalidation.settled();
+        const fenced = await invalidation.settled();
+        if (!fenced) await runner.query(`SET LOCAL holdfast.fenced = 'off'`);
         if (performance.now() - began > LONGEST_MS)
           throw new TransactionTooLongError(`no commit after ${LONGEST_MS} ms`);
       } catch (error) {

@@ -25,6 +25,10 @@ export class IdempotencyRecord {
   @Column('text')
   body: string;
 
+  /** The cache keys of what the request changed. A repetition may acknowledge a write whose node died before it published. */
+  @Column('text', { name: 'cache_keys', array: true })
+  cacheKeys: string[];
+
   @Index('idempotency_keys_expiring')
   @Column(timestampOfInsert('created_at'))
   createdAt: Date;

@@ -14,6 +14,7 @@ import {
 } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { DataSource } from 'typeorm';
+import { InvalidationService } from '../cache/invalidation.service.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
 import type { Actor } from './actor.js';
 import { IdempotencyRecord } from './idempotency.entity.js';
@@ -101,6 +102,7 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
   constructor(
     private readonly unitOfWork: UnitOfWork,
     private readonly dataSource: DataSource,
+    private readonly invalidation: InvalidationService,
   ) {}
 
   /**
@@ -119,10 +121,19 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
       const kept = await this.claim(transaction, actor.userId, key);
       if (kept) {
         if (kept.fingerprint !== fingerprint) throw idempotencyProblems.reused();
+        // Whoever committed it may have died before it published: this answer acknowledges the write, so it must be visible.
+        await this.invalidation.drop(kept.cacheKeys);
         return { ...kept, replayed: true };
       }
       const answer = serialize(await work(transaction));
-      await transaction.manager.insert(IdempotencyRecord, { userId: actor.userId, key, fingerprint, ...answer });
+      const { cacheKeys } = transaction;
+      await transaction.manager.insert(IdempotencyRecord, {
+        userId: actor.userId,
+        key,
+        fingerprint,
+        cacheKeys,
+        ...answer,
+      });
       return { ...answer, replayed: false };
     });
     if (replayed) void reply.header('Idempotent-Replayed', 'true');

@@ -1,0 +1,70 @@
+/**
+ * The database's own path of invalidation: whatever changes a cached row without having fenced its keys (psql, another
+ * program, a node cut off from the cache) leaves the keys here, in its own transaction, and wakes the nodes that listen.
+ * The trigger runs at COMMIT, so that a node can still say whether it fenced; the service's sessions say so by default
+ * (`holdfast.fenced`, database/data-source.ts).
+ */
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/** Table, entity, and then each other key as `<name>,<column>[,lower]`: the aliases and collections of its @Cached. */
+const CACHED: readonly [table: string, entity: string, ...keys: string[]][] = [
+  ['users', 'user', 'username,username', 'email,email,lower'],
+  ['sessions', 'session', 'tokenHash,token_hash'],
+  ['orders', 'order', 'ofUser,user_id'],
+];
+
+export class CacheInvalidations1763683200005 implements MigrationInterface {
+  readonly name = 'CacheInvalidations1763683200005';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE cache_invalidations (
+        position bigint GENERATED ALWAYS AS IDENTITY,
+        keys text[] NOT NULL,
+        created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+        CONSTRAINT cache_invalidations_pkey PRIMARY KEY (position)
+      )`);
+    await runner.query(`
+      CREATE FUNCTION note_cache_invalidation() RETURNS trigger LANGUAGE plpgsql AS $$
+      DECLARE
+        entity text := TG_ARGV[0];
+        before jsonb := CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END;
+        after jsonb := CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END;
+        touched text[] := ARRAY[entity || ':id:' || coalesce(before ->> 'id', after ->> 'id')];
+        part text[];
+        had text;
+        has text;
+      BEGIN
+        IF current_setting('holdfast.fenced', true) = 'on' THEN
+          RETURN NULL;
+        END IF;
+        FOR i IN 1 .. TG_NARGS - 1 LOOP
+          part := string_to_array(TG_ARGV[i], ',');
+          had := before ->> part[2];
+          has := after ->> part[2];
+          IF part[3] = 'lower' THEN
+            had := lower(had);
+            has := lower(has);
+          END IF;
+          IF had IS DISTINCT FROM has THEN
+            touched := touched || array_remove(ARRAY[entity || ':' || part[1] || ':' || had, entity || ':' || part[1] || ':' || has], NULL);
+          END IF;
+        END LOOP;
+        INSERT INTO cache_invalidations (keys) VALUES (touched);
+        PERFORM pg_notify('holdfast_cache_invalidations', '');
+        RETURN NULL;
+      END $$`);
+    for (const [table, ...args] of CACHED) {
+      await runner.query(`
+        CREATE CONSTRAINT TRIGGER ${table}_cache_invalidation AFTER INSERT OR UPDATE OR DELETE ON ${table}
+          DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+          EXECUTE FUNCTION note_cache_invalidation(${args.map((arg) => `'${arg}'`).join(', ')})`);
+    }
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    for (const [table] of CACHED) await runner.query(`DROP TRIGGER ${table}_cache_invalidation ON ${table}`);
+    await runner.query(`DROP FUNCTION note_cache_invalidation()`);
+    await runner.query(`DROP TABLE cache_invalidations`);
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * The reader's side of the database's own path (docs/cache-protocol.md): rows of `cache_invalidations` name keys that somebody
+ * changed without fencing them. Every node listens for them; any whose cache answers takes the keys out and then removes the
+ * rows. Rows are taken with SKIP LOCKED, never by a position read before: a late commit would be skipped.
+ *
+ * While this node could have missed one, its {@link ReadGate} is closed.
+ */
+import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
+import { Client } from 'pg';
+import { DataSource } from 'typeorm';
+import { CacheMetrics } from './cache.metrics.js';
+import { CACHE_STORE, type CacheStore, CacheUnavailableError, dropKeys } from './cache.store.js';
+import { ReadGate } from './read-gate.js';
+
+export const CHANNEL = 'holdfast_cache_invalidations';
+const BATCH = 500;
+/** NOTIFY is a hint: the table is looked at this often without one. */
+const POLL_MS = 1_000;
+const RECONNECT_MS = 250;
+/** A LISTEN connection that answers nothing for this long is dead, whatever TCP thinks. */
+const SILENCE_MS = 2_000;
+
+@Injectable()
+export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicationShutdown {
+  private readonly logger = new Logger('Cache');
+  private client: Client | undefined;
+  private stopping = false;
+  private running: Promise<void> = Promise.resolve();
+  private wake: () => void = () => undefined;
+  private notified = false;
+
+  constructor(
+    @Inject(CACHE_STORE) private readonly store: CacheStore,
+    private readonly dataSource: DataSource,
+    private readonly gate: ReadGate,
+    private readonly metrics: CacheMetrics,
+  ) {
+    gate.onClosed = () => this.signal();
+  }
+
+  async onApplicationBootstrap(): Promise<void> {
+    this.running = this.run();
+    // The first requests should find the cache in use, but no start waits for it.
+    for (let look = 0; look < 20 && !this.gate.isOpen; look++) await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    this.signal();
+    await this.running;
+  }
+
+  /** Keys that were changed but could not be published: whoever reaches the cache takes them out. @throws a driver error */
+  async leave(keys: readonly string[]): Promise<void> {
+    await this.dataSource.query(
+      `WITH left_behind AS (INSERT INTO cache_invalidations (keys) VALUES ($1) RETURNING position)
+       SELECT pg_notify('${CHANNEL}', '') FROM left_behind`,
+      [keys],
+    );
+  }
+
+  private signal(): void {
+    this.notified = true;
+    this.wake();
+  }
+
+  private async run(): Promise<void> {
+    while (!this.stopping) {
+      try {
+        await this.listen();
+        if (!this.notified) await this.heartbeat();
+        const pass = this.gate.pass();
+        this.notified = false;
+        const empty = await this.drain();
+        if (empty && this.store.available) this.gate.open(pass);
+        if (!this.notified) await this.pause(this.gate.isOpen ? POLL_MS : RECONNECT_MS / 10);
+      } catch (error) {
+        this.disconnect();
+        if (!this.stopping) {
+          this.logger.debug(`Invalidations: ${error instanceof Error ? error.message : String(error)}`);
+          await this.pause(RECONNECT_MS);
+        }
+      }
+    }
+    this.disconnect();
+  }
+
+  private async listen(): Promise<void> {
+    if (this.client) return;
+    this.gate.close();
+    const { url } = this.dataSource.options as { url?: string };
+    const client = new Client({
+      connectionString: url,
+      connectionTimeoutMillis: SILENCE_MS,
+      query_timeout: SILENCE_MS,
+      keepAlive: true,
+      application_name: 'holdfast-invalidations',
+    });
+    client.on('error', () => this.disconnect(client));
+    client.on('end', () => this.disconnect(client));
+    client.on('notification', () => this.signal());
+    try {
+      await client.connect();
+      await client.query(`LISTEN ${CHANNEL}`);
+    } catch (error) {
+      void client.end().catch(() => undefined);
+      throw error;
+    }
+    this.client = client;
+  }
+
+  /** The connection may be half-open: asked each round, since a node that hears nothing must not believe that nothing was said. */
+  private async heartbeat(): Promise<void> {
+    await this.client?.query('SELECT 1');
+  }
+
+  private disconnect(client = this.client): void {
+    if (!client || client !== this.client) return;
+    this.client = undefined;
+    this.gate.close();
+    void client.end().catch(() => undefined);
+    this.signal();
+  }
+
+  /** Applies what waits; true when the table was seen empty after it. */
+  private async drain(): Promise<boolean> {
+    if (!this.client) throw new Error('the LISTEN connection has closed');
+    while (this.store.available) {
+      const applied = await this.applyBatch();
+      if (applied < BATCH) break;
+    }
+    // Rows that another node is applying are locked but still to be seen: they count.
+    const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
+      'SELECT EXISTS (SELECT FROM cache_invalidations) AS waiting',
+    );
+    return !waiting;
+  }
+
+  private async applyBatch(): Promise<number> {
+    return this.dataSource.transaction(async (manager) => {
+      const rows = await manager.query<{ position: string; keys: string[]; age: number }[]>(
+        `SELECT position, keys, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age
+           FROM cache_invalidations ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED`,
+        [BATCH],
+      );
+      if (rows.length === 0) return 0;
+      try {
+        await dropKeys(this.store, [...new Set(rows.flatMap(({ keys }) => keys))]);
+      } catch (error) {
+        if (error instanceof CacheUnavailableError) return 0;
+        throw error;
+      }
+      await manager.query('DELETE FROM cache_invalidations WHERE position = ANY($1)', [
+        rows.map(({ position }) => position),
+      ]);
+      for (const { age } of rows) this.metrics.invalidationLag(age);
+      return rows.length;
+    });
+  }
+
+  private pause(ms: number): Promise<void> {
+    if (this.stopping) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.wake = () => (clearTimeout(timer), resolve());
+    });
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * A circuit breaker around a store that is reached over a network: after a few failures in a row nobody waits for it any
+ * more, until a single probe gets through. Where the store is skipped, reads go to PostgreSQL and writes are invalidated
+ * through the database; so "open" is slower, never wrong.
+ */
+import {
+  BrokenCircuitError,
+  CircuitState,
+  circuitBreaker,
+  ConsecutiveBreaker,
+  type CircuitBreakerPolicy,
+  handleType,
+} from 'cockatiel';
+import {
+  type CacheEntry,
+  type CachePublication,
+  type CacheStore,
+  CacheUnavailableError,
+  type CacheValue,
+} from './cache.store.js';
+
+/** Failures in a row that open it, and milliseconds until the next probe. */
+const BREAKER = { failures: 3, halfOpenAfterMs: 500 } as const;
+
+export class GuardedStore implements CacheStore {
+  private readonly breaker: CircuitBreakerPolicy;
+
+  /** @param onStateChange told of each change of {@link available} that the breaker makes */
+  constructor(
+    private readonly inner: CacheStore,
+    onStateChange: (available: boolean) => void,
+  ) {
+    this.breaker = circuitBreaker(handleType(CacheUnavailableError), {
+      halfOpenAfter: BREAKER.halfOpenAfterMs,
+      breaker: new ConsecutiveBreaker(BREAKER.failures),
+    });
+    this.breaker.onBreak(() => onStateChange(false));
+    this.breaker.onReset(() => onStateChange(true));
+  }
+
+  get available(): boolean {
+    return this.inner.available && !this.isOpen;
+  }
+
+  get isOpen(): boolean {
+    return this.breaker.state === CircuitState.Open;
+  }
+
+  get(keys: readonly string[]): Promise<CacheEntry[]> {
+    return this.guarded(() => this.inner.get(keys));
+  }
+
+  lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
+    return this.guarded(() => this.inner.lease(keys, token, ms));
+  }
+
+  fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
+    return this.guarded(() => this.inner.fill(token, values));
+  }
+
+  fence(keys: readonly string[], token: string, ms: number): Promise<void> {
+    return this.guarded(() => this.inner.fence(keys, token, ms));
+  }
+
+  publish(token: string, publications: readonly CachePublication[]): Promise<void> {
+    return this.guarded(() => this.inner.publish(token, publications));
+  }
+
+  unfence(keys: readonly string[], token: string): Promise<void> {
+    return this.guarded(() => this.inner.unfence(keys, token));
+  }
+
+  ping(): Promise<void> {
+    return this.guarded(() => this.inner.ping());
+  }
+
+  close(): Promise<void> {
+    return this.inner.close();
+  }
+
+  private async guarded<T>(step: () => Promise<T>): Promise<T> {
+    try {
+      return await this.breaker.execute(step);
+    } catch (error) {
+      if (error instanceof BrokenCircuitError) throw new CacheUnavailableError('the breaker is open', { cause: error });
+      throw error;
+    }
+  }
+}
