@@ -16,6 +16,8 @@ export const CHANNEL = 'holdfast_cache_invalidations';
 const BATCH = 500;
 /** NOTIFY is a hint: the table is looked at this often without one. */
 const POLL_MS = 1_000;
+/** The same while the gate is closed. */
+const CLOSED_POLL_MS = 50;
 const RECONNECT_MS = 250;
 /** A LISTEN connection that answers nothing for this long is dead, whatever TCP thinks. */
 const SILENCE_MS = 2_000;
@@ -69,11 +71,13 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       try {
         await this.listen();
         if (!this.notified) await this.heartbeat();
+        // With the gate closed no reader tries the cache, so the probe that a breaker waits for must come from here.
+        if (!this.store.available) await this.store.ping().catch(() => undefined);
         const pass = this.gate.pass();
         this.notified = false;
         const empty = await this.drain();
         if (empty && this.store.available) this.gate.open(pass);
-        if (!this.notified) await this.pause(this.gate.isOpen ? POLL_MS : RECONNECT_MS / 10);
+        if (!this.notified) await this.pause(this.gate.isOpen ? POLL_MS : CLOSED_POLL_MS);
       } catch (error) {
         this.disconnect();
         if (!this.stopping) {
