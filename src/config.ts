@@ -70,8 +70,9 @@ const integer = (min: number, max: number) =>
 const choice = <const T extends string>(...words: T[]) => check((text) => words.find((word) => word === text));
 const url = (...schemes: string[]) =>
   check((text) => {
-    const scheme = URL.canParse(text) ? new URL(text).protocol : '';
-    return schemes.includes(scheme) ? text : undefined;
+    // "redis:6379" parses too, as a scheme and a path: without a host it is not what was meant.
+    const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
+    return schemes.includes(protocol) && hostname !== '' ? text : undefined;
   });
 const list = <T>(one: (text: string) => T | undefined) =>
   check((text) => {
@@ -86,7 +87,7 @@ const username = check((value) => (/^[a-z0-9_.-]{3,32}$/.test(value) ? value : u
 const password = check((value) => ([...value].length >= 15 && [...value].length <= 128 ? value : undefined));
 
 const isPostgresUrl = (value: string): string | undefined =>
-  URL.canParse(value) && /^postgres(ql)?:$/.test(new URL(value).protocol) ? value : undefined;
+  URL.canParse(value) && /^postgres(ql)?:\/\/\S+$/.test(value) ? value : undefined;
 const isNetwork = (value: string): string | undefined => {
   const [address = '', bits, ...rest] = value.split('/');
   const family = isIP(address);
