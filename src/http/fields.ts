@@ -3,9 +3,9 @@
  * the two cannot disagree. Strings are strict: no coercion, well-formed Unicode, no control characters, lengths in code
  * points.
  */
-import { applyDecorators } from '@nestjs/common';
+import { applyDecorators, type Type } from '@nestjs/common';
 import { ApiProperty, type ApiPropertyOptions } from '@nestjs/swagger';
-import { Transform, Type } from 'class-transformer';
+import { Transform, Type as TypeOf } from 'class-transformer';
 import {
   ArrayMaxSize,
   ArrayMinSize,
@@ -72,7 +72,8 @@ export interface TextRules {
 
 /** Whether a value is text that may be stored and shown: well-formed, without control characters, within its bounds. */
 export function isText(value: unknown, { min = 0, max, multiline = false }: TextRules): value is string {
-  if (typeof value !== 'string' || !value.isWellFormed()) return false;
+  // No code point has more than two UTF-16 units: what is too long anyway is not even counted.
+  if (typeof value !== 'string' || value.length > 2 * max || !value.isWellFormed()) return false;
   const length = [...value].length;
   return length >= min && length <= max && !(multiline ? CONTROL_BUT_LINES : CONTROL).test(value);
 }
@@ -150,6 +151,14 @@ export const SomeOf = <const T extends string>(words: readonly T[], options: Com
     IsIn([...words], { each: true }),
   );
 
+const LIST_ITEM = Symbol('holdfast:list-item');
+
+/** The class of the objects in this list of a DTO; undefined when the property is no {@link List}. */
+export const itemOfList = (dto: Type, property: string): Type | undefined => {
+  const item = Reflect.getMetadata(LIST_ITEM, dto.prototype as object, property) as (() => Type) | undefined;
+  return item?.();
+};
+
 export const List = (
   item: () => new () => object,
   options: Common & { readonly min: number; readonly max: number },
@@ -170,7 +179,8 @@ export const List = (
       ),
       ValidateNested({ each: true }),
     ),
-    Type(item),
+    TypeOf(item),
+    Reflect.metadata(LIST_ITEM, item),
   );
 
 /** A whole number in a query string: digits only, no sign, no exponent. */
@@ -200,8 +210,12 @@ export const QueryInteger = (
 /** A UUID of any version (RFC 9562) in its usual text form. */
 export const isId = (value: unknown): value is string => typeof value === 'string' && isUUID(value);
 
+/** Kept in lower case, as ids are given out: they are compared as text. */
 export const Id = (options: Common = {}): PropertyDecorator =>
-  field(options, { type: String, format: 'uuid' }, rule('uuid', isId, 'must be a UUID'));
+  applyDecorators(
+    field(options, { type: String, format: 'uuid' }, rule('uuid', isId, 'must be a UUID')),
+    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.toLowerCase() : value)),
+  );
 
 /** RFC 3339 date-time with an offset; seconds' fractions beyond milliseconds are cut. */
 const TIME =
@@ -212,7 +226,8 @@ export const isTime = (value: unknown): value is string =>
 const DAY = /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/;
 const isRealDay = (value: string): boolean => {
   const date = new Date(`${value}T00:00:00.000Z`);
-  return !Number.isNaN(date.getTime()) && date.toISOString().startsWith(value);
+  // PostgreSQL's calendar has no year 0.
+  return !value.startsWith('0000') && !Number.isNaN(date.getTime()) && date.toISOString().startsWith(value);
 };
 export const isDay = (value: unknown): value is string =>
   typeof value === 'string' && DAY.test(value) && isRealDay(value);

@@ -26,14 +26,14 @@ export const idempotencyProblems = {
     status: 400,
     title: 'Idempotency-Key is required',
     explanation:
-      'Send an "Idempotency-Key" of 1 to 255 visible ASCII characters, new for each order and the same for each retry of it.',
+      'Send an "Idempotency-Key" of 1 to 255 printable ASCII characters, new for each order and the same for each retry of it.',
   }),
   malformed: defineProblem({
     code: 'idempotency-key-malformed',
     status: 400,
     title: 'Idempotency-Key is not well-formed',
     explanation:
-      'An "Idempotency-Key" has 1 to 255 visible ASCII characters, bare or as a quoted structured-field string (RFC 9651, section 3.3.3).',
+      'An "Idempotency-Key" has 1 to 255 printable ASCII characters, bare or as a quoted structured-field string (RFC 9651, section 3.3.3).',
   }),
   reused: defineProblem({
     code: 'idempotency-key-reused',
@@ -82,6 +82,9 @@ export const Idempotent = createParamDecorator((required: boolean, context: Exec
   const request = context.switchToHttp().getRequest<FastifyRequest>();
   const header = request.headers['idempotency-key'];
   if (header === undefined && required) throw idempotencyProblems.required();
+  // Node joins the values of a repeated field with a comma; that is no key that anyone sent.
+  if (header !== undefined && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1)
+    throw idempotencyProblems.malformed();
   const told = JSON.stringify([
     request.method,
     request.url.split('?')[0],

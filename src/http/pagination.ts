@@ -48,7 +48,9 @@ export function decodeCursor(cursor: string | undefined, filters: unknown): Keys
       parsed[2] === digest(filters)
     ) {
       const createdAt = new Date(parsed[0] as number);
-      if (!Number.isNaN(createdAt.getTime())) return { createdAt, id: parsed[1] };
+      const keyset = { createdAt, id: parsed[1] };
+      // Exactly what was given out, and not what a lenient decoder makes of something else.
+      if (!Number.isNaN(createdAt.getTime()) && encodeCursor(keyset, filters) === cursor) return keyset;
     }
   } catch {
     // Falls through: whatever is wrong with it, it is not a cursor.
@@ -87,8 +89,8 @@ export function pageOf<E extends Keyset, T>(
 
 /** The same URL with another cursor, for `Link: <…>; rel="next"` (RFC 8288). */
 export function nextLink(url: string, next: string): string {
-  const [path = '', query = ''] = url.split('?');
-  const parameters = new URLSearchParams(query);
+  const [path = '', ...query] = url.split('?');
+  const parameters = new URLSearchParams(query.join('?'));
   parameters.set('cursor', next);
   return `<${path}?${parameters.toString()}>; rel="next"`;
 }

@@ -16,8 +16,17 @@ const FASTIFY_ERRORS: Readonly<Record<string, ProblemFactory>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: problems.payloadTooLarge,
   FST_ERR_CTP_INVALID_MEDIA_TYPE: problems.unsupportedMediaType,
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: problems.malformedRequest,
-  FST_ERR_CTP_EMPTY_JSON_BODY: problems.malformedJson,
-  FST_ERR_CTP_INVALID_JSON_BODY: problems.malformedJson,
+};
+
+/** Other refusals of Fastify's and Nest's own, by status: whatever they find wrong with a request is the caller's. */
+const FRAMEWORK_STATUSES: Readonly<Record<number, ProblemFactory>> = {
+  400: problems.malformedRequest,
+  404: problems.notFound,
+  408: problems.requestTimeout,
+  413: problems.payloadTooLarge,
+  414: problems.uriTooLong,
+  415: problems.unsupportedMediaType,
+  431: problems.headersTooLarge,
 };
 
 /** What PostgreSQL and its driver say when they cannot be reached, by SQLSTATE class or code and by Node's error code. */
@@ -59,12 +68,12 @@ function problemOfDatabase(error: Error): Problem | undefined {
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
   if (!(error instanceof Error)) return problems.internal(undefined, { cause: error });
-  const ofFastify = FASTIFY_ERRORS[codeOf(error)];
-  if (ofFastify) return ofFastify(undefined, { cause: error });
-  if (error instanceof HttpException) {
-    // Only Nest's own for unmatched routes and params; the modules throw problems.
-    return error.getStatus() === 404 ? problems.notFound() : problems.internal(undefined, { cause: error });
-  }
+  // Nest wraps Fastify's refusals into its own exceptions, with the original as the cause. The modules throw problems.
+  const original = error instanceof HttpException && error.cause instanceof Error ? error.cause : error;
+  const status = error instanceof HttpException ? error.getStatus() : (error as { statusCode?: unknown }).statusCode;
+  const ofFramework = FASTIFY_ERRORS[codeOf(original)] ?? FRAMEWORK_STATUSES[status as number];
+  if (ofFramework) return ofFramework(undefined, { cause: error });
+  if (error instanceof HttpException) return problems.internal(undefined, { cause: error });
   if (error instanceof WriteRejectedError) return problems.cacheUnavailable(undefined, { ...retryLater, cause: error });
   if (error instanceof TransactionTooLongError) return problems.overloaded(undefined, { ...retryLater, cause: error });
   return problemOfDatabase(error) ?? problems.internal(undefined, { cause: error });

@@ -74,7 +74,8 @@ export const problems = {
     code: 'malformed-json',
     status: 400,
     title: 'The body is not JSON',
-    explanation: 'The body must be one JSON value in UTF-8 (RFC 8259), without a "__proto__" member.',
+    explanation:
+      'The body must be one JSON value in UTF-8 (RFC 8259), nested at most 32 levels deep, without a "__proto__" member.',
   }),
   malformedUrl: defineProblem({
     code: 'malformed-url',
@@ -87,7 +88,13 @@ export const problems = {
     code: 'malformed-request',
     status: 400,
     title: 'The request is not well-formed HTTP',
-    explanation: 'The request line, a header or the framing of the body breaks RFC 9112, or a header is too large.',
+    explanation: 'The request line, a header or the framing of the body breaks RFC 9112.',
+  }),
+  headersTooLarge: defineProblem({
+    code: 'headers-too-large',
+    status: 431,
+    title: 'The headers are too large',
+    explanation: 'All headers of a request together may have 16 KiB (RFC 6585, section 5).',
   }),
   validationFailed: defineProblem({
     code: 'validation-failed',
