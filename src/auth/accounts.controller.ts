@@ -42,7 +42,7 @@ export class AccountsController {
     description: 'Changes the own password. Every other session of the user ends.',
     status: 204,
     body: true,
-    problems: [problems.notFound, authProblems.wrongPassword],
+    problems: [problems.forbidden, problems.notFound, authProblems.wrongPassword],
   })
   async changePassword(
     @Param('id', IdPipe) id: string,

@@ -69,11 +69,12 @@ export class AuthService implements OnApplicationBootstrap {
     });
   }
 
-  /** Every other session of the user ends. @throws Problem wrong-password, validation-failed, not-found, overloaded */
+  /** Every other session of the user ends. @throws Problem not-found, forbidden, wrong-password, validation-failed, overloaded */
   async changePassword(actor: Actor, userId: string, { currentPassword, newPassword }: ChangePassword): Promise<void> {
     const user = await this.users.find(userId);
     const known = await this.credentials.findOneBy({ userId });
     if (!user || !known) throw problems.notFound();
+    if (user.id !== actor.userId) throw problems.forbidden();
     if (!(await this.passwords.verify(known.passwordHash, currentPassword))) throw authProblems.wrongPassword();
     this.passwords.check(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
     const passwordHash = await this.passwords.hash(newPassword);

@@ -14,6 +14,10 @@ import { invalid } from '../http/validation.js';
 /** Memory in KiB, passes, lanes (OWASP Password Storage Cheat Sheet, argon2id). */
 const ARGON2ID = { algorithm: 2, memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const;
 const CONCURRENCY = { running: 2, waiting: 100 } as const;
+/** Code points that are looked at: more cost time, and what begins like this is no common password any more. */
+const LOOKED_AT = 48;
+/** A password that takes fewer guesses than 10 to this, by lists and patterns, is a common one with a tail. */
+const FEW_GUESSES_LOG10 = 8;
 
 /** Patterns that a whole password must not be: a listed one, one chunk over and over, a run of the alphabet or the keyboard. */
 const WEAK_PATTERNS = new Set(['dictionary', 'repeat', 'sequence', 'spatial', 'date']);
@@ -33,9 +37,12 @@ export class Passwords {
     const normal = password.normalize('NFC').toLowerCase();
     if (own.some((word) => word.toLowerCase() === normal))
       throw invalid(field, 'own-name', `${field} must not be the username or the email address`);
-    const { sequence } = this.analyser.check(normal);
+    // The lists and keyboards are ASCII's; beyond it the analyser knows only repetition, and "common" would be a guess.
+    if (/[^\x20-\x7e]/.test(normal)) return;
+    const { sequence, guessesLog10 } = this.analyser.check(normal.slice(0, LOOKED_AT));
     const [whole] = sequence;
-    if (sequence.length === 1 && whole && WEAK_PATTERNS.has(whole.pattern)) {
+    const patterned = sequence.length === 1 && whole !== undefined && WEAK_PATTERNS.has(whole.pattern);
+    if (patterned || guessesLog10 < FEW_GUESSES_LOG10) {
       throw invalid(field, 'common', `${field} must not be a commonly used password`);
     }
   }

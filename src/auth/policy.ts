@@ -22,7 +22,8 @@ export const POLICY = {
   'user.me': { authenticated: true },
   'user.read': { owner: true, roles: ['admin'] },
   'user.change': { owner: true, roles: ['admin'] },
-  'user.password': { owner: true },
+  /** An admin, who sees the user, is told "forbidden" by the service; to others there is no such user. */
+  'user.password': { owner: true, roles: ['admin'] },
   'user.roles': { roles: ['admin'] },
   'user.delete': { owner: true, roles: ['admin'] },
   'user.orders': { owner: true, roles: ['support', 'admin'] },

@@ -58,6 +58,18 @@ export function decodeCursor(cursor: string | undefined, filters: unknown): Keys
   throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list under the same filters');
 }
 
+/** A cursor of a list whose rows have numbers, e.g. an order's events; bound to `list`. */
+export const encodePosition = (position: number, list: string): string =>
+  Buffer.from(JSON.stringify([position, digest(list)])).toString('base64url');
+
+/** @throws Problem validation-failed when the text is no cursor of this list */
+export function decodePosition(cursor: string | undefined, list: string): number | undefined {
+  if (cursor === undefined) return undefined;
+  const position = Number(/^\[(\d{1,15}),/.exec(Buffer.from(cursor, 'base64url').toString())?.[1]);
+  if (encodePosition(position, list) === cursor) return position;
+  throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list');
+}
+
 /** Orders and cuts a query of `row` for one page; one more row than asked tells whether there is a next page. */
 export function keyset<E extends ObjectLiteral>(
   query: SelectQueryBuilder<E>,

@@ -101,12 +101,12 @@ export class OrdersController {
     description:
       'Counts and totals by day, status and currency. May lag by half a minute; with `Cache-Control: no-cache` it does not.',
     type: OrderSummary,
-    headers: ['Cache-Control'],
+    headers: ['Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
   })
   summarizeOrders(@Query() query: SummaryQuery): Promise<OrderSummary> {
-    return this.summaries.summary(query, readContext.getStore()?.fresh ?? false);
+    return this.summaries.summary(query, readContext.getStore());
   }
 
   @Get('export')
@@ -119,11 +119,12 @@ export class OrdersController {
     produces: NDJSON,
     problems: [problems.forbidden],
   })
-  exportOrders(@Res() reply: FastifyReply): void {
+  exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
     void reply
       .header('Content-Type', NDJSON)
       .header('Cache-Control', 'no-store')
-      .send(Readable.from(this.orders.export()));
+      // HEAD would otherwise read every order to throw it away.
+      .send(Readable.from(method === 'HEAD' ? [] : this.orders.export()));
   }
 
   @Get(':id')

@@ -3,7 +3,7 @@ import { applyDecorators } from '@nestjs/common';
 import { ApiProperty } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import { isISO4217CurrencyCode } from 'class-validator';
-import { Day, Id, Integer, isId, List, OneOf, QueryInteger, rule, Text, Time } from '../http/fields.js';
+import { Day, Id, Integer, isId, List, OneOf, rule, Text, Time } from '../http/fields.js';
 import { PageQuery, PageShape } from '../http/pagination.js';
 import type { Order } from './order.entity.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
@@ -89,14 +89,16 @@ export class UserOrdersQuery extends PageQuery {
   createdTo?: string;
 }
 
-const splitIds = ({ value }: { value: unknown }): unknown => (typeof value === 'string' ? value.split(',') : value);
+/** One list of ids in lower case, each once; a repeated parameter is not one list. */
+const splitIds = ({ value }: { value: unknown }): unknown =>
+  typeof value === 'string' ? value.toLowerCase().split(',') : value && null;
 
 export class ListOrdersQuery extends UserOrdersQuery {
   @ApiProperty({
     type: String,
     required: false,
     description:
-      'Up to 100 ids, separated by commas; nothing else beside it. Those that exist and may be seen, in this order.',
+      'Up to 100 ids, separated by commas; nothing else beside it. Those that exist and may be seen, each once, in this order.',
   })
   @rule(
     'ids',
@@ -110,13 +112,7 @@ export class ListOrdersQuery extends UserOrdersQuery {
   userId?: string;
 }
 
-export class ListEventsQuery {
-  @QueryInteger({ min: 1, max: 100, default: 20, description: 'How many to give at most.' })
-  limit?: number;
-
-  @Text({ optional: true, min: 1, max: 200, description: 'The `next` of the page before.' })
-  cursor?: string;
-}
+export class ListEventsQuery extends PageQuery {}
 
 export class SummaryQuery {
   @Day({ optional: true, example: '2026-01-01', description: 'The first day (UTC); 30 days back when absent.' })

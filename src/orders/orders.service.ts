@@ -12,7 +12,15 @@ import { InjectCachedRepository } from '../cache/cached.decorator.js';
 import type { Transaction } from '../database/unit-of-work.js';
 import type { Actor } from '../http/actor.js';
 import { isTime } from '../http/fields.js';
-import { decodeCursor, DEFAULT_LIMIT, keyset, type Page, pageOf } from '../http/pagination.js';
+import {
+  decodeCursor,
+  decodePosition,
+  DEFAULT_LIMIT,
+  encodePosition,
+  keyset,
+  type Page,
+  pageOf,
+} from '../http/pagination.js';
 import type { IfMatch } from '../http/preconditions.js';
 import { problems } from '../http/problem.js';
 import { invalid } from '../http/validation.js';
@@ -121,9 +129,9 @@ export class OrdersService {
     return orderView({ ...order, ...state, version: last.version, updatedAt: last.occurredAt });
   }
 
-  /** Those that exist and may be seen, in the order asked. */
+  /** Those that exist and may be seen, each once, in the order asked. */
   async getMany(actor: Actor, ids: readonly string[]): Promise<OrderView[]> {
-    const orders = await this.orders.findByIds(ids);
+    const orders = await this.orders.findByIds([...new Set(ids)]);
     return orders
       .filter((order): order is Order => order !== null && this.auth.may(actor, 'order.read', order.userId))
       .map(orderView);
@@ -164,9 +172,7 @@ export class OrdersService {
     { limit = DEFAULT_LIMIT, cursor }: ListEventsQuery,
   ): Promise<Page<OrderEventView>> {
     await this.visible(actor, id);
-    const after = cursor === undefined ? 0 : Number(Buffer.from(cursor, 'base64url').toString());
-    if (!Number.isSafeInteger(after) || after < 0)
-      throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list');
+    const after = decodePosition(cursor, id) ?? 0;
     const rows = await this.events
       .createQueryBuilder('event')
       .where('event.orderId = :id AND event.version > :after', { id, after })
@@ -175,7 +181,7 @@ export class OrdersService {
       .getMany();
     const data = rows.slice(0, limit).map(orderEventView);
     const last = data.at(-1);
-    return { data, next: rows.length > limit && last ? Buffer.from(String(last.version)).toString('base64url') : null };
+    return { data, next: rows.length > limit && last ? encodePosition(last.version, id) : null };
   }
 
   /** Every order, newest first, one JSON text a line; read as fast as the client takes it, a bounded number at a time. */

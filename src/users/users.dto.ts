@@ -7,6 +7,9 @@ import { Email, Id, Integer, SomeOf, Text, Time } from '../http/fields.js';
 import { PageQuery, PageShape } from '../http/pagination.js';
 import type { User } from './user.entity.js';
 
+/** `A` to `Z` in lower case and nothing else: Unicode's folding makes a `k` of the Kelvin sign, which is no letter of a name. */
+export const foldAscii = (text: string): string => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
+
 /** Upper case is taken for lower case: there is one name, however it is typed. */
 export const Username = (
   options: { optional?: boolean; example?: string; description?: string } = {},
@@ -20,7 +23,7 @@ export const Username = (
       description: 'Upper case is kept as lower case: unique whatever its case.',
       ...options,
     }),
-    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.toLowerCase() : value)),
+    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? foldAscii(value) : value)),
   );
 
 export class ChangeUser {

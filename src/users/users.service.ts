@@ -15,7 +15,7 @@ import { OutboxService } from '../outbox/outbox.service.js';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { User } from './user.entity.js';
-import { type ChangeUser, type ListUsersQuery, userView, type UserView } from './users.dto.js';
+import { type ChangeUser, foldAscii, type ListUsersQuery, userView, type UserView } from './users.dto.js';
 
 @Injectable()
 export class UsersService {
@@ -41,7 +41,7 @@ export class UsersService {
   findByLogin(login: string): Promise<User | null> {
     return login.includes('@')
       ? this.users.findByAlias('email', login)
-      : this.users.findByAlias('username', login.toLowerCase());
+      : this.users.findByAlias('username', foldAscii(login));
   }
 
   /** @throws Problem not-found */
@@ -53,6 +53,7 @@ export class UsersService {
 
   async list({ username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery): Promise<Page<UserView>> {
     if (username !== undefined) {
+      decodeCursor(cursor, ['users', username]); // One user has one page, which gives out no cursor.
       const user = await this.users.findByAlias('username', username);
       return { data: user ? [userView(user)] : [], next: null };
     }
