@@ -4,7 +4,6 @@
  */
 import 'reflect-metadata';
 import { createRequire } from 'node:module';
-import helmet from '@fastify/helmet';
 import type { LoggerService } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -24,20 +23,19 @@ function packageJson(): string {
   return import.meta.url.includes('/dist/src/') ? '../../package.json' : '../package.json';
 }
 
-/** What Swagger UI needs beyond helmet's defaults: its own inline styles. Scripts stay the service's own. */
-const CONTENT_SECURITY_POLICY = {
-  directives: {
-    defaultSrc: ["'self'"],
-    baseUri: ["'none'"],
-    formAction: ["'self'"],
-    frameAncestors: ["'none'"],
-    imgSrc: ["'self'", 'data:'],
-    objectSrc: ["'none'"],
-    scriptSrc: ["'self'"],
-    styleSrc: ["'self'", "'unsafe-inline'"],
-    upgradeInsecureRequests: null,
+/** Helmet's headers, as Nest sets them: scripts are the service's own, and Swagger UI may style itself inline. */
+const securityHeaders = (tls: boolean) => ({
+  contentSecurityPolicy: {
+    directives: {
+      baseUri: ["'none'"],
+      fontSrc: ["'self'"],
+      frameAncestors: ["'none'"],
+      styleSrc: ["'self'", "'unsafe-inline'"],
+      ...(tls ? {} : { upgradeInsecureRequests: null }),
+    },
   },
-};
+  strictTransportSecurity: tls,
+});
 
 /** The application, not yet listening. Whoever makes it closes it. @throws whatever a part cannot start with */
 export async function createApp(
@@ -52,10 +50,7 @@ export async function createApp(
     bodyParser: false,
     abortOnError: false,
   });
-  await app.register(
-    helmet as never,
-    { contentSecurityPolicy: CONTENT_SECURITY_POLICY, strictTransportSecurity: config.tls !== undefined } as never,
-  );
+  app.useSecurityHeaders(securityHeaders(config.tls !== undefined));
   app.get(HttpMetrics).install(fastify);
   app.enableShutdownHooks();
   let document: OpenAPIObject | undefined;

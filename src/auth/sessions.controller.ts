@@ -3,6 +3,8 @@ import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res }
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../config.js';
+import { CurrentReading } from '../cache/cache.interceptor.js';
+import { Reading } from '../cache/reading.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
 import { OneOf } from '../http/fields.js';
 import { Operation } from '../http/openapi.js';
@@ -72,8 +74,8 @@ export class SessionsController {
     headers: ['Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
   })
-  async getCurrentSession(@CurrentActor() actor: Actor): Promise<SessionView> {
-    return sessionView(await this.sessions.current(actor), this.config.sessionIdleSeconds, actor.sessionId);
+  async getCurrentSession(@CurrentActor() actor: Actor, @CurrentReading() reading: Reading): Promise<SessionView> {
+    return sessionView(await this.sessions.current(actor, reading), this.config.sessionIdleSeconds, actor.sessionId);
   }
 
   @Delete('current')

@@ -11,6 +11,7 @@ import { Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { CachedRepository } from '../cache/cached-repository.js';
 import { InjectCachedRepository } from '../cache/cached.decorator.js';
+import type { Reading } from '../cache/reading.js';
 import { Config } from '../config.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
 import type { Actor } from '../http/actor.js';
@@ -114,8 +115,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
   }
 
   /** @throws Problem unauthenticated when it ended in between */
-  async current(actor: Actor): Promise<Session> {
-    const session = await this.sessions.findById(actor.sessionId);
+  async current(actor: Actor, reading: Reading): Promise<Session> {
+    const session = await this.sessions.findById(actor.sessionId, reading);
     if (!session || !this.isLive(session)) throw problems.unauthenticated();
     return this.withLatestUse(session);
   }

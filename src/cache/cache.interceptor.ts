@@ -2,10 +2,17 @@
  * The cache's side of HTTP reads: `Cache-Control: no-cache` in; Cache-Status (RFC 9211), a strong ETag and 304 out. The body's
  * own `version` is the entity tag, so that what is told and what is sent cannot differ.
  */
-import { type CallHandler, type ExecutionContext, Injectable, type NestInterceptor } from '@nestjs/common';
+import {
+  type CallHandler,
+  createParamDecorator,
+  type ExecutionContext,
+  Injectable,
+  type NestInterceptor,
+} from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { map, type Observable } from 'rxjs';
-import { type Outcome, type ReadContext, readContext } from './read-context.js';
+import { type Outcome, Reading } from './reading.js';
+import { Representation } from './representation.js';
 
 const CACHE_STATUS: Readonly<Record<Outcome, string>> = {
   hit: 'holdfast; hit',
@@ -26,6 +33,19 @@ function matches(header: string | undefined, etag: string): boolean {
   return header.match(/"[^"]*"/g)?.some((tag) => tag === etag) ?? false;
 }
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** What this request asks of the cache; made at its first use. */
+    reading?: Reading;
+  }
+}
+
+/** The {@link Reading} of this request, to be handed to the reads that make up its answer. */
+export const CurrentReading = createParamDecorator((_: unknown, context: ExecutionContext): Reading => {
+  const request = context.switchToHttp().getRequest<FastifyRequest>();
+  return (request.reading ??= new Reading(asksForPrimary(request.headers['cache-control'])));
+});
+
 const versionOf = (body: unknown): number | undefined => {
   const { version } = (body ?? {}) as { version?: unknown };
   return typeof version === 'number' ? version : undefined;
@@ -34,25 +54,28 @@ const versionOf = (body: unknown): number | undefined => {
 @Injectable()
 export class CacheInterceptor implements NestInterceptor {
   intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
-    const request = context.switchToHttp().getRequest<FastifyRequest>();
-    const reply = context.switchToHttp().getResponse<FastifyReply>();
+    const http = context.switchToHttp();
+    const request = http.getRequest<FastifyRequest>();
     if (request.method !== 'GET' && request.method !== 'HEAD') return next.handle();
-    const read: ReadContext = { fresh: asksForPrimary(request.headers['cache-control']) };
-    return readContext
-      .run(read, () => next.handle())
-      .pipe(map((body: unknown) => this.answer(body, read, request, reply)));
+    return next.handle().pipe(map((body: unknown) => this.answer(body, request, http.getResponse<FastifyReply>())));
   }
 
-  private answer(body: unknown, read: ReadContext, request: FastifyRequest, reply: FastifyReply): unknown {
+  private answer(body: unknown, request: FastifyRequest, reply: FastifyReply): unknown {
     if (reply.sent) return body;
-    if (read.outcome) void reply.header('Cache-Status', CACHE_STATUS[read.outcome]);
+    const outcome = request.reading?.outcome;
+    if (outcome) void reply.header('Cache-Status', CACHE_STATUS[outcome]);
     if (!reply.hasHeader('Cache-Control')) void reply.header('Cache-Control', 'private, no-cache');
     const version = versionOf(body);
-    if (version === undefined) return body;
-    const etag = `"${version}"`;
-    void reply.header('ETag', etag);
-    if (!matches(request.headers['if-none-match'], etag)) return body;
-    void reply.code(304);
-    return undefined;
+    if (version !== undefined) {
+      const etag = `"${version}"`;
+      void reply.header('ETag', etag);
+      if (matches(request.headers['if-none-match'], etag)) {
+        void reply.code(304);
+        return undefined;
+      }
+    }
+    if (!(body instanceof Representation)) return body;
+    void reply.header('Content-Type', 'application/json; charset=utf-8');
+    return body.json;
   }
 }

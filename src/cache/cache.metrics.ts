@@ -1,7 +1,7 @@
 /** What the cache counts, under the names that operators' dashboards use. One instance for each process (registry). */
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Outcome } from './read-context.js';
+import type { Outcome } from './reading.js';
 
 @Injectable()
 export class CacheMetrics {

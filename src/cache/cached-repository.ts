@@ -17,6 +17,7 @@ import {
   cachedOptionsOf,
 } from './cached.decorator.js';
 import type { ReadGate } from './read-gate.js';
+import type { Reading } from './reading.js';
 import { ReadThrough, type Versioned } from './read-through.js';
 import { RowCodec } from './row-codec.js';
 
@@ -128,34 +129,34 @@ export class CachedRepository<E extends CachedRow> {
     }
   }
 
-  async findById(id: string): Promise<E | null> {
-    const [row] = await this.rows.read([id]);
+  async findById(id: string, reading?: Reading): Promise<E | null> {
+    const [row] = await this.rows.read([id], reading);
     return row ?? null;
   }
 
   /** One MGET, and one query for all that is not cached. In the order asked, null for what does not exist. */
-  findByIds(ids: readonly string[]): Promise<(E | null)[]> {
-    return this.rows.read(ids);
+  findByIds(ids: readonly string[], reading?: Reading): Promise<(E | null)[]> {
+    return this.rows.read(ids, reading);
   }
 
   /**
    * The row that has this alias now. The pointer is only a hint: the row is loaded by id and must still have the alias, so
    * that a wrong row is impossible.
    */
-  async findByAlias(by: string, value: string): Promise<E | null> {
+  async findByAlias(by: string, value: string, reading?: Reading): Promise<E | null> {
     const alias = this.cached.options.aliases?.[by];
     const pointers = this.pointers.get(by);
     if (!alias || !pointers) throw new Error(`${this.cached.options.name} has no alias ${by}`);
     const wanted = alias.fold === 'lower' ? value.toLowerCase() : value;
     const rowOf = async (id: string | undefined | null): Promise<E | null> => {
-      const row = id ? await this.findById(id) : null;
+      const row = id ? await this.findById(id, reading) : null;
       return row && this.cached.aliasValue(alias, row) === wanted ? row : null;
     };
 
     const memory = `${by}:${wanted}`;
     const known = alias.immutable ? await rowOf(this.remembered.get(memory)) : null;
     if (known) return known;
-    const [id] = await pointers.read([wanted]);
+    const [id] = await pointers.read([wanted], reading);
     if (!id) return null;
     const row = await rowOf(id);
     if (row) {
@@ -168,11 +169,11 @@ export class CachedRepository<E extends CachedRow> {
   }
 
   /** The newest rows of a collection, at most the collection's `size`, newest first. */
-  async findCollection(by: string, value: string, limit: number): Promise<E[]> {
+  async findCollection(by: string, value: string, limit: number, reading?: Reading): Promise<E[]> {
     const collection = this.collections.get(by);
     if (!collection) throw new Error(`${this.cached.options.name} has no collection ${by}`);
-    const [ids] = await collection.read([value]);
-    const rows = await this.findByIds((ids ?? []).slice(0, limit));
+    const [ids] = await collection.read([value], reading);
+    const rows = await this.findByIds((ids ?? []).slice(0, limit), reading);
     return rows.filter((row): row is Awaited<E> => row !== null);
   }
 

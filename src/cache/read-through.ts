@@ -7,12 +7,13 @@
  * call began.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { LRUCache } from 'lru-cache';
 import { type CacheEntry, type CacheStore, CacheUnavailableError, dropKeys, newToken } from './cache.store.js';
 import type { CacheMetrics } from './cache.metrics.js';
 import { Coalescer } from './coalescer.js';
 import { open, seal } from './envelope.js';
 import type { ReadGate } from './read-gate.js';
-import { type Outcome, readContext } from './read-context.js';
+import type { Outcome, Reading } from './reading.js';
 
 /** A value with the version of the row that it was made from. */
 export interface Versioned<T> {
@@ -48,12 +49,24 @@ interface Answer<T> {
   readonly outcome: Outcome;
 }
 
+/** What each kind of key keeps of decoded values in this process. */
+const DECODED = { values: 5_000, characters: 8_000_000 } as const;
+
 /** ±10 %, so that entries filled together do not expire together. */
 export const jitter = (ttlMs: number, random: () => number = Math.random): number =>
   Math.round(ttlMs * (0.9 + 0.2 * random()));
 
 export class ReadThrough<T> {
   private readonly misses: Coalescer<Answer<T>>;
+  /**
+   * What a payload was decoded to, by key. The cache's text decides every time; only the work of reading the same text again
+   * is saved. Decoded values are shared by readers: nobody may change them.
+   */
+  private readonly decoded = new LRUCache<string, { readonly text: string; readonly value: T & {} }>({
+    max: DECODED.values,
+    maxSize: DECODED.characters,
+    sizeCalculation: ({ text }) => text.length + 1,
+  });
 
   constructor(
     private readonly store: CacheStore,
@@ -69,15 +82,14 @@ export class ReadThrough<T> {
   }
 
   /** In the order asked, null for what does not exist; duplicates are answered alike. */
-  async read(values: readonly string[]): Promise<(T | null)[]> {
+  async read(values: readonly string[], reading?: Reading): Promise<(T | null)[]> {
     if (values.length === 0) return [];
-    const context = readContext.getStore();
-    const answers = context?.fresh ? await this.readPrimary(values, 'request') : await this.readCache(values);
-    for (const { outcome } of answers) {
+    const answers = reading?.fresh ? await this.readPrimary(values, 'request') : await this.readCache(values);
+    return answers.map(({ value, outcome }) => {
       this.metrics.request(this.source.entity, outcome);
-      if (context && (context.outcome === undefined || context.outcome === 'hit')) context.outcome = outcome;
-    }
-    return answers.map(({ value }) => value);
+      reading?.note(outcome);
+      return value;
+    });
   }
 
   private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
@@ -99,9 +111,13 @@ export class ReadThrough<T> {
   private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
     if (entry?.state === 'none') return { value: null, outcome: 'hit' };
     if (entry?.state !== 'value') return undefined;
+    const known = this.decoded.get(value);
+    if (known && known.text === entry.payload) return { value: known.value, outcome: 'hit' };
     const opened = open(this.source.schema, value, entry.payload);
     const decoded = opened.kind === 'payload' ? this.source.decode(opened.payload) : undefined;
-    return decoded === undefined ? undefined : { value: decoded, outcome: 'hit' };
+    if (decoded === undefined || decoded === null) return undefined;
+    this.decoded.set(value, { text: entry.payload, value: decoded });
+    return { value: decoded, outcome: 'hit' };
   }
 
   private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {

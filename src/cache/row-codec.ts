@@ -38,7 +38,7 @@ export class RowCodec<E extends object> {
     );
   }
 
-  /** Undefined when the text is not a payload of this entity. */
+  /** A frozen row; undefined when the text is not a payload of this entity. */
   decode(payload: string): E | undefined {
     let values: unknown;
     try {
@@ -54,6 +54,6 @@ export class RowCodec<E extends object> {
       if (!fits(column, value)) return undefined;
       column.setEntityValue(row, isTime(column) && value !== null ? new Date(value as string) : value);
     }
-    return row;
+    return Object.freeze(row);
   }
 }

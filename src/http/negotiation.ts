@@ -4,11 +4,12 @@
  * reaches a route. Installed once, on the Fastify instance itself.
  */
 import type { ServerOptions } from 'node:http';
+import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import accepts from 'accepts';
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions, HTTPMethods } from 'fastify';
 import FindMyWay from 'find-my-way';
-import { v7 as uuidv7 } from 'uuid';
+
 import { problemBody, problemOf, PROBLEM_JSON, sendProblem } from './problem.filter.js';
 import { type Problem, type ProblemFactory, problems } from './problem.js';
 
@@ -24,14 +25,14 @@ const METHODS: readonly HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 
 
 /** Taken over from the caller when it is well-formed, so that logs of both sides can be joined; made here otherwise. */
 const requestId = (header: string | string[] | undefined): string =>
-  typeof header === 'string' && /^[A-Za-z0-9._~+/=-]{1,128}$/.test(header) ? header : uuidv7();
+  typeof header === 'string' && /^[A-Za-z0-9._~+/=-]{1,128}$/.test(header) ? header : randomUUID();
 
 /** A problem for a connection that has no request, or none that can be read to its end. */
 function answerSocket(socket: Socket, factory: ProblemFactory): void {
   // Node's own check (_http_server.js): bytes behind the head of another answer would be taken for its body.
   const { _httpMessage: underWay } = socket as Socket & { _httpMessage?: { headersSent: boolean } | null };
   if (!socket.writable || underWay?.headersSent) return void socket.destroy();
-  const id = uuidv7();
+  const id = randomUUID();
   const body = JSON.stringify(problemBody(factory(factory.explanation), id, ''));
   socket.end(
     `HTTP/1.1 ${factory.status} ${factory.title}\r\nContent-Type: ${PROBLEM_JSON}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n` +

@@ -5,7 +5,7 @@
 import { Cache, CACHE_MANAGER } from '@nestjs/cache-manager';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource } from 'typeorm';
-import type { ReadContext } from '../cache/read-context.js';
+import type { Reading } from '../cache/reading.js';
 import { invalid } from '../http/validation.js';
 import type { OrderSummary, SummaryQuery, SummaryRow } from './orders.dto.js';
 
@@ -23,8 +23,8 @@ export class OrderSummaryService {
     @Inject(CACHE_MANAGER) private readonly cache: Cache,
   ) {}
 
-  /** @param read when `fresh`, the primary database is read and not the cache; learns how this was answered @throws Problem validation-failed */
-  async summary({ from, to }: SummaryQuery, read: ReadContext | undefined): Promise<OrderSummary> {
+  /** @throws Problem validation-failed */
+  async summary({ from, to }: SummaryQuery, reading: Reading): Promise<OrderSummary> {
     const last = to ?? dayOf(Date.now());
     const first = from ?? dayOf(Date.parse(last) - (DEFAULT_DAYS - 1) * DAY_MS);
     const days = (Date.parse(last) - Date.parse(first)) / DAY_MS + 1;
@@ -32,8 +32,8 @@ export class OrderSummaryService {
     if (days > MOST_DAYS) throw invalid('to', 'range', `from and to must be at most ${MOST_DAYS} days apart`);
 
     const key = `orders:summary:1:${first}:${last}`;
-    const kept = read?.fresh ? undefined : await this.cache.get<OrderSummary>(key);
-    if (read) read.outcome = kept ? 'hit' : read.fresh ? 'request' : 'miss';
+    const kept = reading.fresh ? undefined : await this.cache.get<OrderSummary>(key);
+    reading.note(kept ? 'hit' : reading.fresh ? 'request' : 'miss');
     if (kept) return kept;
     const summary = { from: first, to: last, data: await this.count(first, last) };
     await this.cache.set(key, summary, TTL_MS);

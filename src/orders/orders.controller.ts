@@ -4,7 +4,9 @@ import { Body, Controller, Get, HttpCode, Param, Patch, Post, Query, Req, Res } 
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { readContext } from '../cache/read-context.js';
+import { CurrentReading } from '../cache/cache.interceptor.js';
+import { Reading } from '../cache/reading.js';
+import type { Representation } from '../cache/representation.js';
 import { UnitOfWork } from '../database/unit-of-work.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
 import { Idempotency, idempotencyProblems, Idempotent, type IdempotentRequest } from '../http/idempotency.js';
@@ -85,13 +87,14 @@ export class OrdersController {
   async listOrders(
     @CurrentActor() actor: Actor,
     @Query() query: ListOrdersQuery,
+    @CurrentReading() reading: Reading,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderPage> {
-    if (query.ids === undefined) return withLink(await this.orders.list(actor, query), request, reply);
+    if (query.ids === undefined) return withLink(await this.orders.list(actor, query, reading), request, reply);
     if (Object.values(query).filter((value) => value !== undefined).length > 1)
       throw invalid('ids', 'ids-alone', 'ids goes with no other parameter');
-    return { data: await this.orders.getMany(actor, query.ids), next: null };
+    return { data: await this.orders.getMany(actor, query.ids, reading), next: null };
   }
 
   @Get('summary')
@@ -105,8 +108,8 @@ export class OrdersController {
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
   })
-  summarizeOrders(@Query() query: SummaryQuery): Promise<OrderSummary> {
-    return this.summaries.summary(query, readContext.getStore());
+  summarizeOrders(@Query() query: SummaryQuery, @CurrentReading() reading: Reading): Promise<OrderSummary> {
+    return this.summaries.summary(query, reading);
   }
 
   @Get('export')
@@ -140,8 +143,9 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @Query() { at }: GetOrderQuery,
-  ): Promise<OrderView> {
-    return at === undefined ? this.orders.get(actor, id) : this.orders.getAt(actor, id, at);
+    @CurrentReading() reading: Reading,
+  ): Promise<Representation | OrderView> {
+    return at === undefined ? this.orders.get(actor, id, reading) : this.orders.getAt(actor, id, at, reading);
   }
 
   @Get(':id/events')
@@ -156,10 +160,11 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @Query() query: ListEventsQuery,
+    @CurrentReading() reading: Reading,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderEventPage> {
-    return withLink(await this.orders.listEvents(actor, id, query), request, reply);
+    return withLink(await this.orders.listEvents(actor, id, query, reading), request, reply);
   }
 
   @Patch(':id')
@@ -245,10 +250,11 @@ export class UserOrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @Query() query: UserOrdersQuery,
+    @CurrentReading() reading: Reading,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderPage> {
-    return withLink(await this.orders.listOf(actor, id, query), request, reply);
+    return withLink(await this.orders.listOf(actor, id, query, reading), request, reply);
   }
 }
 

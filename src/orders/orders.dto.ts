@@ -5,6 +5,7 @@ import { Transform } from 'class-transformer';
 import { isISO4217CurrencyCode } from 'class-validator';
 import { Day, Id, Integer, isId, List, OneOf, rule, Text, Time } from '../http/fields.js';
 import { PageQuery, PageShape } from '../http/pagination.js';
+import { represent } from '../cache/representation.js';
 import type { Order } from './order.entity.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 import type { OrderEvent } from './order-event.entity.js';
@@ -213,6 +214,9 @@ export const orderView = (order: Order): OrderView => ({
   createdAt: order.createdAt.toISOString(),
   updatedAt: order.updatedAt.toISOString(),
 });
+
+/** The order's JSON, made once for each row that was read. */
+export const orderRepresentation = represent(orderView);
 
 export const orderEventView = ({ version, type, data, actorId, occurredAt }: OrderEvent): OrderEventView => ({
   version,

@@ -9,6 +9,8 @@ import { v7 as uuidv7 } from 'uuid';
 import { AuthService } from '../auth/auth.service.js';
 import { CachedRepository } from '../cache/cached-repository.js';
 import { InjectCachedRepository } from '../cache/cached.decorator.js';
+import type { Reading } from '../cache/reading.js';
+import type { Representation } from '../cache/representation.js';
 import type { Transaction } from '../database/unit-of-work.js';
 import type { Actor } from '../http/actor.js';
 import { isTime } from '../http/fields.js';
@@ -39,7 +41,7 @@ import type {
   OrderView,
   PlaceOrder,
 } from './orders.dto.js';
-import { orderEventView, orderView } from './orders.dto.js';
+import { orderEventView, orderRepresentation, orderView } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
 
 /** Rows that the export reads at a time: what it holds in memory, whatever the table's size. */
@@ -106,16 +108,16 @@ export class OrdersService {
   }
 
   /** @throws Problem not-found */
-  async get(actor: Actor, id: string): Promise<OrderView> {
-    return orderView(await this.visible(actor, id));
+  async get(actor: Actor, id: string, reading?: Reading): Promise<Representation> {
+    return orderRepresentation(await this.visible(actor, id, reading));
   }
 
   /** The order as it was at a version or a time. @throws Problem not-found, validation-failed */
-  async getAt(actor: Actor, id: string, at: string): Promise<OrderView> {
+  async getAt(actor: Actor, id: string, at: string, reading?: Reading): Promise<OrderView> {
     const version = /^[1-9]\d{0,14}$/.test(at) ? Number(at) : undefined;
     if (version === undefined && !isTime(at))
       throw invalid('at', 'at', 'at must be a version or an RFC 3339 time with an offset');
-    const order = await this.visible(actor, id);
+    const order = await this.visible(actor, id, reading);
     const query = this.events
       .createQueryBuilder('event')
       .where('event.orderId = :id', { id })
@@ -130,8 +132,8 @@ export class OrdersService {
   }
 
   /** Those that exist and may be seen, each once, in the order asked. */
-  async getMany(actor: Actor, ids: readonly string[]): Promise<OrderView[]> {
-    const orders = await this.orders.findByIds([...new Set(ids)]);
+  async getMany(actor: Actor, ids: readonly string[], reading?: Reading): Promise<OrderView[]> {
+    const orders = await this.orders.findByIds([...new Set(ids)], reading);
     return orders
       .filter((order): order is Order => order !== null && this.auth.may(actor, 'order.read', order.userId))
       .map(orderView);
@@ -141,6 +143,7 @@ export class OrdersService {
   async list(
     actor: Actor,
     { status, createdFrom, createdTo, userId, limit = DEFAULT_LIMIT, cursor }: ListOrdersQuery,
+    reading?: Reading,
   ): Promise<Page<OrderView>> {
     const all = this.auth.may(actor, 'order.list-all');
     if (userId !== undefined && userId !== actor.userId && !all) throw problems.forbidden();
@@ -149,7 +152,7 @@ export class OrdersService {
     const after = decodeCursor(cursor, filters);
 
     if (owner !== undefined && !after && !status && !createdFrom && !createdTo) {
-      return pageOf(await this.orders.findCollection('ofUser', owner, limit + 1), limit, filters, orderView);
+      return pageOf(await this.orders.findCollection('ofUser', owner, limit + 1, reading), limit, filters, orderView);
     }
     const query = this.table.createQueryBuilder('row');
     if (owner !== undefined) query.andWhere('row.userId = :owner', { owner });
@@ -160,9 +163,9 @@ export class OrdersService {
   }
 
   /** One user's; a deleted user's orders stay. @throws Problem not-found for a user that never was */
-  async listOf(actor: Actor, userId: string, query: ListOrdersQuery): Promise<Page<OrderView>> {
+  async listOf(actor: Actor, userId: string, query: ListOrdersQuery, reading?: Reading): Promise<Page<OrderView>> {
     if (!(await this.users.everExisted(userId))) throw problems.notFound();
-    return this.list(actor, { ...query, userId });
+    return this.list(actor, { ...query, userId }, reading);
   }
 
   /** Oldest first. @throws Problem not-found, validation-failed */
@@ -170,8 +173,9 @@ export class OrdersService {
     actor: Actor,
     id: string,
     { limit = DEFAULT_LIMIT, cursor }: ListEventsQuery,
+    reading?: Reading,
   ): Promise<Page<OrderEventView>> {
-    await this.visible(actor, id);
+    await this.visible(actor, id, reading);
     const after = decodePosition(cursor, id) ?? 0;
     const rows = await this.events
       .createQueryBuilder('event')
@@ -194,8 +198,8 @@ export class OrdersService {
     } while (after);
   }
 
-  private async visible(actor: Actor, id: string): Promise<Order> {
-    const order = await this.orders.findById(id);
+  private async visible(actor: Actor, id: string, reading: Reading | undefined): Promise<Order> {
+    const order = await this.orders.findById(id, reading);
     if (!order || !this.auth.may(actor, 'order.read', order.userId)) throw problems.notFound();
     return order;
   }

@@ -2,6 +2,9 @@
 import { Body, Controller, Get, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { CurrentReading } from '../cache/cache.interceptor.js';
+import { Reading } from '../cache/reading.js';
+import type { Representation } from '../cache/representation.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
 import { Operation } from '../http/openapi.js';
 import { nextLink } from '../http/pagination.js';
@@ -27,10 +30,11 @@ export class UsersController {
   })
   async listUsers(
     @Query() query: ListUsersQuery,
+    @CurrentReading() reading: Reading,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserPage> {
-    const page = await this.users.list(query);
+    const page = await this.users.list(query, reading);
     if (page.next) void reply.header('Link', nextLink(request.url, page.next));
     return page;
   }
@@ -43,8 +47,8 @@ export class UsersController {
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
   })
-  getMe(@CurrentActor() actor: Actor): Promise<UserView> {
-    return this.users.get(actor.userId);
+  getMe(@CurrentActor() actor: Actor, @CurrentReading() reading: Reading): Promise<Representation> {
+    return this.users.get(actor.userId, reading);
   }
 
   @Get(':id')
@@ -56,8 +60,8 @@ export class UsersController {
     accepts: ['If-None-Match', 'Cache-Control'],
     problems: [problems.notFound],
   })
-  getUser(@Param('id', IdPipe) id: string): Promise<UserView> {
-    return this.users.get(id);
+  getUser(@Param('id', IdPipe) id: string, @CurrentReading() reading: Reading): Promise<Representation> {
+    return this.users.get(id, reading);
   }
 
   @Patch(':id')

@@ -5,6 +5,7 @@ import { Transform } from 'class-transformer';
 import { type Role, ROLES } from '../http/actor.js';
 import { Email, Id, Integer, SomeOf, Text, Time } from '../http/fields.js';
 import { PageQuery, PageShape } from '../http/pagination.js';
+import { represent } from '../cache/representation.js';
 import type { User } from './user.entity.js';
 
 /** `A` to `Z` in lower case and nothing else: Unicode's folding makes a `k` of the Kelvin sign, which is no letter of a name. */
@@ -76,3 +77,6 @@ export const userView = ({ id, username, email, roles, version, createdAt, updat
   createdAt: createdAt.toISOString(),
   updatedAt: updatedAt.toISOString(),
 });
+
+/** The user's JSON, made once for each row that was read. */
+export const userRepresentation = represent(userView);

@@ -6,6 +6,8 @@ import { Injectable } from '@nestjs/common';
 import { v7 as uuidv7 } from 'uuid';
 import { CachedRepository } from '../cache/cached-repository.js';
 import { InjectCachedRepository } from '../cache/cached.decorator.js';
+import type { Reading } from '../cache/reading.js';
+import type { Representation } from '../cache/representation.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
 import type { Role } from '../http/actor.js';
 import { decodeCursor, DEFAULT_LIMIT, keyset, type Page, pageOf } from '../http/pagination.js';
@@ -15,7 +17,14 @@ import { OutboxService } from '../outbox/outbox.service.js';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { User } from './user.entity.js';
-import { type ChangeUser, foldAscii, type ListUsersQuery, userView, type UserView } from './users.dto.js';
+import {
+  type ChangeUser,
+  foldAscii,
+  type ListUsersQuery,
+  userRepresentation,
+  userView,
+  type UserView,
+} from './users.dto.js';
 
 @Injectable()
 export class UsersService {
@@ -27,8 +36,8 @@ export class UsersService {
   ) {}
 
   /** A live user; null for one that never was or is deleted. */
-  async find(id: string): Promise<User | null> {
-    const user = await this.users.findById(id);
+  async find(id: string, reading?: Reading): Promise<User | null> {
+    const user = await this.users.findById(id, reading);
     return user && user.deletedAt === null ? user : null;
   }
 
@@ -45,16 +54,16 @@ export class UsersService {
   }
 
   /** @throws Problem not-found */
-  async get(id: string): Promise<UserView> {
-    const user = await this.find(id);
+  async get(id: string, reading?: Reading): Promise<Representation> {
+    const user = await this.find(id, reading);
     if (!user) throw problems.notFound();
-    return userView(user);
+    return userRepresentation(user);
   }
 
-  async list({ username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery): Promise<Page<UserView>> {
+  async list({ username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery, reading?: Reading): Promise<Page<UserView>> {
     if (username !== undefined) {
       decodeCursor(cursor, ['users', username]); // One user has one page, which gives out no cursor.
-      const user = await this.users.findByAlias('username', username);
+      const user = await this.users.findByAlias('username', username, reading);
       return { data: user ? [userView(user)] : [], next: null };
     }
     const query = this.table.createQueryBuilder('row').where('row.deletedAt IS NULL');
