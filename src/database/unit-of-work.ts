@@ -5,6 +5,7 @@
  * COMMIT itself (then nobody knows, and the fences stay until their deadline).
  */
 import { Injectable, type Type } from '@nestjs/common';
+import { type Client, DatabaseError } from 'pg';
 import { DataSource, type EntityManager, type ObjectLiteral, QueryFailedError } from 'typeorm';
 import type { CachedRow } from '../cache/cached.decorator.js';
 import { FENCE_MS, type Invalidation, InvalidationService } from '../cache/invalidation.service.js';
@@ -18,6 +19,11 @@ const LONGEST_MS = FENCE_MS / 2;
 /** The transaction took too long and was rolled back. */
 export class TransactionTooLongError extends Error {
   override readonly name = 'TransactionTooLongError';
+}
+
+/** The work swallowed the failure of a statement: nothing was committed. A mistake of the program. */
+export class TransactionAbortedError extends Error {
+  override readonly name = 'TransactionAbortedError';
 }
 
 /** The SQLSTATE of a failed query; undefined for any other error. */
@@ -117,7 +123,8 @@ export class UnitOfWork {
   /**
    * Runs `work` in a transaction and commits it. A deadlock or a serialization failure runs it again, so `work` must have no
    * effects of its own outside the transaction.
-   * @throws whatever `work` throws, after rolling back; WriteRejectedError; TransactionTooLongError; a driver error
+   * @throws whatever `work` throws, after rolling back; WriteRejectedError; TransactionTooLongError,
+   * TransactionAbortedError; a driver error
    */
   async run<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
@@ -133,26 +140,60 @@ export class UnitOfWork {
     const runner = this.dataSource.createQueryRunner('master');
     const invalidation = this.invalidation.begin();
     const began = performance.now();
+    let client: Client | undefined;
+    /** Whether PostgreSQL has said that no transaction is open: only then may another have the connection. */
+    let over = false;
     let result: T;
     try {
-      await runner.connect();
-      await runner.startTransaction();
+      client = (await runner.connect()) as Client;
       try {
+        await runner.startTransaction();
         result = await work(new Transaction(runner.manager, invalidation));
         const fenced = await invalidation.settled();
         if (!fenced) await runner.query(`SET LOCAL holdfast.fenced = 'off'`);
         if (performance.now() - began > LONGEST_MS)
           throw new TransactionTooLongError(`no commit after ${LONGEST_MS} ms`);
       } catch (error) {
-        await runner.rollbackTransaction().catch(() => undefined);
+        over = await runner.rollbackTransaction().then(
+          () => true,
+          () => false,
+        );
         await invalidation.release();
         throw error;
       }
-      await runner.commitTransaction();
+      try {
+        await commit(client);
+        over = true;
+      } catch (error) {
+        // Refused, it is rolled back. Without an answer nobody knows, and the fences stay.
+        over = isRefusal(error);
+        if (over) await invalidation.release();
+        throw error;
+      }
     } finally {
+      if (!over) void client?.end().catch(() => undefined);
       await runner.release().catch(() => undefined);
     }
     await invalidation.publish();
     return result;
   }
+}
+
+/**
+ * Past TypeORM, which does not tell what PostgreSQL answered: COMMIT of a transaction in which a statement has failed is no
+ * error, it answers ROLLBACK.
+ */
+async function commit(client: Client): Promise<void> {
+  const { command } = await client.query('COMMIT').catch((error: Error) => {
+    throw new QueryFailedError('COMMIT', [], error);
+  });
+  if (command !== 'COMMIT')
+    throw new TransactionAbortedError('a statement had failed, and the work went on all the same');
+}
+
+/** Whether this is PostgreSQL's own no to a COMMIT: neither a broken connection nor a server that is going down. */
+function isRefusal(error: unknown): boolean {
+  if (error instanceof TransactionAbortedError) return true;
+  const cause: unknown = error instanceof QueryFailedError ? error.driverError : undefined;
+  return cause instanceof DatabaseError && !/^(08|57P|58|XX)/.test(cause.code ?? '08');
 }
