@@ -12,7 +12,7 @@ import type { FastifyInstance } from 'fastify';
 import { AppModule } from './app.module.js';
 import type { Config } from './config.js';
 import { fastifyOptions, installNegotiation } from './http/negotiation.js';
-import { buildDocument } from './http/openapi.js';
+import { buildDocument } from './http/openapi-document.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
 

@@ -22,8 +22,10 @@ export class AccountsController {
   @Operation({
     allow: 'anyone',
     summary: 'Register',
+    description: 'Makes a user with the role `user`. Log in next.',
     status: 201,
     type: UserView,
+    returns: 'The new user.',
     headers: ['Location', 'ETag'],
     body: true,
     problems: [userProblems.usernameTaken, userProblems.emailTaken],
@@ -39,8 +41,9 @@ export class AccountsController {
   @Operation({
     allow: 'user.password',
     summary: 'Change the own password',
-    description: 'Changes the own password. Every other session of the user ends.',
+    description: 'Changes the own password. Every other session of the user ends; the one of this request stays.',
     status: 204,
+    returns: 'The password is changed.',
     body: true,
     problems: [problems.forbidden, problems.notFound, authProblems.wrongPassword],
   })
@@ -59,6 +62,7 @@ export class AccountsController {
     summary: 'Delete a user',
     description: "Deletes a user. The user's sessions end, the orders stay, the username may be taken again.",
     status: 204,
+    returns: 'The user is deleted.',
     accepts: ['If-Match'],
     problems: [problems.notFound, problems.versionMismatch],
   })

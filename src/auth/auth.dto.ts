@@ -1,5 +1,5 @@
 /** What is said to and by the routes of accounts and sessions. */
-import { ApiProperty } from '@nestjs/swagger';
+import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { Email, Id, Text, Time } from '../http/fields.js';
 import { Username } from '../users/users.dto.js';
 import type { Session } from './session.entity.js';
@@ -7,12 +7,12 @@ import type { Session } from './session.entity.js';
 const EXAMPLE_PASSWORD = 'a lighthouse keeper counts waves';
 
 /** 15 to 128 code points of any Unicode; control characters are refused as everywhere. */
-const NewPassword = (): PropertyDecorator =>
+const NewPassword = (example = EXAMPLE_PASSWORD): PropertyDecorator =>
   Text({
     min: 15,
     max: 128,
     format: 'password',
-    example: EXAMPLE_PASSWORD,
+    example,
     description: 'Any Unicode; not a common one, not the username or email address.',
   });
 
@@ -35,7 +35,7 @@ export class ChangePassword {
   @GivenPassword()
   currentPassword: string;
 
-  @NewPassword()
+  @NewPassword('the tide takes back its seven stones')
   newPassword: string;
 }
 
@@ -47,6 +47,7 @@ export class LogIn {
   password: string;
 }
 
+@ApiSchema({ name: 'Session' })
 export class SessionView {
   @Id({ example: '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a' })
   id: string;
@@ -64,10 +65,11 @@ export class SessionView {
   userAgent: string | null;
   @ApiProperty({ type: String, nullable: true, example: '192.0.2.1' })
   ip: string | null;
-  @ApiProperty({ type: Boolean, description: 'Whether this is the session of this request.' })
+  @ApiProperty({ type: Boolean, example: true, description: 'Whether this is the session of this request.' })
   current: boolean;
 }
 
+@ApiSchema({ name: 'NewSession' })
 export class NewSessionView extends SessionView {
   @ApiProperty({
     type: String,
@@ -80,7 +82,7 @@ export class NewSessionView extends SessionView {
 export class SessionList {
   @ApiProperty({ type: SessionView, isArray: true })
   data: SessionView[];
-  @ApiProperty({ type: String, nullable: true, description: 'Always null: a user has few sessions.', example: null })
+  @ApiProperty({ type: 'null', description: 'Always null: a user has few sessions.', example: null })
   next: string | null;
 }
 

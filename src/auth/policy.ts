@@ -2,7 +2,7 @@
  * Who may do what: one table. A route names its row with `@Operation({ allow })`; the guard and the services ask here and
  * nowhere else. What an order's state allows is order-lifecycle.ts's.
  */
-import type { Actor, Role } from '../http/actor.js';
+import { type Actor, callers, type Role } from '../http/actor.js';
 
 export interface Rule {
   /** No session needed. */
@@ -41,6 +41,16 @@ export const POLICY = {
 export type Action = keyof typeof POLICY;
 
 export const ruleOf = (action: string): Rule | undefined => (POLICY as Readonly<Record<string, Rule>>)[action];
+
+/** The rule in words. */
+function inWords(action: string, { anyone, authenticated, owner, roles = [] }: Rule): string {
+  if (anyone) return 'anyone, without a session.';
+  if (authenticated) return 'any caller with a session.';
+  const itself = action.startsWith('user.') ? 'the user itself' : 'the owner';
+  const names = [...(owner ? [itself] : []), ...roles.map((role) => `\`${role}\``)];
+  return `${names.join(', ').replace(/, ([^,]*)$/, ' or $1')}.`;
+}
+for (const [action, rule] of Object.entries(POLICY)) callers.set(action, inWords(action, rule));
 
 /** Whether the rule lets this actor do this to an object of `ownerId` (absent: to no particular object). */
 export function allows(rule: Rule, actor: Actor | undefined, ownerId?: string): boolean {

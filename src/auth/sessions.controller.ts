@@ -37,9 +37,11 @@ export class SessionsController {
   @Operation({
     allow: 'anyone',
     summary: 'Log in',
-    description: 'Logs in. A wrong password and an unknown user get one and the same answer.',
+    description:
+      'Makes a session. Its `token` is shown in this answer and never again. A wrong password and an unknown user get one and the same answer.',
     status: 201,
     type: NewSessionView,
+    returns: 'The new session, with its token.',
     headers: ['Location', 'Cache-Control'],
     body: true,
     problems: [authProblems.invalidCredentials],
@@ -58,7 +60,9 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: "List the caller's live sessions",
+    description: 'Where the caller is logged in: every session that has not ended.',
     type: SessionList,
+    returns: 'The live sessions.',
     headers: ['Cache-Control'],
   })
   async listSessions(@CurrentActor() actor: Actor): Promise<SessionList> {
@@ -70,7 +74,9 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'Read the session of this request',
+    description: 'The session whose token this request carries.',
     type: SessionView,
+    returns: 'The session.',
     headers: ['Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
   })
@@ -80,7 +86,13 @@ export class SessionsController {
 
   @Delete('current')
   @HttpCode(204)
-  @Operation({ allow: 'session.own', summary: 'Log out', status: 204 })
+  @Operation({
+    allow: 'session.own',
+    summary: 'Log out',
+    description: 'Ends the session of this request. From this answer on, no node accepts its token.',
+    status: 204,
+    returns: 'The session has ended.',
+  })
   async logOut(@CurrentActor() actor: Actor): Promise<void> {
     await this.sessions.end(actor.userId, actor.sessionId);
   }
@@ -90,7 +102,9 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'End one of the own sessions',
+    description: 'Ends a session of the caller, here or elsewhere. From this answer on, no node accepts its token.',
     status: 204,
+    returns: 'The session has ended.',
     problems: [problems.notFound],
   })
   async endSession(@Param('id', IdPipe) id: string, @CurrentActor() actor: Actor): Promise<void> {
@@ -102,7 +116,10 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'End all own sessions, or all others',
+    description:
+      'Ends every session of the caller, or with `keep=current` every one but that of this request. From this answer on, no node accepts their tokens.',
     status: 204,
+    returns: 'The sessions have ended.',
     problems: [problems.validationFailed],
   })
   async endSessions(@Query() { keep }: EndSessionsQuery, @CurrentActor() actor: Actor): Promise<void> {

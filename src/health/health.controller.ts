@@ -4,7 +4,7 @@
  * the broker). Every look is bounded, so that no probe takes over 100 ms.
  */
 import { Controller, Get, Inject, ServiceUnavailableException } from '@nestjs/common';
-import { ApiProperty, ApiPropertyOptional, ApiTags } from '@nestjs/swagger';
+import { ApiProperty, ApiPropertyOptional, ApiSchema, ApiTags } from '@nestjs/swagger';
 import { HealthCheckService, HealthIndicatorService, type HealthIndicatorResult } from '@nestjs/terminus';
 import { CACHE_STORE, type CacheStore } from '../cache/cache.store.js';
 import { Config } from '../config.js';
@@ -18,18 +18,21 @@ const notReady = defineProblem({
   status: 503,
   title: 'This process takes no traffic now',
   explanation: 'PostgreSQL is gone, migrations are pending, or the process drains; "checks" says which.',
+  example: { instance: '/health/ready', checks: { postgres: { status: 'down' }, redis: { status: 'up' } } },
 });
 
 /** Milliseconds that one look may take. */
 const PATIENCE_MS = 80;
 
+@ApiSchema({ name: 'Health' })
 export class HealthView {
-  @ApiProperty({ type: String, enum: ['ok', 'degraded'] })
+  @ApiProperty({ type: String, enum: ['ok', 'degraded'], example: 'ok' })
   status: string;
   @ApiPropertyOptional({
     type: 'object',
     additionalProperties: { type: 'object', additionalProperties: true },
     description: 'Each part: up, degraded or down.',
+    example: { postgres: { status: 'up' }, migrations: { status: 'up' }, redis: { status: 'up' } },
   })
   checks?: object;
 }
@@ -47,19 +50,40 @@ export class HealthController {
   ) {}
 
   @Get('live')
-  @Operation({ allow: 'operator', summary: 'Is this process alive?', type: HealthView })
+  @Operation({
+    allow: 'operator',
+    summary: 'Is this process alive?',
+    description: 'Answers while the process can answer, whatever else is down, and also while it drains.',
+    type: HealthView,
+    returns: 'It is.',
+  })
   live(): HealthView {
     return { status: 'ok' };
   }
 
   @Get('startup')
-  @Operation({ allow: 'operator', summary: 'Has this process started?', type: HealthView })
+  @Operation({
+    allow: 'operator',
+    summary: 'Has this process started?',
+    description: 'Answers once the process has started.',
+    type: HealthView,
+    returns: 'It has.',
+  })
   startup(): HealthView {
     return { status: 'ok' };
   }
 
   @Get('ready')
-  @Operation({ allow: 'operator', summary: 'May this process get traffic?', type: HealthView, problems: [notReady] })
+  @Operation({
+    allow: 'operator',
+    summary: 'May this process get traffic?',
+    description:
+      'No when PostgreSQL is gone, migrations are pending or the process drains. Yes, with the part marked `degraded`, when only Redis or the broker is gone.',
+    type: HealthView,
+    returns: 'It may.',
+    headers: ['Cache-Control'],
+    problems: [notReady],
+  })
   async ready(): Promise<HealthView> {
     try {
       const { status, details } = await this.health.check([

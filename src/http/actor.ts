@@ -30,5 +30,8 @@ export const CurrentActor = createParamDecorator((_: unknown, context: Execution
 
 export const ALLOW = 'holdfast:allow';
 
+/** Who may call, in words, by the row of the policy table: the table writes it (auth/policy.ts), the documentation reads it. */
+export const callers = new Map<string, string>();
+
 /** Names the row of the policy table (auth/policy.ts) that decides who may call this route. */
 export const Allow = (action: string): MethodDecorator => SetMetadata(ALLOW, action);

@@ -166,7 +166,7 @@ export const List = (
   applyDecorators(
     field(
       options,
-      { type: item, isArray: true, minItems: options.min, maxItems: options.max } as ApiPropertyOptions,
+      { type: () => item(), isArray: true, minItems: options.min, maxItems: options.max } as ApiPropertyOptions,
       IsArray(),
       ArrayMinSize(options.min),
       ArrayMaxSize(options.max),

@@ -13,6 +13,8 @@ export interface ProblemType {
   readonly title: string;
   /** For the page: what happened and what the caller can do about it. */
   readonly explanation: string;
+  /** Members beside the standard ones as they may look, for the documentation. */
+  readonly example?: Readonly<Record<string, unknown>>;
 }
 
 export interface ProblemDetails {
@@ -102,6 +104,10 @@ export const problems = {
     title: 'The request breaks a rule',
     explanation:
       'Each entry of "errors" has a JSON pointer to a member of the body (or the name of a parameter), the code of the rule and a sentence.',
+    example: {
+      detail: 'limit must be a whole number from 1 to 100',
+      errors: [{ pointer: '/limit', code: 'integer', detail: 'limit must be a whole number from 1 to 100' }],
+    },
   }),
   unauthenticated: defineProblem({
     code: 'unauthenticated',

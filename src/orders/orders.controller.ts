@@ -36,8 +36,22 @@ import { OrdersService } from './orders.service.js';
 
 const NDJSON = 'application/x-ndjson';
 
-/** The lifecycle as the documentation shows it. */
-const LIFECYCLE = TRANSITIONS.map(({ action, from, to, by }) => `- **${action}**: ${from} → ${to} (${by})`).join('\n');
+/** What each action's route says of itself, out of the table of the lifecycle. */
+const VARIANTS = Object.fromEntries(
+  ORDER_ACTIONS.map((action) => {
+    const steps = TRANSITIONS.filter((step) => step.action === action);
+    const moves = steps.map(({ from, to, by }) => `from \`${from}\` to \`${to}\` (${by})`);
+    const Action = action.replace(/^./, (letter) => letter.toUpperCase());
+    return [
+      action,
+      {
+        operationId: `${action}Order`,
+        summary: `${Action} an order`,
+        description: `Takes an order ${moves.join(', or ')}. The body may be left out. In any other state it is a 409 that says what is \`allowed\`.`,
+      },
+    ];
+  }),
+);
 
 @ApiTags('orders')
 @Controller('v1/orders')
@@ -53,9 +67,11 @@ export class OrdersController {
   @Operation({
     allow: 'order.place',
     summary: 'Place an order',
-    description: 'Places an order, exactly once for each Idempotency-Key.',
+    description:
+      'Places an order, exactly once for each `Idempotency-Key`: sent again with the same key, the answer is the same and `Idempotent-Replayed` says so. A new order needs a new key.',
     status: 201,
     type: OrderView,
+    returns: 'The new order.',
     headers: ['Location', 'ETag', 'Idempotent-Replayed'],
     accepts: ['Idempotency-Key!'],
     body: true,
@@ -76,10 +92,11 @@ export class OrdersController {
   @Get()
   @Operation({
     allow: 'order.list',
-    summary: 'List orders, newest first, or read many by id',
+    summary: 'List orders, or read many by id',
     description:
-      "One's own, newest first; support and admin see all. With `ids`: those that exist and may be seen, in the order asked.",
+      "One's own, newest first, page by page; `support` and `admin` see all. With `ids`: those that exist and may be seen, in the order asked.",
     type: OrderPage,
+    returns: 'A page of orders.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
@@ -101,9 +118,9 @@ export class OrdersController {
   @Operation({
     allow: 'order.summary',
     summary: 'Counts and totals by day, status and currency',
-    description:
-      'Counts and totals by day, status and currency. May lag by half a minute; with `Cache-Control: no-cache` it does not.',
+    description: 'May lag by half a minute; with `Cache-Control: no-cache` it does not.',
     type: OrderSummary,
+    returns: 'The counts and totals.',
     headers: ['Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
@@ -116,9 +133,10 @@ export class OrdersController {
   @RouteConfig({ produces: [NDJSON] })
   @Operation({
     allow: 'order.export',
-    summary: 'All orders as NDJSON',
+    summary: 'Export all orders as NDJSON',
     description: 'All orders, newest first, one JSON object a line, as fast as the client reads.',
     type: OrderView,
+    returns: 'Orders, one a line: the schema is that of a line.',
     produces: NDJSON,
     problems: [problems.forbidden],
   })
@@ -134,7 +152,9 @@ export class OrdersController {
   @Operation({
     allow: 'order.read',
     summary: 'Read an order, as it is or as it was',
+    description: 'An order by id. With `at`: as it was at that version or time.',
     type: OrderView,
+    returns: 'The order.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
     problems: [problems.validationFailed, problems.notFound],
@@ -151,8 +171,10 @@ export class OrdersController {
   @Get(':id/events')
   @Operation({
     allow: 'order.read',
-    summary: "Read an order's events, oldest first",
+    summary: "Read an order's events",
+    description: 'All that happened to the order, oldest first, page by page.',
     type: OrderEventPage,
+    returns: 'A page of events.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
     problems: [problems.validationFailed, problems.notFound],
   })
@@ -169,9 +191,12 @@ export class OrdersController {
 
   @Patch(':id')
   @Operation({
-    allow: 'order.read',
+    allow: 'order.change',
     summary: 'Change items or note while the order is placed',
+    description:
+      'Changes what the body names and leaves the rest. `If-Match` says which version is meant, so that no change of another is lost.',
     type: OrderView,
+    returns: 'The order, changed.',
     headers: ['ETag'],
     accepts: ['If-Match!'],
     body: true,
@@ -200,8 +225,9 @@ export class OrdersController {
   @Operation({
     allow: 'order.act',
     summary: 'Take an order one step further',
-    description: `Takes an order one step further in its life:\n\n${LIFECYCLE}`,
+    variants: VARIANTS,
     type: OrderView,
+    returns: 'The order, one step further.',
     headers: ['ETag', 'Idempotent-Replayed'],
     accepts: ['If-Match', 'Idempotency-Key'],
     body: true,
@@ -240,8 +266,10 @@ export class UserOrdersController {
   @Get()
   @Operation({
     allow: 'user.orders',
-    summary: "List one user's orders, newest first",
+    summary: "List one user's orders",
+    description: "One user's orders, newest first, page by page; also those of a user who was deleted since.",
     type: OrderPage,
+    returns: 'A page of orders.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.notFound],

@@ -1,6 +1,6 @@
 /** What is said to and by the orders' routes. Money is whole minor units (cents) with an ISO 4217 currency. */
 import { applyDecorators } from '@nestjs/common';
-import { ApiProperty } from '@nestjs/swagger';
+import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import { isISO4217CurrencyCode } from 'class-validator';
 import { Day, Id, Integer, isId, List, OneOf, rule, Text, Time } from '../http/fields.js';
@@ -34,6 +34,7 @@ const Currency = (): PropertyDecorator =>
 const Note = (optional: boolean): PropertyDecorator =>
   Text({ optional, nullable: true, max: 1000, multiline: true, example: 'Ring twice.' });
 
+@ApiSchema({ name: 'OrderItem' })
 export class OrderItemInput {
   @Text({ min: 1, max: 64, example: 'LAMP-01' })
   sku: string;
@@ -74,13 +75,18 @@ export class ActOnOrder {
 
 /** `at`: a version, or a time. */
 export class GetOrderQuery {
-  @Text({ optional: true, min: 1, max: 40, description: 'A version or an RFC 3339 time: the order as it was then.' })
+  @Text({
+    optional: true,
+    min: 1,
+    max: 40,
+    description: 'A version (`2`) or an RFC 3339 time: the order as it was then.',
+  })
   at?: string;
 }
 
 /** The filters of any list of orders. */
 export class UserOrdersQuery extends PageQuery {
-  @OneOf(ORDER_STATUSES, { optional: true })
+  @OneOf(ORDER_STATUSES, { optional: true, description: 'Only orders in this state.' })
   status?: OrderStatus;
 
   @Time({ optional: true, description: 'Made at this time or later.' })
@@ -96,10 +102,14 @@ const splitIds = ({ value }: { value: unknown }): unknown =>
 
 export class ListOrdersQuery extends UserOrdersQuery {
   @ApiProperty({
-    type: String,
+    type: 'array',
+    items: { type: 'string', format: 'uuid' },
+    minItems: 1,
+    maxItems: 100,
+    // One parameter, its values separated by commas.
+    ...{ style: 'form', explode: false },
     required: false,
-    description:
-      'Up to 100 ids, separated by commas; nothing else beside it. Those that exist and may be seen, each once, in this order.',
+    description: 'Up to 100 ids; nothing else beside it. Those that exist and may be seen, each once, in this order.',
   })
   @rule(
     'ids',
@@ -116,23 +126,23 @@ export class ListOrdersQuery extends UserOrdersQuery {
 export class ListEventsQuery extends PageQuery {}
 
 export class SummaryQuery {
-  @Day({ optional: true, example: '2026-01-01', description: 'The first day (UTC); 30 days back when absent.' })
+  @Day({ optional: true, description: 'The first day (UTC), e.g. `2026-01-01`; 30 days back when absent.' })
   from?: string;
 
   @Day({
     optional: true,
-    example: '2026-01-31',
-    description: 'The last day (UTC); today when absent. At most 366 days in all.',
+    description: 'The last day (UTC), e.g. `2026-01-31`; today when absent. At most 366 days in all.',
   })
   to?: string;
 }
 
+@ApiSchema({ name: 'Order' })
 export class OrderView {
   @Id({ example: ID_EXAMPLE })
   id: string;
   @Id({ example: ID_EXAMPLE, description: 'Whose it is.' })
   userId: string;
-  @OneOf(ORDER_STATUSES)
+  @OneOf(ORDER_STATUSES, { example: 'placed' })
   status: OrderStatus;
   @Currency()
   currency: string;
@@ -155,12 +165,18 @@ export class OrderPage extends PageShape {
   data: OrderView[];
 }
 
+@ApiSchema({ name: 'OrderEvent' })
 export class OrderEventView {
   @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 1, description: "The order's version after it." })
   version: number;
-  @ApiProperty({ type: String, example: 'order.placed' })
+  @ApiProperty({ type: String, example: 'order.paid' })
   type: string;
-  @ApiProperty({ type: 'object', additionalProperties: true, description: 'What the event says, by its type.' })
+  @ApiProperty({
+    type: 'object',
+    additionalProperties: true,
+    description: 'What the event says, by its type.',
+    example: { reason: 'As agreed by telephone.' },
+  })
   data: Record<string, unknown>;
   @Id({ example: ID_EXAMPLE, description: 'Who did it.' })
   actorId: string;
@@ -176,7 +192,7 @@ export class OrderEventPage extends PageShape {
 export class SummaryRow {
   @Day({ example: '2026-01-31' })
   day: string;
-  @OneOf(ORDER_STATUSES)
+  @OneOf(ORDER_STATUSES, { example: 'paid' })
   status: OrderStatus;
   @Currency()
   currency: string;

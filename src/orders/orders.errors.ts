@@ -8,5 +8,6 @@ export const orderProblems = {
     title: 'The order is not in a state for that',
     explanation:
       'The order\'s state does not allow this for this caller; "allowed" names the actions that it does allow.',
+    example: { allowed: ['pay', 'cancel'] },
   }),
 } as const;

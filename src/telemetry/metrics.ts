@@ -106,7 +106,10 @@ export class MetricsController {
   @Operation({
     allow: 'operator',
     summary: 'Metrics for Prometheus',
+    description: 'What this process has counted. Not found here when `METRICS_PORT` gives them a port of their own.',
     produces: 'text/plain',
+    returns: 'Metrics in the Prometheus text format.',
+    headers: ['Cache-Control'],
     problems: [problems.notFound],
   })
   async getMetrics(@Res() reply: FastifyReply): Promise<void> {

@@ -23,8 +23,10 @@ export class UsersController {
   @Get()
   @Operation({
     allow: 'user.list',
-    summary: 'List users, newest first',
+    summary: 'List users',
+    description: 'All users, newest first, page by page. With `username`: the one who has it, or an empty list.',
     type: UserPage,
+    returns: 'A page of users.',
     headers: ['Link', 'Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
   })
@@ -43,7 +45,9 @@ export class UsersController {
   @Operation({
     allow: 'user.me',
     summary: 'Read the caller',
+    description: 'The user whose token this request carries.',
     type: UserView,
+    returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
   })
@@ -55,7 +59,9 @@ export class UsersController {
   @Operation({
     allow: 'user.read',
     summary: 'Read a user',
+    description: 'A user by id. A deleted user is not found, and neither is one that this caller may not see.',
     type: UserView,
+    returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
     problems: [problems.notFound],
@@ -68,7 +74,10 @@ export class UsersController {
   @Operation({
     allow: 'user.change',
     summary: 'Change a username or an email address',
+    description:
+      'Changes what the body names and leaves the rest. `If-Match` says which version is meant, so that no change of another is lost.',
     type: UserView,
+    returns: 'The user, changed.',
     headers: ['ETag'],
     accepts: ['If-Match!'],
     body: true,
@@ -97,6 +106,7 @@ export class UsersController {
     summary: "Set a user's roles",
     description: "Sets a user's roles. They are in force on that user's next request, on every node.",
     type: UserView,
+    returns: 'The user, changed.',
     headers: ['ETag'],
     accepts: ['If-Match'],
     body: true,

@@ -1,6 +1,6 @@
 /** What is said to and by the users' routes. */
 import { applyDecorators } from '@nestjs/common';
-import { ApiProperty } from '@nestjs/swagger';
+import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import { type Role, ROLES } from '../http/actor.js';
 import { Email, Id, Integer, SomeOf, Text, Time } from '../http/fields.js';
@@ -45,6 +45,7 @@ export class ListUsersQuery extends PageQuery {
   username?: string;
 }
 
+@ApiSchema({ name: 'User' })
 export class UserView {
   @Id({ example: '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a' })
   id: string;
