@@ -31,6 +31,7 @@ class DatabaseServer implements OnApplicationShutdown {
       log: (line) => this.logger.debug(line),
     });
     this.stop = () => embedded.stop();
+    void embedded.exited.then((line) => this.logger.fatal(line));
     this.logger.log(`Embedded PostgreSQL on port ${embedded.port}, files in ${this.config.dataDir}`);
     return embedded.url;
   }

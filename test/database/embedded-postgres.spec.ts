@@ -178,16 +178,19 @@ async function query(url: string, sql: string): Promise<unknown[]> {
   }
 }
 
-/** The module as plain node runs it. @returns its file: URL. */
+/** The module, and what it imports, as plain node runs it. @returns its file: URL. */
 async function compile(folder: string): Promise<string> {
   const sources = resolve('src/database');
-  const { code } = transformFileSync(join(sources, 'embedded-postgres.ts'), {
-    jsc: { target: 'es2022', parser: { syntax: 'typescript' } },
-    module: { type: 'es6' },
-    swcrc: false,
-  });
-  await fs.writeFile(join(folder, 'embedded-postgres.mjs'), code);
+  for (const name of ['embedded-postgres', 'embedded-postgres.folder']) {
+    const { code } = transformFileSync(join(sources, `${name}.ts`), {
+      jsc: { target: 'es2022', parser: { syntax: 'typescript' } },
+      module: { type: 'es6' },
+      swcrc: false,
+    });
+    await fs.writeFile(join(folder, `${name}.js`), code);
+  }
+  await fs.writeFile(join(folder, 'package.json'), '{ "type": "module" }');
   await fs.copyFile(join(sources, 'embedded-postgres.child.mjs'), join(folder, 'embedded-postgres.child.mjs'));
   await fs.symlink(resolve('node_modules'), join(folder, 'node_modules')).catch(() => undefined);
-  return pathToFileURL(join(folder, 'embedded-postgres.mjs')).href;
+  return pathToFileURL(join(folder, 'embedded-postgres.js')).href;
 }
