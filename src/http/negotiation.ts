@@ -138,6 +138,8 @@ export function installNegotiation(fastify: FastifyInstance): void {
     let refusal: Problem | undefined;
     if (request.headers.host === undefined && request.raw.httpVersion === '1.1') refusal = problems.malformedRequest();
     else if (query.includes('%') && !isDecodable(query)) refusal = problems.malformedUrl();
+    // The router takes an empty segment for a parameter's value.
+    else if (path.startsWith('/v1/') && (path.endsWith('/') || path.includes('//'))) refusal = problems.notFound();
     else if (request.is404 || (request.routeOptions.url !== path && fixed.has(path))) {
       const allow = allowOf(path);
       if (allow && request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();

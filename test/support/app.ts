@@ -1,7 +1,9 @@
 /**
- * The application as it is served, on a database of its own and a free port, for tests that speak real HTTP to it. Requests go
- * out by `fetch`; `raw` is for what fetch would not send.
+ * The application as it is served, on a database of its own and a free port, for tests that speak real HTTP to it. `raw` is
+ * for what no HTTP client would send.
  */
+import http from 'node:http';
+import https from 'node:https';
 import { connect } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { createApp } from '../../src/app.js';
@@ -20,8 +22,10 @@ export interface Reply {
 
 export interface Call {
   readonly token?: string | undefined;
+  /** Text and bytes go as they are, anything else as JSON. */
   readonly body?: unknown;
-  readonly headers?: Readonly<Record<string, string>>;
+  /** A list sends the field that many times. */
+  readonly headers?: Readonly<Record<string, string | string[]>>;
 }
 
 export interface TestApp {
@@ -68,28 +72,40 @@ export async function startApp(env: Readonly<Record<string, string>> = {}, datab
   };
 }
 
+/** Connections are kept, as clients do; fetch is not used since it adds headers of its own (`Cache-Control` to a conditional request). */
+const agents = { 'http:': new http.Agent({ keepAlive: true }), 'https:': new https.Agent({ keepAlive: true }) };
+
 export async function callUrl(url: string, method: string, { token, body, headers = {} }: Call = {}): Promise<Reply> {
-  const response = await fetch(url, {
+  const payload = body === undefined || body instanceof Buffer ? body : Buffer.from(textOf(body));
+  const options = {
     method,
+    agent: url.startsWith('https:') ? agents['https:'] : agents['http:'],
     headers: {
       ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
-      ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+      ...(payload === undefined ? {} : { 'Content-Type': 'application/json', 'Content-Length': payload.length }),
       ...headers,
     },
-    ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
-    redirect: 'manual',
+  };
+  const response = await new Promise<http.IncomingMessage>((resolve, reject) => {
+    const { request } = url.startsWith('https:') ? https : http;
+    request(url, options, resolve).on('error', reject).end(payload);
   });
-  const text = await response.text();
-  const isJson =
-    /json/.test(response.headers.get('content-type') ?? '') &&
-    !/ndjson/.test(response.headers.get('content-type') ?? '');
+  const chunks: Buffer[] = [];
+  for await (const chunk of response) chunks.push(chunk as Buffer);
+  const text = Buffer.concat(chunks).toString();
+  const received = new Headers();
+  for (let at = 0; at < response.rawHeaders.length; at += 2)
+    received.append(response.rawHeaders[at] as string, response.rawHeaders[at + 1] as string);
+  const isJson = /json/.test(received.get('content-type') ?? '') && !/ndjson/.test(received.get('content-type') ?? '');
   return {
-    status: response.status,
-    headers: response.headers,
+    status: response.statusCode as number,
+    headers: received,
     text,
     body: isJson && text ? (JSON.parse(text) as unknown) : text,
   };
 }
+
+const textOf = (body: unknown): string => (typeof body === 'string' ? body : JSON.stringify(body));
 
 function sendRaw(port: number, bytes: string): Promise<string> {
   return new Promise((resolve, reject) => {

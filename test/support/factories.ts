@@ -31,6 +31,18 @@ export async function person(app: TestApp): Promise<Person> {
   return { id: body.id as string, username, email, token: await logIn(app, username) };
 }
 
+/** A token that was one: its session was ended. One for each application is enough. */
+export async function deadToken(app: TestApp): Promise<string> {
+  let dead = deadTokens.get(app);
+  if (dead === undefined) {
+    dead = await adminToken(app);
+    await app.call('DELETE', '/v1/sessions/current', { token: dead });
+    deadTokens.set(app, dead);
+  }
+  return dead;
+}
+const deadTokens = new WeakMap<TestApp, string>();
+
 /** A session of the admin that every test application has. */
 export const adminToken = (app: TestApp): Promise<string> => logIn(app, ADMIN.username, ADMIN.password);
 
