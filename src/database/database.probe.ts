@@ -15,7 +15,7 @@ export class DatabaseProbe implements OnApplicationShutdown {
   /** Migrations only ever become fewer while this process runs, so none pending is final. */
   private migrated = false;
 
-  constructor(private readonly dataSource: DataSource) {
+  constructor(dataSource: DataSource) {
     const { url } = dataSource.options as { url?: string };
     this.pool = new Pool({
       connectionString: url,
@@ -36,7 +36,9 @@ export class DatabaseProbe implements OnApplicationShutdown {
 
   async pendingMigrations(): Promise<string[]> {
     if (this.migrated) return [];
-    const pending = await pendingMigrations(this.dataSource).catch(() => ['unknown']);
+    const pending = await pendingMigrations({ query: async (sql) => (await this.pool.query(sql)).rows }).catch(() => [
+      'unknown',
+    ]);
     this.migrated = pending.length === 0;
     return pending;
   }

@@ -30,7 +30,7 @@ export async function migrateDatabase(url: string, direction: 'up' | 'down' = 'u
     await dataSource.initialize();
     try {
       if (direction === 'up') return (await dataSource.runMigrations()).map(({ name }) => name);
-      const [last] = await appliedMigrations(dataSource, 1);
+      const [last] = await appliedMigrations(dataSource);
       if (last === undefined) return [];
       await dataSource.undoLastMigration();
       return [last];
@@ -42,18 +42,23 @@ export async function migrateDatabase(url: string, direction: 'up' | 'down' = 'u
   }
 }
 
-async function appliedMigrations(dataSource: DataSource, limit: number): Promise<string[]> {
-  const rows: { name: string }[] = await dataSource.query('SELECT name FROM migrations ORDER BY id DESC LIMIT $1', [
-    limit,
-  ]);
+/** Whatever sends SQL and gives the rows: a data source, or a pool of its own. */
+export interface Queries {
+  query(sql: string): Promise<unknown>;
+}
+
+/** Newest first; none in a database that no migration has seen. */
+async function appliedMigrations(database: Queries): Promise<string[]> {
+  const [{ present }] = (await database.query(`SELECT to_regclass('migrations') IS NOT NULL AS present`)) as [
+    { present: boolean },
+  ];
+  if (!present) return [];
+  const rows = (await database.query('SELECT name FROM migrations ORDER BY id DESC')) as { name: string }[];
   return rows.map(({ name }) => name);
 }
 
 /** The names of this release's migrations that the database has not seen. */
-export async function pendingMigrations(dataSource: DataSource): Promise<string[]> {
-  const [{ present }] = (await dataSource.query(`SELECT to_regclass('migrations') IS NOT NULL AS present`)) as [
-    { present: boolean },
-  ];
-  const applied = new Set(present ? await appliedMigrations(dataSource, 10_000) : []);
+export async function pendingMigrations(database: Queries): Promise<string[]> {
+  const applied = new Set(await appliedMigrations(database));
   return MIGRATIONS.map(({ name }) => name).filter((name) => !applied.has(name));
 }
