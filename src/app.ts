@@ -37,6 +37,22 @@ const securityHeaders = (tls: boolean) => ({
   strictTransportSecurity: tls,
 });
 
+/**
+ * Swagger UI for those who try things: without another's logo, the choice of the one server and columns that are always empty.
+ * A refusal shows its example; its headers are in the document and, once it happened, in the answer.
+ */
+const SWAGGER_CSS = `
+.swagger-ui .topbar { position: absolute; top: 0; right: 0; z-index: 1; background: none; }
+.swagger-ui .topbar .dark-mode-toggle button { color: #888; }
+.swagger-ui .topbar .link, .swagger-ui .response-col_links { display: none; }
+.swagger-ui .scheme-container .schemes { justify-content: flex-end; }
+.swagger-ui .scheme-container .schemes > .schemes-server-container { display: none; }
+.swagger-ui .info { margin: 30px 0 20px; }
+.swagger-ui .info .info__license { font-size: 12px; opacity: 0.7; }
+.swagger-ui .scheme-container { padding: 15px 0; }
+.swagger-ui .response:is([data-code^="4"], [data-code^="5"]) :is(.headers-wrapper, .response-control-media-type) { display: none; }
+`;
+
 /** The application, not yet listening. Whoever makes it closes it. @throws whatever a part cannot start with */
 export async function createApp(
   config: Config,
@@ -58,6 +74,7 @@ export async function createApp(
     jsonDocumentUrl: 'docs/openapi.json',
     raw: ['json'],
     customSiteTitle: 'Holdfast API',
+    customCss: SWAGGER_CSS,
     swaggerOptions: { persistAuthorization: true, displayRequestDuration: true, tryItOutEnabled: true },
   });
   return app;

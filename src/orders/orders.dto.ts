@@ -10,6 +10,7 @@ import type { Order } from './order.entity.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 import type { OrderEvent } from './order-event.entity.js';
 
+const UUID_FORM = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$';
 const LARGEST_UNIT_PRICE = 1_000_000_000_000;
 const ID_EXAMPLE = '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a';
 const TIME_EXAMPLE = '2026-01-31T09:30:00.000Z';
@@ -103,7 +104,8 @@ const splitIds = ({ value }: { value: unknown }): unknown =>
 export class ListOrdersQuery extends UserOrdersQuery {
   @ApiProperty({
     type: 'array',
-    items: { type: 'string', format: 'uuid' },
+    // By its form: Swagger UI has no field for a list of "uuid".
+    items: { type: 'string', pattern: UUID_FORM },
     minItems: 1,
     maxItems: 100,
     // One parameter, its values separated by commas.
