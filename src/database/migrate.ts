@@ -7,7 +7,7 @@ import { DataSource } from 'typeorm';
 import { dataSourceOptions, MIGRATIONS } from './data-source.js';
 
 /** The advisory lock that every node of the service takes to migrate: the first eight bytes of "holdfast". */
-const LOCK = '7525481484543525748';
+const LOCK = '7525352680829580148';
 
 /** A migration may take as long as it needs; the bounds of requests are not its. */
 const unbounded = { statement_timeout: 0, lock_timeout: 0, idle_in_transaction_session_timeout: 0, query_timeout: 0 };
