@@ -3,6 +3,7 @@
  * (by class, in order; never a glob). The bounds stay below the cache's fence (cache/invalidation.service.ts, FENCE_MS), so
  * that no transaction outlives the fences that guard it.
  */
+import type pg from 'pg';
 import type { DataSourceOptions } from 'typeorm';
 import type { PostgresDataSourceOptions } from 'typeorm/driver/postgres/PostgresDataSourceOptions.js';
 import { Users1763683200000 } from '../../migrations/1763683200000-users.js';
@@ -24,8 +25,12 @@ export const MIGRATIONS = [
   CacheInvalidations1763683200005,
 ];
 
-/** @param pool connections of this process */
-export function dataSourceOptions(url: string, pool: number): DataSourceOptions & PostgresDataSourceOptions {
+/** @param pool connections of this process @param Client the pool's client class, pg's own when absent */
+export function dataSourceOptions(
+  url: string,
+  pool: number,
+  Client?: typeof pg.Client,
+): DataSourceOptions & PostgresDataSourceOptions {
   return {
     type: 'postgres',
     url,
@@ -39,6 +44,7 @@ export function dataSourceOptions(url: string, pool: number): DataSourceOptions 
     applicationName: 'holdfast',
     parseInt8: false,
     extra: {
+      ...(Client ? { Client } : {}),
       // This session fences the keys of what it changes; unit-of-work.ts takes that back where it could not.
       options: '-c holdfast.fenced=on',
       statement_timeout: BOUNDS.statement,

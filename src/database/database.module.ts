@@ -2,16 +2,18 @@
  * The database's door: the connection (to DATABASE_URL, or to an embedded PostgreSQL that lives and dies with this process),
  * migrated before anyone uses it, and the {@link UnitOfWork}.
  */
-import { Global, Injectable, Logger, Module, type OnApplicationShutdown } from '@nestjs/common';
+import { type FactoryProvider, Global, Injectable, Logger, Module, type OnApplicationShutdown } from '@nestjs/common';
 import { ModuleRef } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
+import { Histogram, Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
 import { Config } from '../config.js';
 import { dataSourceOptions } from './data-source.js';
-import { DatabaseProbe } from './database.probe.js';
+import { DatabaseProbe, WATCHED_CLIENTS } from './database.probe.js';
 import { startEmbeddedPostgres } from './embedded-postgres.js';
 import { migrateDatabase } from './migrate.js';
 import { UnitOfWork } from './unit-of-work.js';
+import { watchClients, type WatchedClients } from './watched-client.js';
 
 /** Where PostgreSQL is; starts the embedded one when nothing else is configured. */
 @Injectable()
@@ -43,7 +45,22 @@ class DatabaseServer implements OnApplicationShutdown {
   }
 }
 
-@Module({ providers: [DatabaseServer], exports: [DatabaseServer] })
+const watchedClients: FactoryProvider<WatchedClients> = {
+  provide: WATCHED_CLIENTS,
+  inject: [Registry],
+  useFactory: (registry: Registry) => {
+    const duration = new Histogram({
+      name: 'db_client_operation_duration_seconds',
+      help: 'Time from sending a query to PostgreSQL to its answer, by SQL command',
+      labelNames: ['operation'],
+      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
+      registers: [registry],
+    });
+    return watchClients((operation, seconds) => duration.observe({ operation }, seconds));
+  },
+};
+
+@Module({ providers: [DatabaseServer, watchedClients], exports: [DatabaseServer, watchedClients] })
 class DatabaseServerModule {}
 
 @Global()
@@ -52,14 +69,14 @@ class DatabaseServerModule {}
     DatabaseServerModule,
     TypeOrmModule.forRootAsync({
       imports: [DatabaseServerModule],
-      inject: [DatabaseServer, Config],
-      useFactory: async (server: DatabaseServer, config: Config) => {
+      inject: [DatabaseServer, Config, WATCHED_CLIENTS],
+      useFactory: async (server: DatabaseServer, config: Config, { Client }: WatchedClients) => {
         const url = await server.start();
         if (config.migrations === 'auto') {
           const names = await migrateDatabase(url);
           if (names.length > 0) new Logger('Database').log(`Migrated: ${names.join(', ')}`);
         }
-        return { ...dataSourceOptions(url, config.databasePool), autoLoadEntities: true, retryAttempts: 0 };
+        return { ...dataSourceOptions(url, config.databasePool, Client), autoLoadEntities: true, retryAttempts: 0 };
       },
     }),
   ],

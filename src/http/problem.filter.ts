@@ -2,6 +2,7 @@
  * Every refusal and every fault becomes one application/problem+json answer here (RFC 9457), and only here. Whatever is not
  * known to be the caller's doing is a 500 with a request id and a log line; no stack, SQL or parser text leaves.
  */
+import { isNativeError } from 'node:util/types';
 import { type ArgumentsHost, Catch, type ExceptionFilter, HttpException, Logger } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { QueryFailedError } from 'typeorm';
@@ -44,8 +45,7 @@ const codeOf = (error: unknown): string => {
 };
 
 /** A node:net error that tried several addresses hides its codes one level down. */
-const allCodes = (error: unknown): string[] =>
-  error instanceof AggregateError ? [codeOf(error), ...error.errors.map(codeOf)] : [codeOf(error)];
+const allCodes = (error: unknown): string[] => [error, ...((error as { errors?: unknown[] }).errors ?? [])].map(codeOf);
 
 function problemOfDatabase(error: Error): Problem | undefined {
   const driver = error instanceof QueryFailedError ? error.driverError : error;
@@ -67,9 +67,9 @@ function problemOfDatabase(error: Error): Problem | undefined {
 /** The problem that an error is. Exported for the places before and beside Nest (bad URLs, bad sockets). */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
-  if (!(error instanceof Error)) return problems.internal(undefined, { cause: error });
+  if (!isNativeError(error)) return problems.internal(undefined, { cause: error });
   // Nest wraps Fastify's refusals into its own exceptions, with the original as the cause. The modules throw problems.
-  const original = error instanceof HttpException && error.cause instanceof Error ? error.cause : error;
+  const original = error instanceof HttpException && isNativeError(error.cause) ? error.cause : error;
   const status = error instanceof HttpException ? error.getStatus() : (error as { statusCode?: unknown }).statusCode;
   const ofFramework = FASTIFY_ERRORS[codeOf(original)] ?? FRAMEWORK_STATUSES[status as number];
   if (ofFramework) return ofFramework(undefined, { cause: error });
@@ -117,13 +117,11 @@ export class ProblemFilter implements ExceptionFilter {
     const problem = problemOf(error);
     if (problem.type.status >= 500) {
       const cause = problem.details.cause ?? error;
-      const reason = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
+      const reason = isNativeError(cause) ? (cause.stack ?? cause.message) : String(cause);
       if (problem.type.status === 500)
         this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
       else
-        this.logger.warn(
-          `${request.id} ${problem.type.code}: ${cause instanceof Error ? cause.message : String(cause)}`,
-        );
+        this.logger.warn(`${request.id} ${problem.type.code}: ${isNativeError(cause) ? cause.message : String(cause)}`);
     }
     if (reply.sent) return;
     sendProblem(problem, request, reply);
