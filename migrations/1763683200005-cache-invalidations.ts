@@ -28,9 +28,9 @@ export class CacheInvalidations1763683200005 implements MigrationInterface {
       CREATE FUNCTION note_cache_invalidation() RETURNS trigger LANGUAGE plpgsql AS $$
       DECLARE
         entity text := TG_ARGV[0];
-        before jsonb := CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END;
-        after jsonb := CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END;
-        touched text[] := ARRAY[entity || ':id:' || coalesce(before ->> 'id', after ->> 'id')];
+        before jsonb;
+        after jsonb;
+        touched text[];
         part text[];
         had text;
         has text;
@@ -38,6 +38,9 @@ export class CacheInvalidations1763683200005 implements MigrationInterface {
         IF current_setting('holdfast.fenced', true) = 'on' THEN
           RETURN NULL;
         END IF;
+        IF TG_OP <> 'INSERT' THEN before := to_jsonb(OLD); END IF;
+        IF TG_OP <> 'DELETE' THEN after := to_jsonb(NEW); END IF;
+        touched := ARRAY[entity || ':id:' || coalesce(before ->> 'id', after ->> 'id')];
         FOR i IN 1 .. TG_NARGS - 1 LOOP
           part := string_to_array(TG_ARGV[i], ',');
           had := before ->> part[2];
