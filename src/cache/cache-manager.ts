@@ -1,12 +1,12 @@
 /**
  * The store behind CACHE_MANAGER, for values that may lag (aggregates over many rows): cache-manager over Keyv over
- * cache-manager-redis-yet on the connection that the strict cache has already, or over a bounded map without Redis. Nothing
+ * cache-manager-redis-yet on the connections that the strict cache has already, or over a bounded map without Redis. Nothing
  * strict goes through it: it has no conditional write. Redis gone or slow is a miss, never an error and never a wait.
  */
 import { redisInsStore } from 'cache-manager-redis-yet';
 import { Keyv, type KeyvStoreAdapter } from 'keyv';
 import { LRUCache } from 'lru-cache';
-import type { RedisConnection } from './redis.store.js';
+import type { RedisCommands } from './redis.store.js';
 
 const MOST_ENTRIES = 1_000;
 /** Milliseconds until a call counts as a miss. */
@@ -18,9 +18,9 @@ const orMiss = <T>(call: Promise<T>): Promise<T | undefined> =>
   );
 
 /** @param client undefined: this process's memory */
-export function keyvStore(client: RedisConnection | undefined): Keyv {
+export function keyvStore(client: RedisCommands | undefined): Keyv {
   if (!client) return new Keyv({ store: new LRUCache<string, object>({ max: MOST_ENTRIES }) });
-  // The package is typed for node-redis 4; the commands that it uses (GET, SET PX, DEL) are the same in 6.
+  // The package is typed for a node-redis 4 client; these commands (GET, SET PX, DEL) are all that it is asked for here.
   const redis = redisInsStore(client as unknown as Parameters<typeof redisInsStore>[0], { keyPrefix: 'hf:eventual' });
   const adapter: Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear' | 'opts' | 'on'> = {
     opts: {},

@@ -1,9 +1,8 @@
 /**
- * The fenced cache in Redis: the connection, and the protocol's steps (redis.scripts.ts) sent over it.
- * The invariant: a command reaches a server only under that server's own incarnation, so whatever a restarted or
- * failed-over server still holds from another life can never be read; and no caller waits longer than the command timeout.
+ * The fenced cache in Redis: the protocol's steps (redis.scripts.ts), each sent to the node that serves its key. The
+ * invariant: an answer counts only if it came within the command timeout from a node that still serves the key, in the
+ * incarnation that the key's name carries (redis.node.ts); whatever else happens is "unavailable".
  */
-import { createClient } from 'redis';
 import {
   type CacheEntry,
   type CachePublication,
@@ -11,17 +10,22 @@ import {
   CacheUnavailableError,
   type CacheValue,
 } from './cache.store.js';
-import { checked, decode, encode, scripts } from './redis.scripts.js';
+import { RedisCluster } from './redis.cluster.js';
+import { type NodeOptions, type RedisNode, within } from './redis.node.js';
+import { checked, decode, encode } from './redis.scripts.js';
+import { RedisSentinels } from './redis.sentinels.js';
+import { RedisStandalone, type RedisTopology } from './redis.topology.js';
+import { parseRedisUrl, type RedisTarget } from './redis.url.js';
 
 /** How to reach Redis and whom to tell about it. Times are milliseconds. */
 export interface RedisStoreOptions {
-  /** `redis[s]://[[user]:password@]host[:port][/db]` */
+  /** One of the forms of {@link parseRedisUrl}. */
   readonly url: string;
   /** No call waits longer than this for its answer; default 200. */
   readonly commandTimeoutMs?: number;
   /** How long one TCP (and TLS) connection attempt may take; default 2000. */
   readonly connectTimeoutMs?: number;
-  /** How many commands may wait for Redis before further ones are refused at once; default 10 000. */
+  /** How many commands may wait for one server before further ones are refused at once; default 10 000. */
   readonly maxQueuedCommands?: number;
   /** Called with each change of {@link RedisStore.available}. */
   readonly onStateChange?: (available: boolean) => void;
@@ -29,255 +33,173 @@ export interface RedisStoreOptions {
   readonly onError?: (error: Error) => void;
 }
 
-const HEARTBEAT_MS = 1_000;
-const IDENTIFY_TIMEOUT_MS = 1_000;
-const IDENTIFY_RETRY_MS = 250;
-const MAX_BATCHED_KEYS = 500;
-
-/** The node-redis client of one standalone server, with the protocol's scripts on it. */
-export type RedisConnection = ReturnType<typeof openStandalone>;
-
-function openStandalone(options: RedisStoreOptions) {
-  return createClient({
-    url: options.url,
-    scripts,
-    // Commands queued while offline would be sent to the next server, under the last one's incarnation.
-    disableOfflineQueue: true,
-    // A maintenance notice makes node-redis swap the socket under commands already queued, without a 'ready'.
-    maintNotifications: 'disabled',
-    commandsQueueMaxLength: options.maxQueuedCommands ?? 10_000,
-    // node-redis's own timeout ends when a command is written, so it never sees a server that hangs; within() does.
-    commandOptions: { timeout: undefined },
-    socket: {
-      connectTimeout: options.connectTimeoutMs ?? 2_000,
-      // connectTimeout covers TCP only: this one ends a handshake that hangs. The heartbeat keeps healthy sockets below it.
-      socketTimeout: 5 * HEARTBEAT_MS,
-      keepAlive: true,
-      keepAliveInitialDelay: 5_000,
-      reconnectStrategy: (retries) => {
-        const ceiling = Math.min(50 * 2 ** Math.min(retries, 10), 2_000);
-        return Math.round(ceiling * (0.5 + Math.random() / 2));
-      },
-    },
-  });
+/**
+ * The few plain commands of one key for whoever shares the connections, in node-redis's own forms. They carry no
+ * incarnation: what they read may be old. They fail with a {@link CacheUnavailableError} within the command timeout.
+ */
+export interface RedisCommands {
+  get(key: string): Promise<string | null>;
+  set(key: string, value: string, options?: { readonly PX?: number }): Promise<unknown>;
+  del(key: string): Promise<number>;
+  /** A Lua script over exactly one key. */
+  eval(script: string, options: { readonly keys: [string]; readonly arguments: readonly string[] }): Promise<unknown>;
 }
 
-/** A {@link CacheStore} in one Redis server (6 or later, any eviction policy but `noeviction`). */
+/** What an unreachable part of a cluster looks like to a reader: read PostgreSQL, fill nothing. */
+const UNREACHABLE: CacheEntry = { state: 'fence' };
+
+function topologyOf(target: RedisTarget, options: NodeOptions, onChange: () => void): RedisTopology {
+  if (target.topology === 'standalone') return new RedisStandalone(target, options, onChange);
+  const Topology = target.topology === 'sentinel' ? RedisSentinels : RedisCluster;
+  return new Topology(target, options, onChange);
+}
+
+/** A {@link CacheStore} in Redis (6 or later, any eviction policy but `noeviction`): one server, Sentinels or a Cluster. */
 export class RedisStore implements CacheStore {
-  /** For whoever shares the connection. Commands sent here carry neither the incarnation nor the command timeout. */
-  readonly client: RedisConnection;
+  /** For whoever shares the connections. */
+  readonly client: RedisCommands;
+  private readonly topology: RedisTopology;
   private readonly commandTimeoutMs: number;
-  private identity: { readonly epoch: number; readonly prefix: string } | undefined;
-  private batch: { readonly places: Map<string, number>; readonly entries: Promise<CacheEntry[]> } | undefined;
-  private heartbeat: NodeJS.Timeout | undefined;
   private closed = false;
   private lastReported = false;
 
   private constructor(
-    client: RedisConnection,
+    target: RedisTarget,
     private readonly options: RedisStoreOptions,
   ) {
-    this.client = client;
     this.commandTimeoutMs = options.commandTimeoutMs ?? 200;
-    client.on('error', (error: Error) => {
-      this.options.onError?.(error);
-      // An error on a connection that is still up is a broken reply stream: the next replies would answer other commands.
-      this.reconnect();
-      this.reportState();
-    });
-    client.on('end', () => this.reportState());
-    client.on('connect', () => {
-      // destroy() does not reach a connection attempt under way.
-      if (this.closed) client.destroy();
-    });
-    client.on('ready', () => {
-      for (const script of Object.values(scripts)) client.scriptLoad(script.SCRIPT).catch(() => undefined);
-      void this.identify();
-    });
-    this.open();
+    this.topology = topologyOf(target, options, () => this.reportState());
+    const plain = (key: string, ...command: string[]) =>
+      within(
+        this.at(key, (node) => node.client.sendCommand<unknown>(command)),
+        this.commandTimeoutMs,
+      );
+    this.client = {
+      get: (key) => plain(key, 'GET', key) as Promise<string | null>,
+      set: (key, value, { PX } = {}) => plain(key, 'SET', key, value, ...(PX ? ['PX', milliseconds(PX)] : [])),
+      del: (key) => plain(key, 'DEL', key) as Promise<number>,
+      eval: (script, { keys, arguments: args }) => plain(keys[0], 'EVAL', script, '1', keys[0], ...args),
+    };
   }
 
-  /** Returns at once and connects in the background, for ever: `available` is false until the server is known. */
+  /**
+   * Returns at once and connects in the background, for ever: `available` is false until a server is known.
+   * @throws TypeError for a URL that is none
+   */
   static connect(options: RedisStoreOptions): RedisStore {
-    return new RedisStore(openStandalone(options), options);
+    const target = parseRedisUrl(options.url);
+    if (!target) throw new TypeError('Not a Redis URL');
+    return new RedisStore(target, options);
   }
 
+  /** On a cluster: whether any part of it can be reached. The keys of the other parts read as fenced, and refuse writes. */
   get available(): boolean {
-    return this.prefix !== undefined;
+    return !this.closed && this.topology.available;
   }
 
-  /** What keys begin with on this connection: `hf:<incarnation>:`. Undefined while the server is unknown. */
-  get prefix(): string | undefined {
-    const { identity, client } = this;
-    return identity && client.isReady && identity.epoch === client.socketEpoch && !this.closed
-      ? identity.prefix
-      : undefined;
+  /** The name that `key` has in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
+  nameOf(key: string): string | undefined {
+    const local = this.topology.local(key);
+    const prefix = this.topology.nodeOf(local)?.prefix;
+    return prefix === undefined ? undefined : prefix + local;
   }
 
-  /** Reads asked for in the same turn of the event loop, by whomever, go out as one MGET. */
-  async get(keys: readonly string[]): Promise<CacheEntry[]> {
-    if (keys.length === 0) return [];
-    this.demandPrefix();
-    const batch = (this.batch ??= this.openBatch());
-    const places = keys.map((key) => {
-      const place = batch.places.get(key) ?? batch.places.size;
-      batch.places.set(key, place);
-      return place;
-    });
-    if (batch.places.size >= MAX_BATCHED_KEYS) this.batch = undefined;
-    const entries = await batch.entries;
-    return places.map((place) => entries[place]!);
+  get(keys: readonly string[]): Promise<CacheEntry[]> {
+    return this.read(keys, (node, local) => node.read(local));
   }
 
   async lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
     const args = [checked(token), milliseconds(ms)];
-    const replies = await this.each(keys, (name, key) => this.client.hfLease(name + key, ...args));
-    return replies.map(decode);
+    return this.read(keys, async (node, local) => decode(await node.step<string | null>('hfLease', local, args)));
   }
 
   async fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
     checked(token);
     // Encoded before anything is sent: a refused value must not leave half of the others on their way.
-    const steps = values.map((it) => [it.key, encode(it), milliseconds(it.ttlMs)] as const);
-    const replies = await this.each(steps, (name, [key, entry, ms]) =>
-      this.client.hfFill(name + key, token, entry, ms),
-    );
+    const steps = values.map((it) => ({ key: it.key, args: [token, encode(it), milliseconds(it.ttlMs)] }));
+    const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfFill', args));
     return replies.map((reply) => reply === 1);
   }
 
   async fence(keys: readonly string[], token: string, ms: number): Promise<void> {
     const args = [checked(token), milliseconds(ms)];
-    await this.each(keys, (name, key) => this.client.hfFence(name + key, ...args));
+    await this.each(keys, (key) => this.step(key, 'hfFence', args));
   }
 
   async publish(token: string, publications: readonly CachePublication[]): Promise<void> {
     checked(token);
-    const steps = publications.map((it) =>
-      'absent' in it ? ([it.key, '', ''] as const) : ([it.key, encode(it), milliseconds(it.ttlMs)] as const),
-    );
-    await this.each(steps, (name, [key, entry, ms]) => this.client.hfPublish(name + key, token, entry, ms));
+    const steps = publications.map((it) => ({
+      key: it.key,
+      args: 'absent' in it ? [token, '', ''] : [token, encode(it), milliseconds(it.ttlMs)],
+    }));
+    await this.each(steps, ({ key, args }) => this.step(key, 'hfPublish', args));
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {
-    checked(token);
-    await this.each(keys, (name, key) => this.client.hfUnfence(name + key, token));
+    const args = [checked(token)];
+    await this.each(keys, (key) => this.step(key, 'hfUnfence', args));
   }
 
+  /** Of a cluster, every server that is not already known to be gone must answer. */
   async ping(): Promise<void> {
-    this.demandPrefix();
-    await within(this.client.ping(), this.commandTimeoutMs);
+    if (!this.available) throw new CacheUnavailableError('Redis is not connected');
+    await this.each([...this.topology.nodes], (node) => node.ping());
   }
 
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
-    clearTimeout(this.heartbeat);
-    this.client.destroy();
+    this.topology.close();
     this.reportState();
   }
 
-  private demandPrefix(): string {
-    const prefix = this.prefix;
-    if (prefix === undefined) throw new CacheUnavailableError('Redis is not connected');
-    return prefix;
-  }
-
-  /** One command for each item, all of them issued in this tick, which node-redis writes together. */
-  private async each<Item, Reply>(
-    items: readonly Item[],
-    send: (prefix: string, item: Item) => Promise<Reply>,
-  ): Promise<Reply[]> {
-    if (items.length === 0) return [];
-    const prefix = this.demandPrefix();
-    return within(Promise.all(items.map((item) => send(prefix, item))), this.commandTimeoutMs);
-  }
-
-  private openBatch() {
-    const places = new Map<string, number>();
-    const turn = new Promise<void>((resolve) => setImmediate(resolve));
-    const entries = turn.then(async () => {
-      if (this.batch?.places === places) this.batch = undefined;
-      // The connection may have changed since the calls: the prefix is the one in force when the command goes out. MGET even
-      // for one key: it reads a key of another type as absent, where GET would fail.
-      const prefix = this.demandPrefix();
-      const keys = Array.from(places.keys(), (key) => prefix + key);
-      const replies = await within(this.client.mGet(keys), this.commandTimeoutMs);
-      if (Array.isArray(replies) && replies.length === keys.length) return replies.map(decode);
-      // The reply to another command: so would be all that follow.
-      this.reconnect();
-      throw new CacheUnavailableError('Redis answered something else than was asked');
+  private read(
+    keys: readonly string[],
+    send: (node: RedisNode, local: string) => Promise<CacheEntry>,
+  ): Promise<CacheEntry[]> {
+    return this.each(keys, async (key) => {
+      try {
+        return await this.at(this.topology.local(key), send);
+      } catch (error) {
+        // A cluster that has lost a part still serves the others, also to a call that asks for keys of both.
+        if (this.topology.sharded && this.available) return UNREACHABLE;
+        throw error;
+      }
     });
-    return { places, entries };
   }
 
-  private open(): void {
-    // It retries by itself for ever, and each failure has been an 'error' event.
-    this.client.connect().catch(() => undefined);
+  private step(key: string, script: Parameters<RedisNode['step']>[0], args: readonly string[]): Promise<number> {
+    return this.at(this.topology.local(key), (node, local) => node.step<number>(script, local, args));
   }
 
-  private reconnect(): void {
-    if (this.closed || !this.client.isReady) return;
-    this.client.destroy();
-    this.open();
-  }
-
-  /**
-   * Learns which server this connection leads to, and again with each heartbeat: a silent server, or one that has become a
-   * replica (whose copies carry other servers' incarnations and old ones of its own), is left.
-   */
-  private async identify(): Promise<void> {
-    clearTimeout(this.heartbeat);
-    const epoch = this.client.socketEpoch;
-    let identity: typeof this.identity;
-    let failure: Error | undefined;
+  /** Sends to the node of `name`; where that says the name has moved, once more to where it is now, under that node's incarnation. */
+  private async at<Reply>(
+    name: string,
+    send: (node: RedisNode, name: string) => Promise<Reply>,
+    again = true,
+  ): Promise<Reply> {
+    const node = this.closed ? undefined : this.topology.nodeOf(name);
+    if (node?.prefix === undefined) throw new CacheUnavailableError('Redis is not connected');
     try {
-      const [server, replication] = await within(
-        Promise.all([this.client.info('server'), this.client.info('replication')]),
-        IDENTIFY_TIMEOUT_MS,
-      );
-      const runId = /^run_id:(\w+)/m.exec(server)?.[1];
-      if (runId === undefined) throw new CacheUnavailableError('Redis does not tell its run_id');
-      if (!/^role:master/m.test(replication)) throw new CacheUnavailableError('Redis is a replica');
-      identity = { epoch, prefix: `hf:${runId.slice(0, 16)}:` };
+      const reply = await send(node, name);
+      if (this.topology.nodeOf(name) === node) return reply;
     } catch (error) {
-      failure = error as Error;
+      if (again && this.topology.redirected(name, error)) return this.at(name, send, false);
+      throw error;
     }
-    if (this.closed || !this.client.isReady || epoch !== this.client.socketEpoch) return;
-    this.identity = identity;
-    if (failure) this.options.onError?.(failure);
-    this.heartbeat = failure
-      ? setTimeout(() => this.reconnect(), IDENTIFY_RETRY_MS)
-      : setTimeout(() => void this.identify(), HEARTBEAT_MS);
-    this.heartbeat.unref();
-    this.reportState();
+    throw new CacheUnavailableError('Another Redis has taken over');
+  }
+
+  /** All of them issued in this tick, which node-redis writes together. */
+  private async each<Item, Reply>(items: readonly Item[], send: (item: Item) => Promise<Reply>): Promise<Reply[]> {
+    if (items.length === 0) return [];
+    return within(Promise.all(items.map(send)), this.commandTimeoutMs);
   }
 
   private reportState(): void {
     if (this.available === this.lastReported) return;
     this.lastReported = this.available;
     this.options.onStateChange?.(this.lastReported);
-  }
-}
-
-/** The answer, or a CacheUnavailableError after `ms`. The command itself stays sent: its outcome is unknown. */
-async function within<T>(answer: Promise<T>, ms: number): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const silence = new Promise<never>((_, reject) => {
-    // One more look at the sockets first: a stall of this process's own must not count against Redis.
-    timer = setTimeout(
-      () => setImmediate(() => reject(new CacheUnavailableError(`Redis did not answer in ${ms} ms`))),
-      ms,
-    );
-  });
-  try {
-    return await Promise.race([answer, silence]);
-  } catch (cause) {
-    if (cause instanceof CacheUnavailableError) throw cause;
-    throw new CacheUnavailableError(`Redis failed: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -1,6 +1,6 @@
 /**
  * The general limit: requests a minute for each user, or for each address without one, counted on all nodes together in Redis
- * and, while that is gone, in each process. Told in the IETF draft's headers (draft-ietf-httpapi-ratelimit-headers).
+ * and, while that is gone or does not answer in time, in each process. Told in the IETF draft's headers (draft-ietf-httpapi-ratelimit-headers).
  */
 import { isIPv6 } from 'node:net';
 import { Inject, Injectable } from '@nestjs/common';
@@ -34,6 +34,7 @@ export class RateLimit {
     const memory = new RateLimiterMemory({ keyPrefix: 'hf:rate', points, duration: WINDOW_SECONDS });
     this.limiter = redis
       ? new RateLimiterRedis({
+          // Its commands fail within 200 ms, also where Redis hangs; then the memory counts.
           storeClient: redis,
           useRedisPackage: true,
           keyPrefix: 'hf:rate',

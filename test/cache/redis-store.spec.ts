@@ -30,6 +30,16 @@ async function ownServer(): Promise<RedisServer> {
   return server;
 }
 
+/** A plain connection to look into a server with. */
+async function inspect(url: string) {
+  const client = await createClient({ url }).connect();
+  cleanup.push(() => client.destroy());
+  return client;
+}
+
+/** What the names of a store's keys begin with. */
+const prefixOf = (store: RedisStore): string => store.nameOf('')!;
+
 function open(url: string, options: Omit<RedisStoreOptions, 'url'> = {}): RedisStore {
   const store = RedisStore.connect({ url, ...options });
   cleanup.push(() => store.close());
@@ -112,12 +122,14 @@ afterAll(() => shared.stop());
 storeContract('RedisStore', async () => {
   const server = await startRedis();
   const store = RedisStore.connect({ url: server.url, commandTimeoutMs: 2_000 });
+  const admin = await createClient({ url: server.url }).connect();
   await until(() => store.available);
   return {
     store,
     wait: (ms) => sleep(ms),
-    flush: async () => void (await store.client.flushAll()),
+    flush: async () => void (await admin.flushAll()),
     close: async () => {
+      admin.destroy();
       await store.close();
       await server.stop();
     },
@@ -127,9 +139,11 @@ storeContract('RedisStore', async () => {
 describe('on the wire', () => {
   it('a key is one string under the incarnation, whose first byte is its state', async () => {
     const store = await openReady(shared.url);
-    const raw = (key: string) => store.client.get(store.prefix! + key);
-    expect(store.prefix).toMatch(/^hf:[0-9a-f]{16}:$/);
-    expect(await store.client.info('server')).toContain(`run_id:${store.prefix!.slice(3, -1)}`);
+    const admin = await inspect(shared.url);
+    const raw = (key: string) => store.client.get(prefixOf(store) + key);
+    const [, runId, replicationId] = /^hf:([0-9a-f]{16})\.([0-9a-f]{8}):$/.exec(prefixOf(store))!;
+    expect(await admin.info('server')).toContain(`run_id:${runId}`);
+    expect(await admin.info('replication')).toContain(`master_replid:${replicationId}`);
 
     await store.lease(['wire'], 'reader', 5_000);
     expect(await raw('wire')).toBe('Lreader');
@@ -138,13 +152,13 @@ describe('on the wire', () => {
     await store.fence(['wire'], 'w1', 9_000);
     await store.fence(['wire'], 'w2', 3_000);
     expect(await raw('wire')).toMatch(/^F00000000000000000007\d{13}:w1,\d{13}:w2,$/);
-    expect(await store.client.pTTL(store.prefix + 'wire')).toBeGreaterThan(8_000);
+    expect(await admin.pTTL(store.nameOf('wire')!)).toBeGreaterThan(8_000);
     await store.publish('w1', [{ key: 'wire', version: 9, payload: 'p', ttlMs: LONG }]);
     expect(await raw('wire')).toMatch(/^F00000000000000000009\d{13}:w2,$/);
-    expect(await store.client.pTTL(store.prefix + 'wire')).toBeLessThanOrEqual(3_000);
+    expect(await admin.pTTL(store.nameOf('wire')!)).toBeLessThanOrEqual(3_000);
     await store.publish('w2', [{ key: 'wire', version: 10, payload: null, ttlMs: 1_234.5 }]);
     expect(await raw('wire')).toBe('N00000000000000000010');
-    expect(await store.client.pTTL(store.prefix + 'wire')).toBeLessThanOrEqual(1_235);
+    expect(await admin.pTTL(store.nameOf('wire')!)).toBeLessThanOrEqual(1_235);
   });
 
   it.each([
@@ -158,12 +172,13 @@ describe('on the wire', () => {
     ['another type', null],
   ])('%s is a miss, and heals', async (name, garbage) => {
     const store = await openReady(shared.url);
+    const admin = await inspect(shared.url);
     const key = `garbage:${name}`;
     const other = `${key}:other`;
     const poison = (it: string) =>
       garbage === null
-        ? store.client.rPush(store.prefix! + it, 'x')
-        : store.client.set(store.prefix! + it, garbage, { expiration: { type: 'PX', value: LONG } });
+        ? admin.rPush(store.nameOf(it)!, 'x')
+        : admin.set(store.nameOf(it)!, garbage, { expiration: { type: 'PX', value: LONG } });
 
     await poison(key);
     expect((await store.get([key])).map(show)).toEqual(['absent']);
@@ -173,7 +188,7 @@ describe('on the wire', () => {
 
     await poison(other);
     await store.publish('me', [{ key: other, version: 2, payload: 'p', ttlMs: LONG }]);
-    expect(await store.client.exists(store.prefix + other)).toBe(0);
+    expect(await admin.exists(store.nameOf(other)!)).toBe(0);
     await poison(other);
     await store.fence([other], 'me', LONG);
     await store.publish('me', [{ key: other, version: 0, payload: 'p', ttlMs: LONG }]);
@@ -196,7 +211,7 @@ describe('on the wire', () => {
 
   it('the steps survive a SCRIPT FLUSH', async () => {
     const store = await openReady(shared.url);
-    await store.client.scriptFlush();
+    await (await inspect(shared.url)).scriptFlush();
     const keys = ['flushed:1', 'flushed:2', 'flushed:3'];
     expect((await store.lease(keys, 'me', LONG)).map(show)).toEqual(['absent', 'absent', 'absent']);
   });
@@ -205,8 +220,7 @@ describe('on the wire', () => {
 describe('round trips', () => {
   it('gets of one tick by many callers are one MGET, each key in it once', async () => {
     const store = await openReady(shared.url);
-    const watcher = await createClient({ url: shared.url }).connect();
-    cleanup.push(() => watcher.destroy());
+    const watcher = await inspect(shared.url);
     const lines: string[] = [];
     await watcher.monitor((line) => void lines.push(String(line)));
     await Promise.all(Array.from({ length: 60 }, (_, i) => store.get([`tick:${i % 20}`])));
@@ -244,9 +258,9 @@ describe('a server that is another one', () => {
     const server = await ownServer();
     const states: boolean[] = [];
     const store = await openReady(server.url, { onStateChange: (state) => states.push(state) });
-    const old = store.prefix!;
+    const old = prefixOf(store);
     await server.restart();
-    await until(() => store.available && store.prefix !== old);
+    await until(() => store.available && prefixOf(store) !== old);
     // As a server that has loaded its data from disk would hold it.
     await store.client.set(`${old}row`, 'V00000000000000000001old');
     expect((await store.get(['row'])).map(show)).toEqual(['absent']);
@@ -258,7 +272,7 @@ describe('a server that is another one', () => {
     const [a, b] = [await ownServer(), await ownServer()];
     const switchable = await relay(a.port);
     const store = await openReady(switchable.url);
-    const prefixes = [store.prefix!];
+    const prefixes = [prefixOf(store)];
     let running = true;
     let refused = 0;
     cleanup.push(() => (running = false));
@@ -271,8 +285,8 @@ describe('a server that is another one', () => {
     for (const port of [b.port, a.port, b.port]) {
       await sleep(150);
       switchable.moveTo(port);
-      await until(() => store.available && store.prefix !== prefixes.at(-1));
-      prefixes.push(store.prefix!);
+      await until(() => store.available && prefixOf(store) !== prefixes.at(-1));
+      prefixes.push(prefixOf(store));
     }
     await sleep(100);
     running = false;
@@ -284,9 +298,7 @@ describe('a server that is another one', () => {
       [a, prefixes[0]!],
       [b, prefixes[1]!],
     ] as const) {
-      const client = await createClient({ url: server.url }).connect();
-      const keys = await client.keys('*');
-      client.destroy();
+      const keys = await (await inspect(server.url)).keys('*');
       expect(keys.length).toBeGreaterThan(10);
       expect(keys.filter((key) => !key.startsWith(prefix))).toEqual([]);
     }
@@ -295,7 +307,7 @@ describe('a server that is another one', () => {
   it('never sees a command that was still waiting to be written to the one before it', async () => {
     const server = await ownServer();
     const store = await openReady(server.url, { commandTimeoutMs: 5_000 });
-    const old = store.prefix!;
+    const old = prefixOf(store);
     server.pause();
     // More than the socket takes, so that most of it waits in this process.
     const keys = Array.from({ length: 60 }, (_, i) => `${i}:`.padEnd(300_000, 'x'));
@@ -303,17 +315,16 @@ describe('a server that is another one', () => {
     await sleep(50);
     await server.restart();
     await stuck;
-    await until(() => store.available && store.prefix !== old);
+    await until(() => store.available && prefixOf(store) !== old);
     await store.ping();
-    expect(await store.client.dbSize()).toBe(0);
+    expect(await (await inspect(server.url)).dbSize()).toBe(0);
   });
 
   it('is left when it has become a replica, and taken again when it is a master', async () => {
     const server = await ownServer();
     const errors: string[] = [];
     const store = await openReady(server.url, { onError: (error) => errors.push(error.message) });
-    const admin = await createClient({ url: server.url }).connect();
-    cleanup.push(() => admin.destroy());
+    const admin = await inspect(server.url);
     await admin.replicaOf('127.0.0.1', 1);
     await until(() => !store.available);
     expect(errors).toContain('Redis is a replica');
@@ -414,15 +425,17 @@ describe('a server that does not answer', () => {
   });
 
   it('when it was closed by us, stays closed, even in the middle of connecting', async () => {
-    const store = RedisStore.connect({ url: shared.url });
+    const server = await ownServer();
+    const store = RedisStore.connect({ url: server.url });
     await store.close();
     await store.close();
-    const ready = await openReady(shared.url);
+    const ready = await openReady(server.url);
     await ready.close();
     await sleep(100);
+    expect((await (await inspect(server.url)).clientList()).length).toBe(1);
     for (const closed of [store, ready]) {
       expect(closed.available).toBe(false);
-      expect(closed.client.isReady).toBe(false);
+      await expect(closed.client.get('k')).rejects.toThrow(CacheUnavailableError);
       expect(await refusals(closed)).toBeLessThan(50);
     }
   });
