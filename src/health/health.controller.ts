@@ -56,6 +56,7 @@ export class HealthController {
     description: 'Answers while the process can answer, whatever else is down, and also while it drains.',
     type: HealthView,
     returns: 'It is.',
+    headers: ['Cache-Control'],
   })
   live(): HealthView {
     return { status: 'ok' };
@@ -68,6 +69,7 @@ export class HealthController {
     description: 'Answers once the process has started.',
     type: HealthView,
     returns: 'It has.',
+    headers: ['Cache-Control'],
   })
   startup(): HealthView {
     return { status: 'ok' };

@@ -137,6 +137,7 @@ export class OrdersController {
     description: 'All orders, newest first, one JSON object a line, as fast as the client reads.',
     type: OrderView,
     returns: 'Orders, one a line: the schema is that of a line.',
+    headers: ['Cache-Control'],
     produces: NDJSON,
     problems: [problems.forbidden],
   })

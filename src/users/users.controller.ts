@@ -27,7 +27,8 @@ export class UsersController {
     description: 'All users, newest first, page by page. With `username`: the one who has it, or an empty list.',
     type: UserPage,
     returns: 'A page of users.',
-    headers: ['Link', 'Cache-Control'],
+    headers: ['Link', 'Cache-Control', 'Cache-Status'],
+    accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
   })
   async listUsers(

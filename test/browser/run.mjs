@@ -250,7 +250,6 @@ function visit(page, url, faults) {
 }
 
 async function run() {
-  needChromium();
   const pictures = await mkdtemp(join(tmpdir(), 'holdfast-browser-'));
   say(`Screenshots: ${pictures}`);
   const url = await startService();
@@ -274,6 +273,7 @@ async function run() {
   return { passed, failed: steps.length - passed };
 }
 
+needChromium();
 let result = { passed: 0, failed: 1 };
 for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => void stopAll().finally(() => process.exit(1)));
 try {
