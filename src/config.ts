@@ -88,6 +88,22 @@ const password = check((value) => ([...value].length >= 15 && [...value].length 
 
 const isPostgresUrl = (value: string): string | undefined =>
   URL.canParse(value) && /^postgres(ql)?:\/\/\S+$/.test(value) ? value : undefined;
+/**
+ * `redis[s]://[[user]:password@]host[:port][/db]` for one server, `redis[s]+sentinel://[[user]:password@]host[:port],…/master[/db]`
+ * for Sentinels, `redis[s]+cluster://[[user]:password@]host[:port],…` for a Cluster. cache/redis.url.ts takes it apart and
+ * explains it; cache/ is made to be lifted out, so neither file knows the other, and redis-url.spec.ts holds them together.
+ */
+const isRedisUrl = (value: string): string | undefined => {
+  const form = /^rediss?(\+sentinel|\+cluster)?:\/\/(?:[^:/]*:.*@)?([^@/?#]+)(\/[^?#]*)?$/;
+  const [, kind = '', hosts = '', path = ''] = form.exec(value) ?? [];
+  const each = hosts.split(',');
+  const paths = { '': /^(\/\d{0,4})?$/, '+sentinel': /^\/[^/]+(\/\d{1,4})?$/, '+cluster': /^\/?$/ };
+  const wellFormed =
+    paths[kind as keyof typeof paths].test(path) &&
+    (kind !== '' || each.length === 1) &&
+    each.every((one) => /^[a-z\d[][\w.:\]-]*$/i.test(one) && !/:0|[:.-]$/.test(one) && URL.canParse(`redis://${one}`));
+  return wellFormed ? value : undefined;
+};
 const isNetwork = (value: string): string | undefined => {
   const [address = '', bits, ...rest] = value.split('/');
   const family = isIP(address);
@@ -115,12 +131,9 @@ const variables = {
   DATABASE_POOL: integer(2, 500)({ default: 10, desc: 'a whole number from 2 to 500', example: '10' }),
   DATA_DIR: text({ default: '.data', desc: 'a folder for the embedded PostgreSQL', example: '.data' }),
   MIGRATIONS: choice('auto', 'manual')({ default: 'auto', desc: '"auto" or "manual"', example: 'auto' }),
-  REDIS_URL: url(
-    'redis:',
-    'rediss:',
-  )({
+  REDIS_URL: check(isRedisUrl)({
     default: undefined,
-    desc: 'a redis:// or rediss:// URL',
+    desc: 'a redis://host:port/db, redis+sentinel://host:port,host:port/master or redis+cluster://host:port,host:port URL (rediss for TLS)',
     example: 'redis://127.0.0.1:6379',
   }),
   RABBITMQ_URL: url(

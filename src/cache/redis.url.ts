@@ -2,6 +2,7 @@
  * The one setting that says where Redis is, taken apart. The invariant: whatever is not exactly one of the forms below is
  * refused, so that a mistyped topology can never be mistaken for another (src/config.ts refuses the same at the start).
  */
+import { isIPv6 } from 'node:net';
 
 export interface RedisAddress {
   readonly host: string;
@@ -22,10 +23,11 @@ export interface RedisTarget {
 }
 
 const FORM = /^redis(s?)(?:\+(sentinel|cluster))?:\/\/(?:([^:/]*):(.*)@)?([^@/?#]+)(?:\/([^/?#]*)(?:\/(\d{1,4}))?)?$/;
-const ADDRESS = /^(?:\[([\da-f:.]+)\]|([a-z\d](?:[\w.-]*[a-z\d])?))(?::(\d{1,5}))?$/i;
+const ADDRESS = /^(?:\[([^\]]+)\]|([a-z\d](?:[\w.-]*[a-z\d])?))(?::([1-9]\d{0,4}))?$/i;
 
 /**
- * The forms of REDIS_URL, each also with `rediss` for TLS. User and password are percent-encoded where they hold `%`.
+ * The forms of REDIS_URL, each also with `rediss` for TLS. User, password and
+ * master name may be percent-encoded.
  *
  * - One server: `redis://[[user]:password@]host[:6379][/db]`
  * - A master behind Sentinels: `redis+sentinel://[[user]:password@]host[:26379],host…/<master-name>[/<db>]`. Name all of
@@ -44,23 +46,28 @@ export function parseRedisUrl(url: string): RedisTarget | undefined {
   if (topology === 'standalone' && addresses.length > 1) return undefined;
   if (topology === 'sentinel' ? first === '' : second !== undefined) return undefined;
   if (topology === 'standalone' ? !/^\d{0,4}$/.test(first) : topology === 'cluster' && first !== '') return undefined;
-  try {
-    return {
-      topology,
-      tls: tls === 's',
-      username: decodeURIComponent(username ?? '') || undefined,
-      password: decodeURIComponent(password ?? '') || undefined,
-      addresses,
-      masterName: topology === 'sentinel' ? decodeURIComponent(first) : '',
-      database: Number(topology === 'sentinel' ? (second ?? 0) : first),
-    };
-  } catch {
-    return undefined;
-  }
+  return {
+    topology,
+    tls: tls === 's',
+    username: decoded(username),
+    password: decoded(password),
+    addresses,
+    masterName: topology === 'sentinel' ? decoded(first)! : '',
+    database: Number(topology === 'sentinel' ? (second ?? 0) : first),
+  };
 }
 
 function parseAddress(text: string, usualPort: number): RedisAddress | undefined {
-  const [found, v6, name, port = usualPort] = ADDRESS.exec(text.trim()) ?? [];
-  const address = { host: (v6 ?? name)!, port: Number(port) };
-  return found !== undefined && address.port > 0 && address.port <= 65_535 ? address : undefined;
+  const [found, v6, name, port = usualPort] = ADDRESS.exec(text) ?? [];
+  if (found === undefined || Number(port) > 65_535 || (v6 !== undefined && !isIPv6(v6))) return undefined;
+  return { host: (v6 ?? name)!, port: Number(port) };
+}
+
+/** As it was meant by someone who does not know of percent-encoding, too. */
+function decoded(text = ''): string | undefined {
+  try {
+    return decodeURIComponent(text) || undefined;
+  } catch {
+    return text;
+  }
 }
