@@ -9,6 +9,8 @@ export interface Result {
   readonly settings: string;
   readonly reads: number;
   readonly stale: number;
+  /** Milliseconds from an acknowledgement to the beginning of the latest read that still missed it. */
+  readonly longest: number;
   /** Of `keys`: rows on nodes that still showed an old version after the writers had stopped. */
   readonly keysLeftStale: number;
   readonly keys: number;
@@ -24,36 +26,41 @@ export interface Result {
 export const perMillion = ({ stale, reads }: Pick<Result, 'stale' | 'reads'>): number =>
   reads === 0 ? 0 : (stale / reads) * 1e6;
 
-/** How many of the reads are stale; by nothing but the two logs. */
-export function countStale(writes: readonly Events[], reads: readonly Events[]): number {
-  const acknowledged: { at: number; version: number }[][] = [];
+/** Which reads are stale, and how long after the acknowledgement the latest of them began; by nothing but the two logs. */
+export function judge(writes: readonly Events[], reads: readonly Events[]): Pick<Result, 'stale' | 'longest'> {
+  /** For each row, in the order of time: when a version newer than all before was acknowledged. */
+  const histories: { at: number; version: number }[][] = [];
   for (const { at, row, version } of writes) {
     at.forEach((time, index) => {
-      (acknowledged[row[index] as number] ??= []).push({ at: time, version: version[index] as number });
+      (histories[row[index] as number] ??= []).push({ at: time, version: version[index] as number });
     });
   }
-  for (const history of acknowledged) {
-    history?.sort((a, b) => a.at - b.at);
-    history?.reduce((newest, entry) => (entry.version = Math.max(newest, entry.version)), 0);
-  }
-  /** The newest version acknowledged before this moment; 0 for none. */
-  const newestBefore = (row: number, time: number): number => {
-    const history = acknowledged[row] ?? [];
-    let [low, high] = [0, history.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((history[middle]?.at ?? 0) < time) low = middle + 1;
-      else high = middle;
-    }
-    return history[low - 1]?.version ?? 0;
-  };
-  let stale = 0;
+  histories.forEach((history, row) => {
+    let newest = 0;
+    history.sort((a, b) => a.at - b.at);
+    histories[row] = history.filter(({ version }) => version > newest && (newest = version));
+  });
+  let [stale, longest] = [0, 0];
   for (const { at, row, version } of reads) {
-    at.forEach((time, index) => {
-      if ((version[index] as number) < newestBefore(row[index] as number, time)) stale++;
+    at.forEach((began, index) => {
+      const history = histories[row[index] as number] ?? [];
+      const next = firstNewer(history, version[index] as number);
+      if (!next || next.at >= began) return;
+      stale++;
+      longest = Math.max(longest, (began - next.at) / 1e6);
     });
   }
-  return stale;
+  return { stale, longest };
+}
+
+function firstNewer<T extends { version: number }>(history: readonly T[], version: number): T | undefined {
+  let [low, high] = [0, history.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((history[middle] as T).version > version) high = middle;
+    else low = middle + 1;
+  }
+  return history[low];
 }
 
 export function resultOf(
@@ -69,13 +76,13 @@ export function resultOf(
   const percentile = (share: number): number => (took[Math.floor(share * (took.length - 1))] ?? NaN) / 1e6;
   return {
     ...left,
-    title: peer.title,
-    settings: peer.settings,
-    reads,
-    stale: countStale(
+    ...judge(
       logs.map((log) => log.writes),
       logs.map((log) => log.reads),
     ),
+    title: peer.title,
+    settings: peer.settings,
+    reads,
     hitRatio: Math.max(0, 1 - loaded / reads),
     readsPerSecond: reads / seconds,
     writesPerSecond: writes / seconds,
@@ -94,6 +101,7 @@ export function markdownTable(results: readonly Result[]): string {
     grouped(result.reads),
     grouped(result.stale),
     grouped(perMillion(result)),
+    result.stale === 0 ? '0' : `${grouped(result.longest)} ms`,
     `${result.keysLeftStale} of ${result.keys}`,
     `${(result.hitRatio * 100).toFixed(1)} %`,
     grouped(result.readsPerSecond),
@@ -101,10 +109,10 @@ export function markdownTable(results: readonly Result[]): string {
     `${result.p50.toFixed(2)} ms`,
     `${result.p99.toFixed(1)} ms`,
   ]);
-  const head = ['', 'reads', 'stale reads', 'stale per million', 'keys left stale', 'hit ratio'];
+  const head = ['cache', 'reads', 'stale reads', 'stale per million', 'longest', 'keys left stale', 'hit ratio'];
   const table = [
     [...head, 'reads/s', 'writes/s', 'p50 read', 'p99 read'],
-    [':--', ...Array<string>(9).fill('--:')],
+    [':--', ...Array<string>(10).fill('--:')],
     ...rows.map((cells) => (cells[0] === 'Holdfast' ? cells.map((cell) => `**${cell}**`) : cells)),
   ];
   return table.map((cells) => `| ${cells.join(' | ')} |`).join('\n');
@@ -113,7 +121,7 @@ export function markdownTable(results: readonly Result[]): string {
 /** Horizontal bars over a logarithmic axis; none at all for 0, which has no place on it. */
 export function svgChart(results: readonly Result[], subtitle: string): string {
   const width = 760;
-  const [left, right, top, row, bar] = [208, 84, 76, 34, 18];
+  const [left, right, top, row, bar] = [216, 84, 76, 34, 18];
   const bottom = top + results.length * row;
   const decades = Math.max(1, ...results.map((result) => Math.ceil(Math.log10(Math.max(1, perMillion(result))))));
   const x = (value: number): number => left + (Math.log10(Math.max(1, value)) / decades) * (width - left - right);
@@ -133,7 +141,11 @@ export function svgChart(results: readonly Result[], subtitle: string): string {
     return [
       text([left - 12, middle + 4.5], result.title, `text-anchor="end" fill="${color}"${weight}`),
       `<rect x="${left}" y="${middle - bar / 2}" width="${(x(value) - left).toFixed(1)}" height="${bar}" fill="#b35900"/>`,
-      text([x(value) + 8, middle + 4.5], grouped(value), `fill="${color}"${weight}`),
+      text(
+        [x(value) + 8, middle + 4.5],
+        grouped(value),
+        `fill="${color}"${weight} stroke="#ffffff" stroke-width="4" paint-order="stroke"`,
+      ),
     ].join('\n');
   });
   const summary = results.map((result) => `${result.title}: ${Math.round(perMillion(result))}`).join('; ');

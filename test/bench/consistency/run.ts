@@ -3,7 +3,7 @@
  * jittery connections, readers and writers on the same few rows; one peer after the other, each on a fresh database and a flushed
  * Redis. The verdict is by what the nodes logged, never by what a cache says of itself.
  *
- * npm run bench:consistency -- [--seconds 10] [--seed 1] [--only holdfast,by-hand]
+ * npm run bench:consistency -- [--seconds 10] [--rounds 10] [--seed 1] [--only holdfast,by-hand]
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -21,27 +21,33 @@ import { createTestDatabase, startSharedPostgres } from '../../support/postgres.
 import { startRedis } from '../../support/redis.js';
 import { startDelayProxy } from './delay-proxy.js';
 import type { Command, Log } from './node.js';
-import { type Peer, PEERS, type Servers } from './peers.js';
+import { type Peer, PEERS, type Servers, TTL_MS } from './peers.js';
 import { randomFrom } from './random.js';
 import { markdownTable, perMillion, type Result, resultOf, svgChart } from './report.js';
 
 const [NODES, READERS, WRITERS, ROWS, JITTER_MS] = [2, 40, 4, 20, 5];
 const WARM_UP_MS = 1_000;
-/** After the last write: far more than the jitter, far less than the TTL. */
-const SETTLE_MS = 1_500;
+/** From a round's last write to the look at what is left: far more than the jitter, far less than the TTL. */
+const SETTLE_MS = 500;
 const FOLDER = 'docs/bench';
 
 const { values } = parseArgs({
   options: {
     seconds: { type: 'string', default: '10' },
+    rounds: { type: 'string', default: '10' },
     seed: { type: 'string', default: '1' },
     only: { type: 'string', default: Object.keys(PEERS).join() },
   },
 });
-const [seconds, seed] = [Number(values.seconds), Number(values.seed)];
+const [seconds, rounds, seed] = [values.seconds, values.rounds, values.seed].map(Number) as [number, number, number];
 const chosen = values.only.split(',');
-if (!(seconds > 0) || !Number.isSafeInteger(seed) || chosen.some((name) => !(name in PEERS))) {
-  console.error(`--seconds and --seed are numbers; --only has names out of ${Object.keys(PEERS).join()}`);
+if (
+  !(seconds > 0) ||
+  !(rounds >= 1) ||
+  ![rounds, seed].every(Number.isSafeInteger) ||
+  chosen.some((name) => !(name in PEERS))
+) {
+  console.error(`--seconds, --rounds and --seed are numbers; --only has names out of ${Object.keys(PEERS).join()}`);
   process.exit(2);
 }
 
@@ -87,11 +93,11 @@ async function measure(name: string, peer: Peer, servers: Servers): Promise<Resu
   const nodes = Array.from({ length: NODES }, () => fork(program, { serialization: 'advanced' }));
   const askAll = <T>(command: (index: number) => Command): Promise<T[]> =>
     Promise.all(nodes.map((node, index) => ask<T>(node, command(index))));
-  const run = (ms: number, writers: number) => (index: number) => ({
+  const run = (ms: number, writers: number, salt: number) => (index: number) => ({
     do: 'run' as const,
     ids,
     ms,
-    seed: seed + 1_000 * index,
+    seed: seed + 10_000 * salt + 1_000 * index,
     readers: READERS / NODES,
     writers: writers / NODES,
   });
@@ -99,16 +105,19 @@ async function measure(name: string, peer: Peer, servers: Servers): Promise<Resu
     // One after the other, lest their starts on a busy machine run into the connection timeout.
     const open: Command = { do: 'open', peer: name, servers: { ...servers, postgres: behindProxy.href } };
     for (const node of nodes) await ask(node, open);
-    await askAll(run(WARM_UP_MS, 0));
-    const logs = await askAll<Log>(run(seconds * 1_000, WRITERS));
-    await sleep(SETTLE_MS);
-    const seen = await askAll<number[]>(() => ({ do: 'look', ids }));
-    const { rows } = await direct.query<{ id: string; version: string }>('SELECT id, version FROM orders');
-    const truth = new Map(rows.map(({ id, version }) => [id, Number(version)]));
-    const keysLeftStale = seen.flatMap((versions) =>
-      versions.filter((version, index) => version < (truth.get(ids[index] as string) as number)),
-    ).length;
-    return resultOf(peer, logs, seconds, { keysLeftStale, keys: ROWS * NODES });
+    await askAll(run(WARM_UP_MS, 0, 0));
+    const logs: Log[] = [];
+    let keysLeftStale = 0;
+    for (let round = 1; round <= rounds; round++) {
+      logs.push(...(await askAll<Log>(run((seconds * 1_000) / rounds, WRITERS, round))));
+      await sleep(SETTLE_MS);
+      const seen = await askAll<number[]>(() => ({ do: 'look', ids }));
+      const { rows } = await direct.query<{ id: string; version: string }>('SELECT id, version FROM orders');
+      const truth = new Map(rows.map(({ id, version }) => [id, Number(version)]));
+      const isOld = (version: number, index: number) => version < (truth.get(ids[index] as string) as number);
+      for (const versions of seen) keysLeftStale += versions.filter(isOld).length;
+    }
+    return resultOf(peer, logs, seconds, { keysLeftStale, keys: ROWS * NODES * rounds });
   } finally {
     await Promise.all(
       nodes.map(async (node) => {
@@ -161,7 +170,7 @@ function reportOf(results: readonly Result[], where: string): string {
   const failures = results.filter((result) => result.failures.length > 0);
   return `# How often a cached row is stale
 
-\`npm run bench:consistency -- --seconds ${seconds} --seed ${seed}\`
+\`npm run bench:consistency -- --seconds ${seconds} --rounds ${rounds} --seed ${seed}\`
 
 ${where}.
 
@@ -171,10 +180,11 @@ ${failures.map(({ title, failures: all }) => `${title}: ${all.length} calls fail
 
 ## What was measured
 
-${shape}, every connection to PostgreSQL and to Redis through a proxy that holds each packet back for 0 to ${JITTER_MS} ms. A node is a process. A reader reads one random row after the other, 1 ms apart; a writer locks a random row, updates it, commits, invalidates, waits for that, and counts the write as acknowledged. Every peer has the same rows, the same SQL, the same pool, the same TTL (five minutes) and ${seconds} s.
+${shape}, every connection to PostgreSQL and to Redis through a proxy that holds each packet back for 0 to ${JITTER_MS} ms. A node is a process. A reader reads one random row after the other, 1 ms apart; a writer locks a random row, updates it, commits, invalidates, waits for that, and counts the write as acknowledged. Every peer has the same rows, the same transaction, the same pool, the same TTL (${TTL_MS / 60_000} minutes) and ${seconds} s, on a fresh database and a flushed Redis.
 
 - **stale read**: a read that began after a write of its row had been acknowledged, and returned an older version. Both moments are taken by the clock that all processes of a machine share (CLOCK_MONOTONIC).
-- **keys left stale**: after the writers have stopped and ${SETTLE_MS / 1000} s have passed, every row is read on every node; these still showed an old version, and would until their TTL or their next write.
+- **longest**: the longest time after an acknowledgement at which a read began that still missed it. What ended it was the row's next write, which here is never far.
+- **keys left stale**: the writers stop ${rounds} times, for ${SETTLE_MS} ms, and then every row is read on every node; these showed an old version, and without another write would until their TTL.
 - **hit ratio**: 1 − rows that PostgreSQL gave to readers ÷ reads.
 
 ## How each peer was set up
