@@ -43,6 +43,7 @@ const securityHeaders = (tls: boolean) => ({
  */
 const SWAGGER_CSS = `
 .swagger-ui .topbar { position: absolute; top: 0; right: 0; z-index: 1; background: none; }
+.swagger-ui .parameters-col_description input { min-width: 400px; }
 .swagger-ui .topbar .dark-mode-toggle button { color: #888; }
 .swagger-ui .topbar .link, .swagger-ui .response-col_links { display: none; }
 .swagger-ui .scheme-container .schemes { justify-content: flex-end; }
@@ -75,7 +76,7 @@ export async function createApp(
     raw: ['json'],
     customSiteTitle: 'Holdfast API',
     customCss: SWAGGER_CSS,
-    swaggerOptions: { persistAuthorization: true, displayRequestDuration: true, tryItOutEnabled: true },
+    swaggerOptions: { persistAuthorization: true, tryItOutEnabled: true },
   });
   return app;
 }
