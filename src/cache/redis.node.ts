@@ -26,6 +26,13 @@ const IDENTIFY_TIMEOUT_MS = 1_000;
 const IDENTIFY_RETRY_MS = 250;
 const MAX_BATCHED_KEYS = 500;
 
+/** The server had begun another life when it ran the command, which has changed nothing there that anybody will see. */
+export class AnotherLifeError extends CacheUnavailableError {
+  constructor() {
+    super('Redis has begun another life');
+  }
+}
+
 /** A node-redis client as this service wants it: nothing is queued while offline, retried, or sent on another connection. */
 export function openClient(target: RedisTarget, address: RedisAddress, options: NodeOptions, RESP: 2 | 3 = 3) {
   return createClient({
@@ -129,7 +136,7 @@ export class RedisNode {
       }
       // The question that followed the first attempt says nothing of this one.
       return this.run((current) => {
-        if (current !== prefix) throw new CacheUnavailableError('Redis has begun another life');
+        if (current !== prefix) throw new AnotherLifeError();
         return this.client.sendCommand<Reply>(['EVAL', script.SCRIPT, ...operands]);
       });
     });
@@ -152,7 +159,7 @@ export class RedisNode {
     // Made first, so that its turn comes before node-redis writes what was sent.
     const certificate = (this.certificate ??= this.certify());
     const [reply, witnessed] = await Promise.all([send(prefix), certificate]);
-    if (witnessed !== prefix) throw new CacheUnavailableError('Redis has begun another life');
+    if (witnessed !== prefix) throw new AnotherLifeError();
     return reply;
   }
 

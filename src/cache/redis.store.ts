@@ -11,7 +11,7 @@ import {
   type CacheValue,
 } from './cache.store.js';
 import { RedisCluster } from './redis.cluster.js';
-import { type NodeOptions, type RedisNode, within } from './redis.node.js';
+import { AnotherLifeError, type NodeOptions, type RedisNode, within } from './redis.node.js';
 import { checked, decode, encode } from './redis.scripts.js';
 import { RedisSentinels } from './redis.sentinels.js';
 import { RedisStandalone, type RedisTopology } from './redis.topology.js';
@@ -172,11 +172,14 @@ export class RedisStore implements CacheStore {
     return this.at(this.topology.local(key), (node, local) => node.step<number>(script, local, args));
   }
 
-  /** Sends to the node of `name`; where that says the name has moved, once more to where it is now, under that node's incarnation. */
+  /**
+   * Sends to the node of `name`. Where the name has moved, or the node has begun another life, it was in vain, and is sent
+   * again: to the node that has it now, under the incarnation in force there.
+   */
   private async at<Reply>(
     name: string,
     send: (node: RedisNode, name: string) => Promise<Reply>,
-    again = true,
+    attempts = 3,
   ): Promise<Reply> {
     const node = this.closed ? undefined : this.topology.nodeOf(name);
     if (node?.prefix === undefined) throw new CacheUnavailableError('Redis is not connected');
@@ -184,7 +187,8 @@ export class RedisStore implements CacheStore {
       const reply = await send(node, name);
       if (this.topology.nodeOf(name) === node) return reply;
     } catch (error) {
-      if (again && this.topology.redirected(name, error)) return this.at(name, send, false);
+      const inVain = this.topology.redirected(name, error) || error instanceof AnotherLifeError;
+      if (inVain && attempts > 1) return this.at(name, send, attempts - 1);
       throw error;
     }
     throw new CacheUnavailableError('Another Redis has taken over');
