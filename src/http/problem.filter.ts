@@ -39,6 +39,9 @@ const DRIVER_GONE =
   /Connection terminated|Client has encountered a connection error|Query read timeout|not queryable|client was closed|not connected/i;
 const POOL_BUSY = /timeout exceeded when trying to connect|timeout expired/i;
 
+/** Fastify's errors are made without Error's constructor, and Node's may come from another realm (a worker, a test's). */
+const isError = (value: unknown): value is Error => value instanceof Error || isNativeError(value);
+
 const codeOf = (error: unknown): string => {
   const { code } = error as { code?: unknown };
   return typeof code === 'string' ? code : '';
@@ -67,9 +70,9 @@ function problemOfDatabase(error: Error): Problem | undefined {
 /** The problem that an error is. Exported for the places before and beside Nest (bad URLs, bad sockets). */
 export function problemOf(error: unknown): Problem {
   if (error instanceof Problem) return error;
-  if (!isNativeError(error)) return problems.internal(undefined, { cause: error });
+  if (!isError(error)) return problems.internal(undefined, { cause: error });
   // Nest wraps Fastify's refusals into its own exceptions, with the original as the cause. The modules throw problems.
-  const original = error instanceof HttpException && isNativeError(error.cause) ? error.cause : error;
+  const original = error instanceof HttpException && isError(error.cause) ? error.cause : error;
   const status = error instanceof HttpException ? error.getStatus() : (error as { statusCode?: unknown }).statusCode;
   const ofFramework = FASTIFY_ERRORS[codeOf(original)] ?? FRAMEWORK_STATUSES[status as number];
   if (ofFramework) return ofFramework(undefined, { cause: error });
@@ -117,11 +120,11 @@ export class ProblemFilter implements ExceptionFilter {
     const problem = problemOf(error);
     if (problem.type.status >= 500) {
       const cause = problem.details.cause ?? error;
-      const reason = isNativeError(cause) ? (cause.stack ?? cause.message) : String(cause);
+      const reason = isError(cause) ? (cause.stack ?? cause.message) : String(cause);
       if (problem.type.status === 500)
         this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
       else
-        this.logger.warn(`${request.id} ${problem.type.code}: ${isNativeError(cause) ? cause.message : String(cause)}`);
+        this.logger.warn(`${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`);
     }
     if (reply.sent) return;
     sendProblem(problem, request, reply);
