@@ -60,7 +60,7 @@ describe('the rate limit', () => {
     for (let times = 0; times < 3 * LIMIT; times++)
       for (const path of ['/health/live', '/health/ready', '/health/startup', '/metrics']) {
         const reply = await app.call('GET', path);
-        expect([path, reply.status, reply.headers.get('ratelimit')]).toEqual([path, 200, null]);
+        expect([path, reply.status === 429, reply.headers.get('ratelimit')]).toEqual([path, false, null]);
       }
   });
 });
