@@ -103,9 +103,9 @@ export class ReadThrough<T> {
     }
     // A moment may have passed in which this node missed an invalidation: then what was read does not count.
     const trusted = this.gate.isOpen;
-    return Promise.all(
-      values.map((value, index) => (trusted ? this.hit(value, entries[index]) : undefined) ?? this.misses.get(value)),
-    );
+    const hits = values.map((value, index) => (trusted ? this.hit(value, entries[index]) : undefined));
+    if (hits.every((hit) => hit !== undefined)) return hits;
+    return Promise.all(hits.map(async (hit, index) => hit ?? this.misses.get(values[index] as string)));
   }
 
   private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {

@@ -72,7 +72,8 @@ async function api(url, method, path, { token, body, headers } = {}) {
 
 async function load(url, headers = {}) {
   const result = await autocannon({ url, connections, duration: seconds, headers });
-  if (result.non2xx > 0 || result.errors > 0) throw new Error(`${url}: ${result.non2xx} non-2xx, ${result.errors} errors`);
+  if (result.non2xx > 0 || result.errors > 0)
+    throw new Error(`${url}: ${result.non2xx} non-2xx, ${result.errors} errors`);
   return { rate: result.requests.average, p50: result.latency.p50, p99: result.latency.p99 };
 }
 
@@ -81,9 +82,19 @@ const median = (numbers) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers
 const folder = await mkdtemp(join(tmpdir(), 'holdfast-bench-'));
 try {
   const redisPort = await freePort();
-  await start('redis-server', ['--port', String(redisPort), '--save', '', '--appendonly', 'no'], {}, /Ready to accept connections/);
+  await start(
+    'redis-server',
+    ['--port', String(redisPort), '--save', '', '--appendonly', 'no'],
+    {},
+    /Ready to accept connections/,
+  );
   const service = (env) =>
-    start('node', ['dist/src/main.js'], { PORT: '0', RATE_LIMIT_PER_MINUTE: '0', LOG_FORMAT: 'json', ...env }, /API (http:\S+)\/v1/);
+    start(
+      'node',
+      ['dist/src/main.js'],
+      { PORT: '0', RATE_LIMIT_PER_MINUTE: '0', LOG_FORMAT: 'json', ...env },
+      /API (http:\S+)\/v1/,
+    );
   const redis = await service({ DATA_DIR: join(folder, 'one'), REDIS_URL: `redis://127.0.0.1:${redisPort}` });
   const memory = await service({ DATA_DIR: join(folder, 'two') });
 
@@ -93,11 +104,16 @@ try {
     const url = match[1];
     const user = { username: 'bench', email: 'bench@example.com', password: 'a bench made of old oak' };
     await api(url, 'POST', '/v1/users', { body: user });
-    const { token } = await api(url, 'POST', '/v1/sessions', { body: user && { username: user.username, password: user.password } });
+    const { token } = await api(url, 'POST', '/v1/sessions', {
+      body: user && { username: user.username, password: user.password },
+    });
     order = await api(url, 'POST', '/v1/orders', {
       token,
       headers: { 'Idempotency-Key': randomUUID() },
-      body: { currency: 'EUR', items: [1, 2, 3].map((n) => ({ sku: `SKU-${n}`, name: `Thing ${n}`, quantity: n, unitPrice: 1000 * n })) },
+      body: {
+        currency: 'EUR',
+        items: [1, 2, 3].map((n) => ({ sku: `SKU-${n}`, name: `Thing ${n}`, quantity: n, unitPrice: 1000 * n })),
+      },
     });
     targets[name] = { url: `${url}/v1/orders/${order.id}`, headers: { authorization: `Bearer ${token}` } };
     targets[name].health = { url: `${url}/health/live` };
@@ -118,17 +134,24 @@ try {
     }
   }
   const base = median(results['bare Fastify route, same JSON'].map(({ rate }) => rate));
-  console.log(`| one process, ${connections} connections, median of ${rounds} × ${seconds} s | requests/s | ratio | p50 ms | p99 ms |`);
+  console.log(
+    `| one process, ${connections} connections, median of ${rounds} × ${seconds} s | requests/s | ratio | p50 ms | p99 ms |`,
+  );
   console.log('| --- | ---: | ---: | ---: | ---: |');
   for (const [name, list] of Object.entries(results)) {
     const rate = median(list.map((one) => one.rate));
-    console.log(`| ${name} | ${Math.round(rate)} | ${(rate / base).toFixed(2)} | ${median(list.map((one) => one.p50))} | ${median(list.map((one) => one.p99))} |`);
+    console.log(
+      `| ${name} | ${Math.round(rate)} | ${(rate / base).toFixed(2)} | ${median(list.map((one) => one.p50))} | ${median(list.map((one) => one.p99))} |`,
+    );
   }
 } finally {
   for (const child of children.reverse()) {
     child.removeAllListeners('exit');
     child.kill('SIGTERM');
   }
-  await Promise.race([Promise.all(children.map((child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)))), new Promise((resolve) => setTimeout(resolve, 15_000))]);
+  await Promise.race([
+    Promise.all(children.map((child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)))),
+    new Promise((resolve) => setTimeout(resolve, 15_000)),
+  ]);
   await rm(folder, { recursive: true, force: true });
 }
