@@ -3,7 +3,7 @@
  * cache-manager-redis-yet on the connections that the strict cache has already, or over a bounded map without Redis. Nothing
  * strict goes through it: it has no conditional write. Redis gone or slow is a miss, never an error and never a wait.
  */
-import { redisInsStore } from 'cache-manager-redis-yet';
+import type { redisInsStore } from 'cache-manager-redis-yet';
 import { Keyv, type KeyvStoreAdapter } from 'keyv';
 import { LRUCache } from 'lru-cache';
 import type { RedisCommands } from './redis.store.js';
@@ -18,10 +18,12 @@ const orMiss = <T>(call: Promise<T>): Promise<T | undefined> =>
   );
 
 /** @param client undefined: this process's memory */
-export function keyvStore(client: RedisCommands | undefined): Keyv {
+export async function keyvStore(client: RedisCommands | undefined): Promise<Keyv> {
   if (!client) return new Keyv({ store: new LRUCache<string, object>({ max: MOST_ENTRIES }) });
+  // Loaded where it is used: it brings every Redis module with it, which a start without Redis need not wait for.
+  const { redisInsStore: storeOf } = await import('cache-manager-redis-yet');
   // The package is typed for a node-redis 4 client; these commands (GET, SET PX, DEL) are all that it is asked for here.
-  const redis = redisInsStore(client as unknown as Parameters<typeof redisInsStore>[0], { keyPrefix: 'hf:eventual' });
+  const redis = storeOf(client as unknown as Parameters<typeof redisInsStore>[0], { keyPrefix: 'hf:eventual' });
   const adapter: Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear' | 'opts' | 'on'> = {
     opts: {},
     get: (key) => orMiss(redis.get(key)) as Promise<never>,

@@ -28,7 +28,7 @@ import { GuardedStore } from './guarded.store.js';
 import { ReadGate } from './read-gate.js';
 import { CachedEntities, DEGRADED_WRITES, type DegradedWrites, InvalidationService } from './invalidation.service.js';
 import { MemoryStore } from './memory.store.js';
-import { RedisStore } from './redis.store.js';
+import type { RedisStore } from './redis.store.js';
 
 export interface CacheSettings {
   /** Absent: the protocol runs in this process's memory, for one process only. */
@@ -52,9 +52,11 @@ interface Stores {
 }
 
 /** A store that is reached over a network may have missed invalidations each time it comes back: the gate closes. */
-function makeStores(settings: CacheSettings, gate: ReadGate, metrics: CacheMetrics): Stores {
+async function makeStores(settings: CacheSettings, gate: ReadGate, metrics: CacheMetrics): Promise<Stores> {
   if (!settings.redisUrl) return { store: new MemoryStore(), redis: undefined };
   const logger = new Logger('Cache');
+  // Loaded where it is used: a start without Redis need not wait for its client.
+  const { RedisStore } = await import('./redis.store.js');
   const redis = RedisStore.connect({
     url: settings.redisUrl,
     onStateChange: (available) => {
@@ -98,7 +100,7 @@ export class CacheModule {
       imports: [
         NestCacheModule.registerAsync({
           inject: [REDIS_CLIENT],
-          useFactory: (client: RedisClient | undefined) => ({ stores: keyvStore(client), ttl: 30_000 }),
+          useFactory: async (client: RedisClient | undefined) => ({ stores: await keyvStore(client), ttl: 30_000 }),
         }),
       ],
       providers: [

@@ -85,7 +85,7 @@ describe.each(Object.entries(TOPOLOGIES))('over %s', (_, start) => {
   });
 
   it('the eventual cache keeps what it is given', async () => {
-    const keyv = keyvStore(store.client);
+    const keyv = await keyvStore(store.client);
     await Promise.all(KEYS.map((key) => keyv.set(key, { key }, 60_000)));
     expect(await Promise.all(KEYS.map((key) => keyv.get(key)))).toEqual(KEYS.map((key) => ({ key })));
     await keyv.delete(KEYS[0]!);
