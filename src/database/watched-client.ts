@@ -12,14 +12,11 @@ export interface WatchedClients {
 }
 
 /** The SQL command, in upper case, of a closed set: a label must not grow with what is sent. */
-const OPERATION =
-  /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|COMMIT|ROLLBACK|SET|COPY|LISTEN)\b|^\s*(START TRANSACTION|BEGIN)\b/i;
+const OPERATION = /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|START|COMMIT|ROLLBACK|SET)\b/i;
 
 function operationOf(query: unknown): string {
   const text = typeof query === 'string' ? query : ((query as { text?: string } | undefined)?.text ?? '');
-  const match = OPERATION.exec(text);
-  if (!match) return 'OTHER';
-  return match[2] ? 'BEGIN' : (match[1] as string).toUpperCase();
+  return OPERATION.exec(text)?.[1]?.toUpperCase() ?? 'OTHER';
 }
 
 /** @param onQuery told of each query that was answered or failed, with its seconds */

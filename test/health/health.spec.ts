@@ -26,7 +26,8 @@ async function recovers(): Promise<void> {
 }
 
 beforeAll(async () => {
-  postgres = await startTestPostgres();
+  // What was acknowledged must survive the kill, or the test would be of PostgreSQL's settings.
+  postgres = await startTestPostgres(['synchronous_commit=on']);
   app = await startApp({}, postgres.url);
   user = await person(app);
 });
