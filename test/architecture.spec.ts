@@ -600,6 +600,6 @@ describe('a tree that breaks the rule is found out', () => {
     const withExceptions = rules.filter(
       ({ check }) => check(new Tree({}), true).length > check(new Tree({}), false).length,
     );
-    expect(withExceptions).toHaveLength(3);
+    expect(withExceptions).toHaveLength(2);
   });
 });
