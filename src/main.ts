@@ -3,11 +3,24 @@ import { createApp } from './app.js';
 import { ConfigError, loadConfig } from './config.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 
-/** What a person can act on has a message; a stack helps only with what nobody expected. */
+/** What a person can act on, by the error's code; a stack helps only with what nobody expected. */
+const ADVICE: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'the port is taken: set PORT to another one, or to 0 for any free one',
+  EADDRNOTAVAIL: 'HOST is no address of this machine',
+  EACCES: 'this user may not listen on that port: set PORT to one above 1023',
+  ECONNREFUSED: 'nothing answers at the address in DATABASE_URL',
+  ENOTFOUND: 'the host in DATABASE_URL has no address',
+  ETIMEDOUT: 'the host in DATABASE_URL does not answer',
+  '28P01': 'PostgreSQL refuses the user or the password in DATABASE_URL',
+  '28000': 'PostgreSQL refuses the user in DATABASE_URL',
+  '3D000': 'the database in DATABASE_URL does not exist: create it',
+};
+
 function explain(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  if (error instanceof ConfigError || error.name === 'EmbeddedPostgresError') return error.message;
-  return error.stack ?? error.message;
+  const { name, message, stack, code, errors } = error as Error & { code?: string; errors?: { code?: string }[] };
+  if (error instanceof ConfigError || name === 'EmbeddedPostgresError') return message;
+  const advice = ADVICE[code ?? errors?.[0]?.code ?? ''];
+  return advice ? `${advice} (${message || code})` : (stack ?? String(error));
 }
 
 try {

@@ -49,7 +49,8 @@ export class PinoLogger implements LoggerService {
     this.write(WIRING.has(String(rest.at(-1))) ? 'debug' : 'info', message, rest);
   }
   error(message: unknown, ...rest: unknown[]): void {
-    this.write('error', message, rest);
+    // A start that fails is told by main.ts, in a line; Nest's account of it is only its stack.
+    this.write(rest.at(-1) === 'ExceptionHandler' ? 'debug' : 'error', message, rest);
   }
   warn(message: unknown, ...rest: unknown[]): void {
     this.write('warn', message, rest);
