@@ -1,0 +1,382 @@
+/**
+ * Lists cost what a page costs, however many rows there are and however deep the page: the very statements that the service
+ * sends are caught on their way and explained by PostgreSQL over 100 000 orders. No sequential scan, no sort, and a number of
+ * rows and pages that the table's size has no part in.
+ */
+import { get } from 'node:http';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Client } from 'pg';
+import { DataSource, type Logger } from 'typeorm';
+import { Idempotency } from '../../src/http/idempotency.js';
+import { OutboxRelay } from '../../src/outbox/outbox.relay.js';
+import { startApp, type TestApp } from '../support/app.js';
+import { adminToken, person, type Person } from '../support/factories.js';
+
+const ORDERS = 100_000;
+const PAGE = 100;
+
+interface Statement {
+  readonly sql: string;
+  readonly parameters: unknown[];
+}
+
+/** What of EXPLAIN's answer is looked at. */
+interface PlanNode {
+  readonly 'Node Type': string;
+  readonly 'Index Name'?: string;
+  readonly 'Relation Name'?: string;
+  readonly 'Actual Rows': number;
+  readonly 'Actual Loops': number;
+  readonly 'Rows Removed by Filter'?: number;
+  readonly 'Shared Hit Blocks': number;
+  readonly 'Shared Read Blocks': number;
+  readonly Plans?: readonly PlanNode[];
+}
+
+interface Cost {
+  readonly nodes: string[];
+  readonly indexes: string[];
+  /** Rows that were read from tables, kept or not. */
+  readonly rows: number;
+  /** Pages of 8 KiB that were touched. */
+  readonly pages: number;
+}
+
+let app: TestApp;
+let owner: Person;
+let admin: string;
+let psql: Client;
+let sent: Statement[] = [];
+
+const catcher: Logger = {
+  logQuery: (sql, parameters) => void sent.push({ sql, parameters: (parameters as unknown[] | undefined) ?? [] }),
+  logQueryError: () => undefined,
+  logQuerySlow: () => undefined,
+  logSchemaBuild: () => undefined,
+  logMigration: () => undefined,
+  log: () => undefined,
+};
+
+/** The one statement that `action` sends which `pattern` takes. */
+async function caught(pattern: RegExp, action: () => Promise<unknown>): Promise<Statement> {
+  sent = [];
+  await action();
+  const found = sent.filter(({ sql }) => pattern.test(sql));
+  if (found.length !== 1)
+    throw new Error(`${found.length} of ${sent.length}: ${sent.map(({ sql }) => sql).join('\n')}`);
+  return found[0] as Statement;
+}
+
+/** Runs the statement under EXPLAIN and takes back what it did. */
+async function explain({ sql, parameters }: Statement): Promise<Cost> {
+  await psql.query('BEGIN');
+  try {
+    const { rows } = await psql.query(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${sql}`, parameters);
+    const [{ Plan: root }] = (rows[0] as { 'QUERY PLAN': [{ Plan: PlanNode }] })['QUERY PLAN'];
+    const all: PlanNode[] = [];
+    const walk = (node: PlanNode): void => {
+      all.push(node);
+      node.Plans?.forEach(walk);
+    };
+    walk(root);
+    const reads = all.filter((node) => /Scan/.test(node['Node Type']) && !/Bitmap Index/.test(node['Node Type']));
+    return {
+      nodes: all.map((node) => node['Node Type']),
+      indexes: [...new Set(all.flatMap((node) => node['Index Name'] ?? []))].sort(),
+      rows: reads.reduce(
+        (sum, node) => sum + (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops'],
+        0,
+      ),
+      pages: root['Shared Hit Blocks'] + root['Shared Read Blocks'],
+    };
+  } finally {
+    await psql.query('ROLLBACK');
+  }
+}
+
+/** That it walks this index and nothing else, for as many rows as a page has. */
+function expectKeyset(cost: Cost, index: string): void {
+  expect(cost.nodes.filter((node) => /Seq Scan|Sort|Bitmap|Hash|Materialize/.test(node))).toEqual([]);
+  expect(cost.indexes).toEqual([index]);
+  expect(cost.rows).toBeLessThanOrEqual(PAGE + 1);
+  // Each row may lie in a page of its own; beside them, the way down the index and along its leaves.
+  expect(cost.pages).toBeLessThanOrEqual(PAGE + 1 + 15);
+}
+
+/** The cursor of a page as deep as `share` of all orders (or users), made of one that the service gave out. */
+async function cursorAt(cursor: string, table: string, share: number, where = 'true'): Promise<string> {
+  const { rows } = await psql.query(
+    `SELECT id, created_at FROM ${table} WHERE ${where} ORDER BY created_at DESC, id DESC
+      OFFSET (SELECT floor(count(*) * $1::float8)::bigint FROM ${table} WHERE ${where}) LIMIT 1`,
+    [share],
+  );
+  const [row] = rows as { id: string; created_at: Date }[];
+  const [, , digest] = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as [number, string, string];
+  return Buffer.from(JSON.stringify([row?.created_at.getTime(), row?.id, digest])).toString('base64url');
+}
+
+beforeAll(async () => {
+  app = await startApp();
+  [owner, admin] = await Promise.all([person(app), adminToken(app)]);
+  psql = new Client({ connectionString: app.databaseUrl });
+  await psql.connect();
+  // Triggers and foreign keys have tests of their own: only the rows count here.
+  await psql.query('SET session_replication_role = replica');
+  await psql.query(
+    `INSERT INTO users (id, username, email, created_at, deleted_at)
+     SELECT uuidv7(), CASE WHEN n % 10 > 0 THEN 'bulk-' || n END, CASE WHEN n % 10 > 0 THEN n || '@example.com' END,
+            now() - n * interval '1 minute', CASE WHEN n % 10 = 0 THEN now() END
+       FROM generate_series(1, 20000) AS n`,
+  );
+  // As they come in life: newer rows lie behind older ones. One in twenty is one user's, one in a thousand is refunded.
+  await psql.query(
+    `INSERT INTO orders (id, user_id, status, currency, items, total, created_at)
+     SELECT uuidv7(), CASE WHEN hashint4(n) % 20 = 0 THEN $1::uuid ELSE people[1 + n % 1000] END,
+            CASE WHEN n % 1000 = 0 THEN 'refunded' WHEN hashint4(n + 1) % 8 = 0 THEN 'paid' ELSE 'delivered' END, 'EUR',
+            '[{"sku":"A"}]', n, date_trunc('milliseconds', now()) - ($2 - n) / 5 * interval '5 seconds'
+       FROM (SELECT array_agg(id) AS people FROM (SELECT id FROM users WHERE id <> $1 LIMIT 1000) AS others) AS crowd,
+            generate_series(1, $2::int) AS n`,
+    [owner.id, ORDERS],
+  );
+  await psql.query(
+    `INSERT INTO sessions (id, user_id, token_hash, last_seen_at, expires_at, created_at)
+     SELECT uuidv7(), CASE WHEN n % 200 = 0 THEN $1 ELSE uuidv7() END, encode(sha256(n::text::bytea), 'hex'),
+            now(), now() + interval '1 day', now() - n * interval '1 second'
+       FROM generate_series(1, 20000) AS n`,
+    [owner.id],
+  );
+  await psql.query(
+    `INSERT INTO outbox (id, type, subject, data, published_at)
+     SELECT uuidv7(), 'order.placed', 'orders/' || n % 2000, '{}', CASE WHEN n <= 20000 THEN now() - n * interval '10 seconds' END
+       FROM generate_series(1, 30000) AS n`,
+  );
+  await psql.query(
+    `INSERT INTO idempotency_keys (user_id, key, fingerprint, status, headers, body, cache_keys, created_at)
+     SELECT $1, 'bulk-' || n, 'f', 201, '{}', '{}', '{}', now() - n * interval '5 seconds' FROM generate_series(1, 30000) AS n`,
+    [owner.id],
+  );
+  await psql.query('SET session_replication_role = origin');
+  for (const table of ['users', 'orders', 'sessions', 'outbox', 'idempotency_keys'])
+    await psql.query(`VACUUM ANALYZE ${table}`);
+  app.app.get(DataSource).logger = catcher;
+}, 60_000);
+
+afterAll(async () => {
+  await psql?.end();
+  await app?.close();
+});
+
+describe(`orders, ${ORDERS} of them`, () => {
+  const day = (ago: number): string => new Date(Date.now() - ago * 86_400_000).toISOString();
+  const since = `createdFrom=${day(0.9)}`;
+  const span = `${since}&createdTo=${day(0.1)}`;
+  const LIST = /FROM "orders" .*ORDER BY/s;
+
+  const lists: readonly [what: string, as: 'owner' | 'admin', query: () => string, index: string, where: string][] = [
+    ['my own', 'owner', () => '', 'orders_of_user', 'user_id = $owner'],
+    [
+      'my own by status',
+      'owner',
+      () => 'status=paid',
+      'orders_of_user_by_status',
+      `user_id = $owner AND status = 'paid'`,
+    ],
+    ['my own by date', 'owner', () => since, 'orders_of_user', 'user_id = $owner'],
+    [
+      'my own by status and date',
+      'owner',
+      () => `status=paid&${since}`,
+      'orders_of_user_by_status',
+      `user_id = $owner AND status = 'paid'`,
+    ],
+    ['all', 'admin', () => '', 'orders_newest', 'true'],
+    ['all by status', 'admin', () => 'status=paid', 'orders_by_status', `status = 'paid'`],
+    ['all by date', 'admin', () => since, 'orders_newest', 'true'],
+    ['all by status and date', 'admin', () => `status=paid&${since}`, 'orders_by_status', `status = 'paid'`],
+    [`one user's`, 'admin', () => `userId=${owner.id}`, 'orders_of_user', 'user_id = $owner'],
+    [`one user's by date`, 'admin', () => `userId=${owner.id}&${since}`, 'orders_of_user', 'user_id = $owner'],
+    [
+      `one user's by status`,
+      'admin',
+      () => `userId=${owner.id}&status=paid`,
+      'orders_of_user_by_status',
+      `user_id = $owner AND status = 'paid'`,
+    ],
+  ];
+
+  it.each(lists)(
+    '%s: each page walks its index for a page of rows, the last as the first',
+    async (_, as, query, index, where) => {
+      const token = as === 'owner' ? owner.token : admin;
+      const page = (more = ''): Promise<{ status: number; body: { data: unknown[]; next: string } }> =>
+        app.call('GET', `/v1/orders?limit=${PAGE}&${[query(), more].filter(Boolean).join('&')}`, { token });
+      const first = await page();
+      expect([first.status, first.body.data.length]).toEqual([200, PAGE]);
+      const costs: Cost[] = [];
+      for (const share of [0.12, 0.3, 0.5]) {
+        const cursor = await cursorAt(first.body.next, 'orders', share, where.replace('$owner', `'${owner.id}'`));
+        let length = 0;
+        const statement = await caught(LIST, async () => (length = (await page(`cursor=${cursor}`)).body.data.length));
+        expect(length).toBe(PAGE);
+        costs.push(await explain(statement));
+      }
+      for (const cost of costs) expectKeyset(cost, index);
+      const pages = costs.map((cost) => cost.pages);
+      expect(Math.max(...pages) - Math.min(...pages)).toBeLessThanOrEqual(PAGE);
+    },
+  );
+
+  it.each([
+    ['all by a rare status', 'status=refunded', 'orders_by_status'],
+    ['all by date, from the first page', span, 'orders_newest'],
+    ['all, the first page', '', 'orders_newest'],
+    ['all by a status that no order has', 'status=shipped', 'orders_by_status'],
+  ])('%s', async (_, query, index) => {
+    const call = (): Promise<unknown> => app.call('GET', `/v1/orders?limit=${PAGE}&${query}`, { token: admin });
+    expectKeyset(await explain(await caught(LIST, call)), index);
+  });
+
+  it('the newest of a user, for the cache, read ids alone', async () => {
+    const { rows } = await psql.query('SELECT user_id FROM orders WHERE user_id <> $1 LIMIT 1', [owner.id]);
+    const { user_id: userId } = rows[0] as { user_id: string };
+    const call = (): Promise<unknown> => app.call('GET', `/v1/orders?userId=${userId}`, { token: admin });
+    const cost = await explain(await caught(LIST, call));
+    expect([cost.nodes, cost.indexes]).toEqual([['Limit', 'Index Only Scan'], ['orders_of_user']]);
+  });
+
+  it('the export reads batch after batch by the same index', async () => {
+    sent = [];
+    await new Promise<void>((resolve, reject) => {
+      const headers = { Authorization: `Bearer ${admin}` };
+      const request = get(`${app.url}/v1/orders/export`, { headers, agent: false }, (response) => {
+        let bytes = 0;
+        response.on('data', (chunk: Buffer) => {
+          bytes += chunk.length;
+          if (bytes > 1_000_000) request.destroy();
+        });
+        response.on('close', resolve);
+        response.on('error', () => undefined);
+      });
+      request.on('error', reject);
+    });
+    const batches = sent.filter(({ sql }) => LIST.test(sql));
+    expect(batches.length).toBeGreaterThan(2);
+    const cost = await explain(batches.at(-1) as Statement);
+    expect([cost.nodes, cost.indexes]).toEqual([['Limit', 'Index Scan'], ['orders_newest']]);
+    expect(cost.rows).toBeLessThanOrEqual(500);
+  });
+
+  it('a plan that reads the table is told from one that walks an index', async () => {
+    const cost = await explain({ sql: 'SELECT * FROM orders ORDER BY total DESC LIMIT 10', parameters: [] });
+    expect(() => expectKeyset(cost, 'orders_newest')).toThrow();
+    const offset = await explain({
+      sql: 'SELECT * FROM orders ORDER BY created_at DESC, id DESC LIMIT 10 OFFSET 5000',
+      parameters: [],
+    });
+    expect(() => expectKeyset(offset, 'orders_newest')).toThrow();
+  });
+});
+
+describe('other lists', () => {
+  it('users, the deleted left out by the index', async () => {
+    const page = (more = ''): Promise<{ body: { data: unknown[]; next: string } }> =>
+      app.call('GET', `/v1/users?limit=${PAGE}${more}`, { token: admin });
+    const { body } = await page();
+    for (const share of [0.01, 0.9]) {
+      const cursor = await cursorAt(body.next, 'users', share, 'deleted_at IS NULL');
+      const statement = await caught(/FROM "users" .*ORDER BY/s, () => page(`&cursor=${cursor}`));
+      expectKeyset(await explain(statement), 'users_newest');
+    }
+  });
+
+  it('the sessions of a user', async () => {
+    const call = (): Promise<unknown> => app.call('GET', '/v1/sessions', { token: owner.token });
+    expectKeyset(await explain(await caught(/FROM "sessions" .*ORDER BY/s, call)), 'sessions_of_user');
+  });
+
+  it('the events of an order', async () => {
+    const [order] = (await app.call('GET', '/v1/orders', { token: owner.token })).body.data as { id: string }[];
+    const call = (): Promise<unknown> => app.call('GET', `/v1/orders/${order?.id}/events`, { token: owner.token });
+    expectKeyset(await explain(await caught(/FROM "order_events"/, call)), 'order_events_pkey');
+  });
+});
+
+describe('one row', () => {
+  it.each([
+    [
+      'a user by username',
+      () => `/v1/users?username=bulk-77`,
+      /FROM "users" .*"username" = ANY/s,
+      'users_username_key',
+    ],
+    ['a user by id', () => `/v1/users/${owner.id}`, /FROM "users" .*"id" = ANY/s, 'users_pkey'],
+  ])('%s', async (_, path, pattern, index) => {
+    const fresh = { token: admin, headers: { 'Cache-Control': 'no-cache' } };
+    // The caller's own row may be read as well.
+    sent = [];
+    await app.call('GET', path(), fresh);
+    const statement = sent.find(({ sql }) => pattern.test(sql));
+    const cost = await explain(statement as Statement);
+    expect(cost.indexes).toEqual([index]);
+    expect(cost.pages).toBeLessThan(10);
+  });
+
+  it('a user by email, whatever its case, and a session by its token', async () => {
+    const login = { body: { username: 'BULK@example.com'.replace('BULK', '78'), password: 'wrong wrong wrong' } };
+    const byEmail = await caught(/lower\(/, () => app.call('POST', '/v1/sessions', login));
+    expect((await explain(byEmail)).indexes).toEqual(['users_email_key']);
+    const byToken = await caught(/"token_hash" = ANY/, () =>
+      app.call('GET', '/v1/sessions/current', { token: 'hf_unknown' }),
+    );
+    expect((await explain(byToken)).indexes).toEqual(['sessions_token_hash_key']);
+  });
+});
+
+describe('what runs by itself', () => {
+  const nothingWhole = (cost: Cost): void =>
+    expect(cost.nodes.filter((node) => /Seq Scan|Sort/.test(node))).toEqual([]);
+
+  it('the outbox relay takes a batch by the index of what waits, and marks it by key', async () => {
+    const channel = {
+      publish: () => true,
+      waitForConfirms: async () => undefined,
+      on: () => channel,
+      off: () => channel,
+    };
+    const relay = app.app.get(OutboxRelay) as unknown as {
+      channel: unknown;
+      relayBatch(): Promise<number>;
+      purge(): Promise<void>;
+    };
+    relay.channel = channel;
+    sent = [];
+    const moved = await relay.relayBatch();
+    relay.channel = undefined;
+    expect(moved).toBeGreaterThan(0);
+    const [taken, marked] = [/^\s*SELECT position/, /^\s*UPDATE outbox/].map(
+      (pattern) => sent.find(({ sql }) => pattern.test(sql)) as Statement,
+    );
+    const cost = await explain(taken as Statement);
+    nothingWhole(cost);
+    expect(cost.indexes.filter((name) => !name.startsWith('outbox_waiting'))).toEqual([]);
+    expect(cost.rows).toBeLessThanOrEqual(3 * moved);
+    const marking = await explain(marked as Statement);
+    nothingWhole(marking);
+    const purge = await explain(await caught(/DELETE FROM outbox/, () => relay.purge()));
+    nothingWhole(purge);
+    expect(purge.indexes).toContain('outbox_published');
+  });
+
+  it('the purge of idempotency keys touches what has expired, a bounded number', async () => {
+    const idempotency = app.app.get(Idempotency);
+    const cost = await explain(await caught(/DELETE FROM idempotency_keys/, () => idempotency.purge()));
+    nothingWhole(cost);
+    expect(cost.indexes).toEqual(['idempotency_keys_expiring']);
+    expect(cost.rows).toBeLessThanOrEqual(3 * 1_000);
+  });
+
+  it('a look at the oldest waiting event reads one', async () => {
+    const cost = await explain(await caught(/FROM outbox/, () => app.call('GET', '/metrics')));
+    expect([cost.indexes, cost.rows]).toEqual([['outbox_waiting'], 1]);
+  });
+});
