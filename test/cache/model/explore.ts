@@ -2,7 +2,8 @@
  * Breadth-first exploration of every interleaving: each reachable state is visited once, and a broken promise comes with the
  * shortest way to it. "Holds" therefore means: no sequence of steps within the budgets, of any length, breaks the promise.
  */
-import { encode, initial, type Protocol, showCell, type State, type Step, successors } from './protocol.model.js';
+import { type Step, successors } from './protocol.model.js';
+import { encode, initial, type Protocol, showCell, type State } from './protocol.state.js';
 
 export interface Exploration {
   /** Undefined: the protocol holds. */
@@ -16,6 +17,7 @@ export interface Exploration {
   readonly seconds: number;
 }
 
+/** Explores `protocol` from its initial state, until a promise is broken or nothing is left to explore. */
 export function explore(protocol: Protocol): Exploration {
   const began = performance.now();
   const first = initial(protocol);
