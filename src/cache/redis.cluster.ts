@@ -34,11 +34,6 @@ export class RedisCluster implements RedisTopology {
     this.seeds = new Set(target.addresses.map((address) => this.nodeAt(address)));
   }
 
-  get available(): boolean {
-    for (const node of this.masters) if (node.prefix !== undefined) return true;
-    return false;
-  }
-
   get nodes(): RedisNode[] {
     return [...this.masters].filter((node) => node.prefix !== undefined);
   }

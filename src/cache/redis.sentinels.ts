@@ -64,13 +64,9 @@ export class RedisSentinels implements RedisTopology {
     this.schedule();
   }
 
-  get available(): boolean {
-    return this.nodeOf()?.prefix !== undefined;
-  }
-
   get nodes(): RedisNode[] {
     const node = this.nodeOf();
-    return node ? [node] : [];
+    return node?.prefix === undefined ? [] : [node];
   }
 
   local(key: string): string {
@@ -97,7 +93,7 @@ export class RedisSentinels implements RedisTopology {
   private schedule(): void {
     clearTimeout(this.timer);
     if (this.closed) return;
-    this.timer = setTimeout(() => void this.poll(), this.available ? POLL_MS : URGENT_POLL_MS);
+    this.timer = setTimeout(() => void this.poll(), this.nodes.length > 0 ? POLL_MS : URGENT_POLL_MS);
     this.timer.unref();
   }
 
@@ -107,6 +103,8 @@ export class RedisSentinels implements RedisTopology {
     const asked = this.sentinels.map((sentinel) => within(this.ask(sentinel), POLL_TIMEOUT_MS).catch(() => undefined));
     const named = majority(await Promise.all(asked));
     if (this.closed) return;
+    // A lease that has run out is told of, before it is renewed.
+    this.onChange();
     if (named) {
       if (named.name !== this.master?.name) this.follow(named);
       if (this.master) this.master.usableUntil = began + LEASE_MS;

@@ -27,7 +27,10 @@ export interface RedisStoreOptions {
   readonly connectTimeoutMs?: number;
   /** How many commands may wait for one server before further ones are refused at once; default 10 000. */
   readonly maxQueuedCommands?: number;
-  /** Called with each change of {@link RedisStore.available}. */
+  /**
+   * Called with each change of {@link RedisStore.available}; with true also whenever one more part of a cluster has come or
+   * come back, since what it holds may have missed an invalidation meanwhile.
+   */
   readonly onStateChange?: (available: boolean) => void;
   /** Called with every connection error. The store has no other voice: it never logs. */
   readonly onError?: (error: Error) => void;
@@ -61,7 +64,8 @@ export class RedisStore implements CacheStore {
   private readonly topology: RedisTopology;
   private readonly commandTimeoutMs: number;
   private closed = false;
-  private lastReported = false;
+  /** The nodes that were available when that was last reported. */
+  private reported: ReadonlySet<RedisNode> = new Set();
 
   private constructor(
     target: RedisTarget,
@@ -94,7 +98,7 @@ export class RedisStore implements CacheStore {
 
   /** On a cluster: whether any part of it can be reached. The keys of the other parts read as fenced, and refuse writes. */
   get available(): boolean {
-    return !this.closed && this.topology.available;
+    return !this.closed && this.topology.nodes.length > 0;
   }
 
   /** The name that `key` has in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
@@ -201,9 +205,11 @@ export class RedisStore implements CacheStore {
   }
 
   private reportState(): void {
-    if (this.available === this.lastReported) return;
-    this.lastReported = this.available;
-    this.options.onStateChange?.(this.lastReported);
+    const before = this.reported;
+    this.reported = new Set(this.closed ? [] : this.topology.nodes);
+    const gone = before.size > 0 && this.reported.size === 0;
+    const come = [...this.reported].some((node) => !before.has(node));
+    if (gone || come) this.options.onStateChange?.(come);
   }
 }
 

@@ -9,10 +9,8 @@ import type { RedisTarget } from './redis.url.js';
 export interface RedisTopology {
   /** Whether keys live on several servers, of which some may be gone while others answer. */
   readonly sharded: boolean;
-  /** Whether at least one server is known, connected and may be used. */
-  readonly available: boolean;
-  /** All that may be used now. */
-  readonly nodes: Iterable<RedisNode>;
+  /** All that are known, connected and may be used now. */
+  readonly nodes: readonly RedisNode[];
   /** What stands after the incarnation in the name of `key`. */
   local(key: string): string;
   /** The server of a name (with or without its incarnation), undefined while it is unknown. */
@@ -25,14 +23,14 @@ export interface RedisTopology {
 /** One server, whatever its address leads to. */
 export class RedisStandalone implements RedisTopology {
   readonly sharded = false;
-  readonly nodes: readonly [RedisNode];
+  private readonly node: RedisNode;
 
   constructor(target: RedisTarget, options: NodeOptions, onChange: () => void) {
-    this.nodes = [new RedisNode(target, target.addresses[0]!, options, onChange)];
+    this.node = new RedisNode(target, target.addresses[0]!, options, onChange);
   }
 
-  get available(): boolean {
-    return this.nodes[0].prefix !== undefined;
+  get nodes(): RedisNode[] {
+    return this.node.prefix === undefined ? [] : [this.node];
   }
 
   local(key: string): string {
@@ -40,7 +38,7 @@ export class RedisStandalone implements RedisTopology {
   }
 
   nodeOf(): RedisNode {
-    return this.nodes[0];
+    return this.node;
   }
 
   redirected(): boolean {
@@ -48,6 +46,6 @@ export class RedisStandalone implements RedisTopology {
   }
 
   close(): void {
-    this.nodes[0].close();
+    this.node.close();
   }
 }

@@ -173,7 +173,7 @@ describe('a Cluster under load', () => {
     await sleep(500);
     await busy(load);
     expect((await load.stop()).unavailable).toBeGreaterThan(0);
-    expect(states).toEqual([true]);
+    expect(states).not.toContain(false);
   });
 
   it('that moves slots shows nothing old and refuses hardly anything', async () => {
@@ -207,8 +207,10 @@ describe('a Cluster under load', () => {
 
   it('that loses a master without a replica loses its keys alone, and gets them back', async () => {
     const { url, masters } = await started(startCluster());
-    const store = open(url);
+    const states: boolean[] = [];
+    const store = open(url, (state) => states.push(state));
     await until(() => KEYS.every((key) => store.nameOf(key)));
+    expect(states).toEqual([true, true, true]);
     await store.lease(KEYS, 't', LONG);
     await store.fill(
       't',
@@ -227,6 +229,8 @@ describe('a Cluster under load', () => {
 
     await masters[1].restart();
     await until(() => store.nameOf(seconds[0]!));
+    // Whoever listens may have to look for what was missed.
+    expect(states).toEqual([true, true, true, true]);
     await until(async () => (await store.get(seconds)).every((entry) => entry.state === 'absent'));
     await store.fence(seconds, 'w', LONG);
   });

@@ -211,6 +211,19 @@ describe('a Cluster', () => {
     expect(await ask(masters[0].port, 'CLUSTER BUMPEPOCH')).toContain('STILL');
   });
 
+  it('whose node comes back with an older snapshot, in the same epoch, shows nothing of it', async () => {
+    const { url, masters } = await started(startCluster());
+    const store = open(url);
+    const key = keyOf(1);
+    const first = await fill(store, key, 'old');
+    await ask(masters[1].port, 'SAVE');
+    await fill(store, key, 'new');
+    await masters[1].restart();
+    await until(() => holds(masters[1], first).catch(() => false));
+    await neverShows(store, key, 'old@1');
+    expect(store.nameOf(key)!.split('.')[1]).toBe(first.split('.')[1]);
+  });
+
   it('that fails over to a replica and back shows no row of the first life, though no server was restarted', async () => {
     const { url, masters, replica } = await started(startCluster());
     const store = open(url);
