@@ -27,8 +27,8 @@ export class Users1763683200000 implements MigrationInterface {
         email text,
         roles text[] NOT NULL DEFAULT '{user}',
         version bigint NOT NULL DEFAULT 1,
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
-        updated_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
+        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        updated_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
         deleted_at timestamptz(3),
         CONSTRAINT users_pkey PRIMARY KEY (id),
         CONSTRAINT users_username_form CHECK (username ~ '^[a-z0-9_.-]{3,32}$'),
@@ -49,7 +49,7 @@ export class Users1763683200000 implements MigrationInterface {
       CREATE TABLE credentials (
         user_id uuid NOT NULL,
         password_hash text NOT NULL,
-        updated_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
+        updated_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
         CONSTRAINT credentials_pkey PRIMARY KEY (user_id),
         CONSTRAINT credentials_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
       )`);

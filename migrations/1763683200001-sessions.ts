@@ -17,7 +17,7 @@ export class Sessions1763683200001 implements MigrationInterface {
         user_agent text,
         ip text,
         version bigint NOT NULL DEFAULT nextval('session_versions'),
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
+        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
         last_seen_at timestamptz(3) NOT NULL,
         expires_at timestamptz(3) NOT NULL,
         CONSTRAINT sessions_pkey PRIMARY KEY (id),

@@ -13,7 +13,7 @@ export class Outbox1763683200003 implements MigrationInterface {
         subject text NOT NULL,
         data jsonb NOT NULL,
         trace_parent text,
-        occurred_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
+        occurred_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
         published_at timestamptz(3),
         attempts integer NOT NULL DEFAULT 0,
         last_error text,

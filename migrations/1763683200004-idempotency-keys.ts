@@ -14,7 +14,7 @@ export class IdempotencyKeys1763683200004 implements MigrationInterface {
         headers jsonb NOT NULL,
         body text NOT NULL,
         cache_keys text[] NOT NULL,
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', clock_timestamp()),
+        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
         CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key),
         CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT idempotency_keys_key_length CHECK (length(key) BETWEEN 1 AND 255)

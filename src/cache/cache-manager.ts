@@ -17,9 +17,20 @@ const orMiss = <T>(call: Promise<T>): Promise<T | undefined> =>
     () => undefined,
   );
 
+/** Keyv hands `set` a number of milliseconds where lru-cache takes options: passed on as it is, every set throws, unseen. */
+function memoryStore(): Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear'> {
+  const entries = new LRUCache<string, object>({ max: MOST_ENTRIES });
+  return {
+    get: (key) => Promise.resolve(entries.get(key) as never),
+    set: (key, value, ttl) => void entries.set(key, value as object, ttl === undefined ? {} : { ttl }),
+    delete: (key) => Promise.resolve(entries.delete(key)),
+    clear: () => Promise.resolve(entries.clear()),
+  };
+}
+
 /** @param client undefined: this process's memory */
 export async function keyvStore(client: RedisCommands | undefined): Promise<Keyv> {
-  if (!client) return new Keyv({ store: new LRUCache<string, object>({ max: MOST_ENTRIES }) });
+  if (!client) return new Keyv({ store: memoryStore() });
   // Loaded where it is used: it brings every Redis module with it, which a start without Redis need not wait for.
   const { redisInsStore: storeOf } = await import('cache-manager-redis-yet');
   // The package is typed for a node-redis 4 client; these commands (GET, SET PX, DEL) are all that it is asked for here.

@@ -17,4 +17,4 @@ export const timestamp = (name: string, options: Pick<ColumnOptions, 'nullable' 
 
 /** The same, set by the database when the row is made. */
 export const timestampOfInsert = (name: string): ColumnOptions =>
-  timestamp(name, { default: () => `date_trunc('milliseconds', clock_timestamp())` });
+  timestamp(name, { default: () => `date_trunc('milliseconds', statement_timestamp())` });

@@ -143,3 +143,31 @@ describe.each(Object.entries(TOPOLOGIES))('over %s', (_, start) => {
     expect((await store.get(KEYS)).map(show)).toEqual(KEYS.map(() => 'absent'));
   });
 });
+
+describe('a password', () => {
+  it('is shown to the master, and to Sentinels that ask for one', async () => {
+    const master = await startRedis();
+    const config = `sentinel monitor main 127.0.0.1 ${master.port} 1`;
+    const [open, shut] = [
+      await startRedis({ config, args: ['--sentinel'] }),
+      await startRedis({ config, args: ['--sentinel'] }),
+    ];
+    const stores: RedisStore[] = [];
+    try {
+      await ask(master.port, 'CONFIG SET requirepass s:e/c@r%t');
+      await ask(shut.port, 'ACL SETUSER default resetpass >s:e/c@r%t');
+      for (const { port } of [open, shut]) {
+        const connect = (password: string) =>
+          RedisStore.connect({ url: `redis+sentinel://${password}127.0.0.1:${port}/main` });
+        const [knowing, ignorant] = [connect(':s:e/c@r%t@'), connect('')];
+        stores.push(knowing, ignorant);
+        while (!knowing.available) await sleep(5);
+        expect((await knowing.get(['k'])).map(show)).toEqual(['absent']);
+        expect(ignorant.available).toBe(false);
+      }
+    } finally {
+      await Promise.all(stores.map((store) => store.close()));
+      await Promise.all([master, open, shut].map((server) => server.stop()));
+    }
+  });
+});
