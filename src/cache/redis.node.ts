@@ -16,6 +16,7 @@ import type { RedisAddress, RedisTarget } from './redis.url.js';
 
 /** What each connection needs to know. Times are milliseconds. */
 export interface NodeOptions {
+  readonly commandTimeoutMs: number;
   readonly connectTimeoutMs?: number | undefined;
   readonly maxQueuedCommands?: number | undefined;
   readonly onError?: ((error: Error) => void) | undefined;
@@ -112,16 +113,24 @@ export class RedisNode {
     return life && client.isReady && life.epoch === client.socketEpoch && !this.closed ? life.prefix : undefined;
   }
 
-  /** Reads asked for in the same turn of the event loop, by whomever, go out as one MGET; in a cluster each by itself. */
-  async read(local: string): Promise<CacheEntry> {
-    // MGET even for one key: it reads a key of another type as absent, where GET would fail.
-    if (this.clustered) return decode((await this.run((prefix) => this.client.mGet([prefix + local])))[0] ?? null);
+  /** Reads asked for in the same turn of the event loop, by whomever, go out as one MGET. Not for a cluster: slots differ. */
+  async read(locals: readonly string[]): Promise<CacheEntry[]> {
     this.demandPrefix();
     const batch = (this.batch ??= this.openBatch());
-    const place = batch.places.get(local) ?? batch.places.size;
-    batch.places.set(local, place);
+    const placed = locals.map((local) => {
+      const place = batch.places.get(local) ?? batch.places.size;
+      batch.places.set(local, place);
+      return place;
+    });
     if (batch.places.size >= MAX_BATCHED_KEYS) this.batch = undefined;
-    return (await batch.entries)[place]!;
+    const entries = await batch.entries;
+    return placed.map((place) => entries[place]!);
+  }
+
+  async readOne(local: string): Promise<CacheEntry> {
+    // MGET even for one key: it reads a key of another type as absent, where GET would fail.
+    const [reply = null] = await this.run((prefix) => this.client.mGet([prefix + local]));
+    return decode(reply);
   }
 
   /** One of the protocol's scripts over one key. */

@@ -11,7 +11,7 @@ export interface RedisTopology {
   readonly sharded: boolean;
   /** All that are known, connected and may be used now. */
   readonly nodes: readonly RedisNode[];
-  /** What stands after the incarnation in the name of `key`. */
+  /** What stands after the incarnation in the name of `key`: the key itself, unless sharded. */
   local(key: string): string;
   /** The server of a name (with or without its incarnation), undefined while it is unknown. */
   nodeOf(name: string): RedisNode | undefined;
