@@ -23,6 +23,9 @@ export interface Happened {
   readonly to: number;
 }
 
+/** A node that starts while its links are down says so and ends: of interest only to whoever looks for it. */
+const OUTPUT = process.env.CAMPAIGN_LOG ? 'inherit' : 'ignore';
+
 const AUDIT = `
   CREATE UNLOGGED TABLE campaign_audit (
     entity text, id uuid, version bigint, gone boolean, stamp text, aliases text[], owner uuid);
@@ -64,7 +67,7 @@ class Node {
       : [process.execPath, this.program];
     const child = spawn(command as string, rest, {
       env: { ...this.env, CAMPAIGN_SERIAL: String(this.serial) },
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+      stdio: ['ignore', OUTPUT, OUTPUT, 'ipc'],
     });
     // Each life has stamps of its own.
     this.serial += 100;

@@ -59,7 +59,7 @@ describe('the checker', () => {
       { outages: [{ from: 5, to: 30 }] },
     ],
     ['excuses a write by hand', [written('h'), old(21)], []],
-  ])('%s', (_, lines, rules, more) => expect(found(lines, more)).toEqual(rules));
+  ])('%s', (_, lines, rules, ...[more]) => expect(found(lines, more)).toEqual(rules));
 
   it('counts a read behind another read, and measures what it excuses', () => {
     const verdict = judge(history([written('h'), ['r', 11, 12, 'o0', 2, 2], old(13), old(25)]));
