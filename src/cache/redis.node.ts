@@ -245,9 +245,8 @@ export class RedisNode {
     const entries = turn.then(async () => {
       if (this.batch?.places === places) this.batch = undefined;
       // The prefix is the one in force when the command goes out, whatever it was when the keys were asked for.
-      const replies = await this.run((prefix) =>
-        this.client.mGet(Array.from(places.keys(), (local) => prefix + local)),
-      );
+      const asked = this.run((prefix) => this.client.mGet(Array.from(places.keys(), (local) => prefix + local)));
+      const replies = await within(asked, this.options.commandTimeoutMs);
       if (Array.isArray(replies) && replies.length === places.size) return replies.map(decode);
       this.reconnect();
       throw new CacheUnavailableError('Redis answered something else than was asked');
