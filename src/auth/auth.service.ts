@@ -6,6 +6,7 @@ import { Injectable, Logger, type OnApplicationBootstrap } from '@nestjs/common'
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { Config } from '../config.js';
+import { DatabaseProbe } from '../database/database.probe.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
 import type { Actor } from '../http/actor.js';
 import type { IfMatch } from '../http/preconditions.js';
@@ -33,6 +34,7 @@ export class AuthService implements OnApplicationBootstrap {
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
     private readonly config: Config,
+    private readonly database: DatabaseProbe,
   ) {}
 
   /** Whether the policy lets the actor do this to an object of `ownerId`. */
@@ -120,6 +122,10 @@ export class AuthService implements OnApplicationBootstrap {
   async onApplicationBootstrap(): Promise<void> {
     const { admin } = this.config;
     if (!admin) return;
+    if ((await this.database.pendingMigrations()).length > 0) {
+      this.logger.warn(`The admin ${admin.username} is not made: migrations are pending`);
+      return;
+    }
     const existing = await this.users.findByLogin(admin.username);
     if (!existing) await this.createAdmin(admin.username, admin.password);
     else if (!existing.roles.includes('admin')) {

@@ -203,13 +203,12 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     }
   }
 
-  /** Removes a bounded number of sessions that are past their end. */
+  /** Removes a bounded number of sessions that are past their absolute end; idle ones wait for theirs, and are dead already. */
   async purge(): Promise<void> {
-    const idleSince = new Date(Date.now() - this.config.sessionIdleSeconds * 1000 - 2 * SEEN_EVERY_MS);
     await this.unitOfWork.run(async (transaction) => {
       const rows = await transaction.manager
         .createQueryBuilder(Session, 'row')
-        .where('row.expiresAt < now() OR row.lastSeenAt < :idleSince', { idleSince })
+        .where('row.expiresAt < now()')
         .limit(PURGE.rows)
         .setLock('pessimistic_write')
         .setOnLocked('skip_locked')

@@ -158,7 +158,8 @@ export class OrdersService {
     if (owner !== undefined) query.andWhere('row.userId = :owner', { owner });
     if (status) query.andWhere('row.status = :status', { status });
     if (createdFrom) query.andWhere('row.createdAt >= :createdFrom', { createdFrom: new Date(createdFrom) });
-    if (createdTo) query.andWhere('row.createdAt < :createdTo', { createdTo: new Date(createdTo) });
+    // Behind a cursor the keyset says it already, and a second bound would make PostgreSQL walk from the first.
+    if (createdTo && !after) query.andWhere('row.createdAt < :createdTo', { createdTo: new Date(createdTo) });
     return pageOf(await keyset(query, after, limit).getMany(), limit, filters, orderView);
   }
 
