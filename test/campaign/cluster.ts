@@ -23,9 +23,6 @@ export interface Happened {
   readonly to: number;
 }
 
-/** A node that starts while its links are down says so and ends: of interest only to whoever looks for it. */
-const OUTPUT = process.env.CAMPAIGN_LOG ? 'inherit' : 'ignore';
-
 const AUDIT = `
   CREATE UNLOGGED TABLE campaign_audit (
     entity text, id uuid, version bigint, gone boolean, stamp text, aliases text[], owner uuid);
@@ -42,6 +39,9 @@ const AUDIT = `
   CREATE TRIGGER campaign AFTER INSERT OR UPDATE OR DELETE ON users FOR EACH ROW EXECUTE FUNCTION campaign_note();
   CREATE TRIGGER campaign AFTER INSERT OR UPDATE OR DELETE ON sessions FOR EACH ROW EXECUTE FUNCTION campaign_note();
   CREATE TRIGGER campaign AFTER INSERT OR UPDATE OR DELETE ON orders FOR EACH ROW EXECUTE FUNCTION campaign_note()`;
+
+/** How often a node is started until the campaign gives up. */
+const MOST_STARTS = 20;
 
 /** One node's process over its life, deaths and returns included. */
 class Node {
@@ -67,7 +67,13 @@ class Node {
       : [process.execPath, this.program];
     const child = spawn(command as string, rest, {
       env: { ...this.env, CAMPAIGN_SERIAL: String(this.serial) },
-      stdio: ['ignore', OUTPUT, OUTPUT, 'ipc'],
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    });
+    // A node that starts while its links are down says so and ends: of interest only when it never starts.
+    let said = '';
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      if (process.env.CAMPAIGN_LOG) process.stderr.write(text);
+      said = (said + text).slice(-2_000);
     });
     // Each life has stamps of its own.
     this.serial += 100;
@@ -81,7 +87,10 @@ class Node {
       this.onDeath();
     });
     const ready = await this.next('ready', 30_000);
-    if (!ready) throw new Error('a node does not start');
+    if (!ready) {
+      await this.kill();
+      throw new Error(`a node does not start: ${said}`);
+    }
     if (this.plan) this.tell({ kind: 'begin', plan: this.plan });
   }
 
@@ -155,6 +164,7 @@ export class Cluster {
     const random = new Random(seed);
     const redis = await startRedis();
     const database = new Client({ connectionString: databaseUrl, application_name: 'campaign' });
+    database.on('error', () => undefined);
     await database.connect();
     await database.query(AUDIT);
     const url = new URL(databaseUrl);
@@ -178,9 +188,15 @@ export class Cluster {
         return new Node(join(folder, 'test/campaign/node.js'), env, links, index);
       }),
     );
-    await Promise.all(nodes.map((node) => node.start()));
     const dump = join(await configured(redis, 'dir'), await configured(redis, 'dbfilename'));
-    return new Cluster(nodes, database, redis, dump);
+    const cluster = new Cluster(nodes, database, redis, dump);
+    try {
+      await Promise.all(nodes.map((node) => cluster.revive(node)));
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+    return cluster;
   }
 
   async stop(): Promise<void> {
@@ -283,8 +299,15 @@ export class Cluster {
   }
 
   private async revive(node: Node): Promise<void> {
-    // It may come back while its own links are down: then it does not start, and somebody tries again.
-    while (!this.ending && !node.alive) await node.start().catch(() => sleep(100));
+    for (let attempt = 1; !this.ending && !node.alive; attempt++) {
+      try {
+        await node.start();
+      } catch (error) {
+        // It may come back while its own links are down, or on a machine that has no time for it: somebody tries again.
+        if (attempt === MOST_STARTS) throw error;
+        await sleep(100);
+      }
+    }
   }
 
   private async restartRedis(old: boolean, ms: number): Promise<void> {
