@@ -69,7 +69,7 @@ export async function createApp(
   });
   app.useSecurityHeaders(securityHeaders(config.tls !== undefined));
   app.get(HttpMetrics).install(fastify);
-  app.enableShutdownHooks();
+  app.enableShutdownHooks(['SIGTERM', 'SIGINT'], { useProcessExit: true });
   let document: OpenAPIObject | undefined;
   SwaggerModule.setup('docs', app, () => (document ??= buildDocument(app, VERSION)), {
     jsonDocumentUrl: 'docs/openapi.json',

@@ -123,8 +123,7 @@ export class ProblemFilter implements ExceptionFilter {
       const reason = isError(cause) ? (cause.stack ?? cause.message) : String(cause);
       if (problem.type.status === 500)
         this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
-      else
-        this.logger.warn(`${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`);
+      else this.logger.warn(`${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`);
     }
     if (reply.sent) return;
     sendProblem(problem, request, reply);

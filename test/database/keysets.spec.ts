@@ -237,7 +237,10 @@ describe(`orders, ${ORDERS} of them`, () => {
   });
 
   it('the newest of a user, for the cache, read ids alone', async () => {
-    const { rows } = await psql.query('SELECT user_id FROM orders WHERE user_id <> $1 GROUP BY user_id ORDER BY count(*) DESC LIMIT 1', [owner.id]);
+    const { rows } = await psql.query(
+      'SELECT user_id FROM orders WHERE user_id <> $1 GROUP BY user_id ORDER BY count(*) DESC LIMIT 1',
+      [owner.id],
+    );
     const { user_id: userId } = rows[0] as { user_id: string };
     const call = (): Promise<unknown> => app.call('GET', `/v1/orders?userId=${userId}`, { token: admin });
     const cost = await explain(await caught(LIST, call));
