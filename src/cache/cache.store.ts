@@ -74,19 +74,17 @@ export class CacheUnavailableError extends Error {
 /** The injection token of this process's {@link CacheStore}. */
 export const CACHE_STORE = Symbol('CacheStore');
 
-/** How long the fence of {@link dropKeys} stands if this process dies between its two steps, in milliseconds. */
-const DROP_FENCE_MS = 2_000;
-
 /** A name for one reader's leases or one writer's fences: unguessable, and of the characters that every store takes. */
 export const newToken = (): string => randomBytes(12).toString('base64url');
 
 /**
- * Takes out whatever these keys hold, leases too, so that nothing read before can be filled after. Other writers' fences stay.
+ * Takes out whatever these keys hold, leases too, so that nothing read before can be filled after. Other writers' fences stay, and what they publish is not believed.
  * @throws CacheUnavailableError
  */
 export async function dropKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
   if (keys.length === 0) return;
-  const token = newToken();
-  await store.fence(keys, token, DROP_FENCE_MS);
-  await store.unfence(keys, token);
+  await store.publish(
+    newToken(),
+    keys.map((key) => ({ key, absent: true })),
+  );
 }

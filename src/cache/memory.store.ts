@@ -20,6 +20,9 @@ export interface MemoryStoreOptions {
   readonly now?: () => number;
 }
 
+/** A floor that no publication reaches. */
+const BEYOND = Number.MAX_SAFE_INTEGER;
+
 type Held = { readonly until: number } & (
   | { readonly state: 'lease'; readonly token: string }
   | { readonly state: 'fence'; readonly floor: number; readonly deadlines: ReadonlyMap<string, number> }
@@ -86,11 +89,14 @@ export class MemoryStore implements CacheStore {
       if (held?.state === 'fence') {
         const others = new Map(held.deadlines);
         const mine = others.delete(token);
-        if (others.size > 0) this.keepFence(it.key, Math.max(held.floor, value?.version ?? 0), others);
+        if (others.size > 0) this.keepFence(it.key, Math.max(held.floor, value?.version ?? BEYOND), others);
         else if (value && mine && value.version >= held.floor) this.store(value);
         else this.entries.delete(it.key);
       } else if (held?.state === 'entry' && value) {
-        if (value.version > held.version) this.store(value);
+        if (value.version <= held.version) continue;
+        // What a reader filled for a missing row has no version to compare: it yields, but not to what may be older.
+        if (held.payload === null) this.entries.delete(it.key);
+        else this.store(value);
       } else {
         this.entries.delete(it.key);
       }
@@ -128,7 +134,10 @@ export class MemoryStore implements CacheStore {
       return undefined;
     }
     if (held.state !== 'fence') return held;
-    return { ...held, deadlines: new Map([...held.deadlines].filter(([, deadline]) => deadline > now)) };
+    const deadlines = new Map([...held.deadlines].filter(([, deadline]) => deadline > now));
+    if (deadlines.size === held.deadlines.size) return held;
+    // Nobody knows what the writer of an ended token has committed: no publication reaches this floor.
+    return { ...held, floor: BEYOND, deadlines };
   }
 
   private store({ key, version, payload, ttlMs }: CacheValue): void {

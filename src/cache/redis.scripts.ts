@@ -13,6 +13,7 @@ import type { CacheEntry, CacheValue } from './cache.store.js';
  */
 const PRELUDE = `
 local key, token = KEYS[1], ARGV[1]
+local beyond = '00009007199254740991'
 local raw = redis.pcall('GET', key)
 if type(raw) == 'table' then raw = '' end
 local kind, version = false, '00000000000000000000'
@@ -20,7 +21,7 @@ if raw then
   kind = string.sub(raw, 1, 1)
   local digits = string.sub(raw, 2, 21)
   if kind == 'V' or kind == 'N' or kind == 'F' then
-    if #digits == 20 and not string.find(digits, '%D') and digits <= '00009007199254740991' then
+    if #digits == 20 and not string.find(digits, '%D') and digits <= beyond then
       version = digits
     else
       kind = '?'
@@ -43,6 +44,9 @@ local function prune()
         others[#others + 1] = deadline .. ':' .. name .. ','
         latest = math.max(latest, at)
       end
+    else
+      -- Nobody knows what its writer has committed: no publication reaches this floor.
+      version = beyond
     end
   end
 end
@@ -77,7 +81,7 @@ local some = published ~= ''
 if kind == 'F' then
   prune()
   if #others > 0 then
-    if some and published > version then version = published end
+    if not some then version = beyond elseif published > version then version = published end
     keepFence(version)
   elseif some and mine and published >= version then
     put(ARGV[2], ARGV[3])
@@ -85,7 +89,10 @@ if kind == 'F' then
     redis.call('DEL', key)
   end
 elseif some and (kind == 'V' or kind == 'N') then
-  if published > version then put(ARGV[2], ARGV[3]) end
+  -- What a reader filled for a missing row has no version to compare: it yields, but not to what may be older.
+  if published > version then
+    if kind == 'V' then put(ARGV[2], ARGV[3]) else redis.call('DEL', key) end
+  end
 elseif raw then
   redis.call('DEL', key)
 end

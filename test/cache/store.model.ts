@@ -49,7 +49,10 @@ export class StoreModel {
   private cell(key: string): Cell {
     const cell = this.cells.get(key);
     if (!cell || cell.until <= this.now) return { until: Infinity };
-    if (cell.fence) cell.fence.writers = cell.fence.writers.filter((writer) => writer.until > this.now);
+    if (cell.fence?.writers.some((writer) => writer.until <= this.now)) {
+      cell.fence.writers = cell.fence.writers.filter((writer) => writer.until > this.now);
+      cell.fence.floor = Number.MAX_SAFE_INTEGER;
+    }
     return cell;
   }
 
@@ -68,13 +71,13 @@ export class StoreModel {
       return fenced(fence?.floor ?? entry?.version ?? 0, [...others, { token: step.token, until }]);
     }
     if (step.step === 'unfence') return !fence ? cell : others.length > 0 ? fenced(fence.floor) : undefined;
-    if (!('entry' in step)) return fence && others.length > 0 ? fenced(fence.floor) : undefined;
+    if (!('entry' in step)) return fence && others.length > 0 ? fenced(Number.MAX_SAFE_INTEGER) : undefined;
     const written: Cell = { until: this.now + step.entry.ttlMs, entry: step.entry };
     if (step.step === 'fill') return lease === step.token ? written : cell;
     const { version } = step.entry;
     if (fence && others.length > 0) return fenced(Math.max(fence.floor, version));
     if (fence) return mine && version >= fence.floor ? written : undefined;
-    if (entry) return version > entry.version ? written : cell;
+    if (entry) return version <= entry.version ? cell : entry.payload === null ? undefined : written;
     return undefined;
   }
 }
