@@ -91,7 +91,9 @@ export async function runRound(cluster: Cluster, round: Round): Promise<Result> 
     ];
     const history: History = { lines, ...(await committed(cluster, rows)), ...spans(cluster.happened) };
     const verdict = judge(history);
-    const slices = verdict.violations.slice(0, MOST_SLICES).map((it) => slice(it, lines, cluster.happened));
+    const slices = [...verdict.violations, ...(process.env.CAMPAIGN_LOG ? verdict.behind : [])]
+      .slice(0, MOST_SLICES)
+      .map((it) => slice(it, lines, cluster.happened));
     return { ...verdict, seed: round.seed, happened: [...cluster.happened], settledMs, unsettled, slices };
   } finally {
     for (const node of cluster.nodes) node.tell({ kind: 'break', breakage: null });
@@ -317,7 +319,7 @@ export function summary(results: readonly Result[]): string[] {
     `reads ${sum((it) => it.reads)} (rows seen ${sum((it) => it.rows)}), hit ratio ${hits.toFixed(1)} %`,
     `writes acknowledged ${sum((it) => it.writes)}, failed or rolled back ${sum((it) => it.failed)}`,
     `faults ${[...faults].map(([kind, count]) => `${kind} ${count}`).join(', ') || 'none'}`,
-    `violations ${sum((it) => it.violations.length)}; reads behind another read ${sum((it) => it.backwards)}`,
+    `violations ${sum((it) => it.violations.length)}; reads behind another read ${sum((it) => it.behind.length)}`,
     ...[...excused].map(([reason, behind]) => `stale by G2, ${reason}: ${told(behind)}`),
     `settled within ${Math.round(Math.max(...results.map((it) => it.settledMs)))} ms of the last fault`,
   ];

@@ -2,7 +2,7 @@
  * Judges one round's history, after it, without a look at the code: each row is a register whose versions are what the
  * database's audit says was committed. A read that began after a write was acknowledged must not return an older version
  * (G1), and nothing may be returned that was not committed (G3). Where the promise itself ends (docs/cache-protocol.md, G2),
- * a stale read is measured and not a violation: each such exception is one line of {@link Judge.excused}.
+ * a stale read is measured and not a violation: each such exception is one line of {@link Judge.excuse}.
  */
 import type { Flags, Line } from './history.js';
 
@@ -33,7 +33,12 @@ export interface History {
 }
 
 export type Rule =
-  'G1 stale read' | 'G3 never committed' | 'acknowledged and lost' | 'wrong row for an alias' | 'order missing';
+  | 'G1 stale read'
+  | 'G3 never committed'
+  | 'acknowledged and lost'
+  | 'wrong row for an alias'
+  | 'order missing'
+  | 'behind another read';
 
 export interface Violation {
   readonly rule: Rule;
@@ -53,7 +58,7 @@ export interface Verdict {
   /** Microseconds that each excused stale read was behind, by why it is excused. */
   readonly excused: ReadonlyMap<string, readonly number[]>;
   /** Reads older than what another read had already returned before they began: not promised, but told. */
-  readonly backwards: number;
+  readonly behind: readonly Violation[];
   readonly tally: Readonly<Record<string, number>>;
 }
 
@@ -109,18 +114,21 @@ class Register {
     return this.writes.filter((write) => write.ack < time && write.version > version);
   }
 
-  /** Reads that saw less than a read which had ended before they began. */
-  backwards(): number {
+  /** Reads that saw less than a read which had ended before they began. Not promised for what is written by hand. */
+  behind(subject: string): Violation[] {
+    if (this.writes.some(({ flags }) => flags.includes('h'))) return [];
     const { begin, end, version } = this.seen;
     const byBegin = begin.map((_, index) => index).sort((a, b) => (begin[a] as number) - (begin[b] as number));
     const byEnd = end.map((_, index) => index).sort((a, b) => (end[a] as number) - (end[b] as number));
-    let [ended, known, found] = [0, 0, 0];
+    const found: Violation[] = [];
+    let [ended, known] = [0, 0];
     for (const index of byBegin) {
-      for (let next = byEnd[ended]; next !== undefined; next = byEnd[++ended]) {
-        if ((end[next] as number) >= (begin[index] as number)) break;
+      const [from, to, seen] = [begin[index] as number, end[index] as number, version[index] as number];
+      for (let next = byEnd[ended]; next !== undefined && (end[next] as number) < from; next = byEnd[++ended]) {
         known = Math.max(known, version[next] as number);
       }
-      if ((version[index] as number) < known) found++;
+      const what = `saw version ${seen} after another had seen ${known}`;
+      if (seen < known) found.push({ rule: 'behind another read', subject, what, from, to });
     }
     return found;
   }
@@ -132,7 +140,7 @@ class Judge {
   private readonly placements = new Map<string, Write[]>();
   private readonly byAlias = new Map<string, Committed[]>();
   private readonly violations: Violation[] = [];
-  private readonly behind = new Map<string, number[]>();
+  private readonly excused = new Map<string, number[]>();
   private readonly tally: Record<string, number> = {};
   private counts = { reads: 0, rows: 0, writes: 0, failed: 0 };
 
@@ -141,9 +149,9 @@ class Judge {
   judge(): Verdict {
     this.learn();
     for (const line of this.history.lines) this.look(line);
-    const backwards = [...this.rows.values()].reduce((sum, row) => sum + row.backwards(), 0);
-    const { violations, behind: excused, tally } = this;
-    return { ...this.counts, violations, excused, backwards, tally };
+    const behind = [...this.rows].flatMap(([key, row]) => row.behind(key));
+    const { violations, excused, tally } = this;
+    return { ...this.counts, violations, excused, behind, tally };
   }
 
   private learn(): void {
@@ -268,7 +276,7 @@ class Judge {
     if (broken) {
       const since = `${Math.round((begin - broken.ack) / 1000)} ms after version ${broken.version} (write ${broken.stamp}${broken.flags}) was acknowledged`;
       this.violations.push({ rule, subject, what: `${what}, ${since}`, from: Math.min(broken.begin, begin), to: end });
-    } else push(this.behind, reasons[0] as string, begin - Math.min(...writes.map(({ ack }) => ack)));
+    } else push(this.excused, reasons[0] as string, begin - Math.min(...writes.map(({ ack }) => ack)));
   }
 
   /** Why a read that ended at `end` need not show this write; undefined when it must. */

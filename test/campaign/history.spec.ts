@@ -62,9 +62,9 @@ describe('the checker', () => {
   ])('%s', (_, lines, rules, ...[more]) => expect(found(lines, more)).toEqual(rules));
 
   it('counts a read behind another read, and measures what it excuses', () => {
-    const verdict = judge(history([written('h'), ['r', 11, 12, 'o0', 2, 2], old(13), old(25)]));
-    expect(verdict.backwards).toBe(2);
-    expect(verdict.excused.get('written by hand')).toEqual([5]);
+    const verdict = judge(history([written('f'), ['r', 11, 12, 'o0', 2, 2], old(13), old(25)]));
+    expect(verdict.behind.map(({ from }) => from)).toEqual([13, 25]);
+    expect(verdict.excused.get('writer cut off')).toEqual([5]);
   });
 });
 

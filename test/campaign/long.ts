@@ -18,11 +18,20 @@ export interface LongOptions {
   readonly timesDividedBy: number;
 }
 
-/** Faults of every kind, long enough to outlast every lease and fence (15 s, divided like them). */
-export const storm = (nodes: number, ms: number, timesDividedBy: number): Weather => ({
+/**
+ * Faults of every kind, long enough to outlast every lease and fence (15 s, divided like them).
+ * @param calm how many times longer than in the worst storm it is quiet between two of them
+ */
+export const storm = (nodes: number, ms: number, timesDividedBy: number, calm = 1): Weather => ({
   ms,
   nodes,
-  quietMs: { link: 2_500, node: 9_000, redis: 6_000, evictions: 2_000, postgres: 5_000 },
+  quietMs: {
+    link: 2_500 * calm,
+    node: 9_000 * calm,
+    redis: 6_000 * calm,
+    evictions: 2_000 * calm,
+    postgres: 5_000 * calm,
+  },
   weights: {
     ...{ delay: 4, cut: 3, refuse: 2, stall: 3, 'half-open': 2, die: 6, kill: 1, stop: 1 },
     ...{ 'redis hangs': 2, 'redis restarts empty': 2, 'redis restarts old': 2, outage: 2 },
@@ -46,7 +55,7 @@ export async function runLong({ folder, reads, minutes, seed, nodes, timesDivide
     const end = Date.now() + minutes * 60_000;
     for (let [done, number] = [0, 0]; done < reads && Date.now() < end; number++) {
       const mode = number % 2 === 0 ? 'reject' : 'allow';
-      const weather = storm(nodes, 30_000, timesDividedBy);
+      const weather = storm(nodes, 30_000, timesDividedBy, random.pick([1, 3, 10]));
       const result = await runRound(cluster, {
         ...{ seed: random.between(0, 2 ** 31), degradedWrites: mode, weather, settleMs },
         ...{ readers: random.between(20, 250), writers: random.between(1, 6), writeRestMs: random.between(2, 40) },
