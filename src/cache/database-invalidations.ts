@@ -61,6 +61,19 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     );
   }
 
+  /**
+   * Of these PostgreSQL processes, those that are in a transaction that has written, with its number: what such a transaction
+   * does is not to be seen by others yet. @throws a driver error
+   */
+  async openTransactions(backends: readonly number[]): Promise<Map<number, string>> {
+    // backend_xid goes in the very step that makes a transaction's rows visible, or rolls them back.
+    const rows = await this.dataSource.query<{ pid: number; transaction: string }[]>(
+      `SELECT pid, backend_xid::text AS transaction FROM pg_stat_activity WHERE pid = ANY($1) AND backend_xid IS NOT NULL`,
+      [backends],
+    );
+    return new Map(rows.map(({ pid, transaction }) => [pid, transaction]));
+  }
+
   private signal(): void {
     this.notified = true;
     this.wake();

@@ -1,10 +1,11 @@
 /**
  * The writer's half of the protocol: which keys a change touches, and the three moments of a write: fence before COMMIT,
- * publish after it and before the answer, unfence after a rollback. UnitOfWork is its only caller.
+ * publish after it and before the answer, unfence after a rollback. A COMMIT without an answer goes to unanswered-commits.ts.
+ * UnitOfWork is its only caller.
  *
  * Invariant: between the first byte of COMMIT and the end of publish, no key of the transaction can be filled by a reader.
  */
-import { Inject, Injectable, Logger, type Type } from '@nestjs/common';
+import { Inject, Injectable, Logger, type OnApplicationShutdown, type Type } from '@nestjs/common';
 import {
   CACHE_STORE,
   type CachePublication,
@@ -17,6 +18,7 @@ import { DatabaseInvalidations } from './database-invalidations.js';
 import type { CachedEntity } from './cached-repository.js';
 import type { CachedRow } from './cached.decorator.js';
 import { jitter, NOTHING_TTL_MS } from './read-through.js';
+import { UnansweredCommits } from './unanswered-commits.js';
 
 /** What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). */
 export type DegradedWrites = 'allow' | 'reject';
@@ -71,6 +73,7 @@ export class Invalidation {
     private readonly entities: CachedEntities,
     private readonly degradedWrites: DegradedWrites,
     private readonly database: DatabaseInvalidations,
+    private readonly unanswered: UnansweredCommits,
     private readonly logger: Logger,
   ) {}
 
@@ -145,6 +148,12 @@ export class Invalidation {
     }
   }
 
+  /** After a COMMIT without an answer, sent to this PostgreSQL process: the keys stay fenced until its outcome is known. */
+  leaveUnanswered(backend: number): void {
+    // Without fences the transaction itself has left the keys to the database, at its COMMIT, if that comes.
+    if (this.fencedKeys.size > 0 && this.failure === undefined) this.unanswered.watch(backend, this.token, this.keys);
+  }
+
   /** After a rollback. Never throws: a fence that cannot be released ends at its deadline. */
   async release(): Promise<void> {
     await Promise.all(this.fences);
@@ -158,18 +167,26 @@ export class Invalidation {
 }
 
 @Injectable()
-export class InvalidationService {
+export class InvalidationService implements OnApplicationShutdown {
   private readonly logger = new Logger(InvalidationService.name);
+  private readonly unanswered: UnansweredCommits;
 
   constructor(
     @Inject(CACHE_STORE) private readonly store: CacheStore,
     private readonly entities: CachedEntities,
     @Inject(DEGRADED_WRITES) private readonly degradedWrites: DegradedWrites,
     private readonly database: DatabaseInvalidations,
-  ) {}
+  ) {
+    this.unanswered = new UnansweredCommits(store, database, FENCE_MS, this.logger);
+  }
+
+  onApplicationShutdown(): void {
+    this.unanswered.stop();
+  }
 
   begin(): Invalidation {
-    return new Invalidation(this.store, this.entities, this.degradedWrites, this.database, this.logger);
+    const { store, entities, degradedWrites, database, unanswered, logger } = this;
+    return new Invalidation(store, entities, degradedWrites, database, unanswered, logger);
   }
 
   /**

@@ -2,7 +2,7 @@
  * The one place that commits. A unit of work is: BEGIN, SQL (which locks the rows) with the fences of the keys that it
  * touches beside it, all fences standing, COMMIT, publish, answer. Rolled back: unfence. What `run` resolved with is durable
  * and no cache shows anything older; what it rejected with left nothing behind, except when PostgreSQL went silent during
- * COMMIT itself (then nobody knows, and the fences stay until their deadline).
+ * COMMIT itself (then nobody knows, and the fences stay until PostgreSQL tells that the transaction is over).
  */
 import { Injectable, type Type } from '@nestjs/common';
 import { type Client, DatabaseError } from 'pg';
@@ -165,9 +165,10 @@ export class UnitOfWork {
         await commit(client);
         over = true;
       } catch (error) {
-        // Refused, it is rolled back. Without an answer nobody knows, and the fences stay.
+        // Refused, it is rolled back. Without an answer nobody knows, and the fences stay until somebody does.
         over = isRefusal(error);
         if (over) await invalidation.release();
+        else invalidation.leaveUnanswered((client as Client & { processID: number }).processID);
         throw error;
       }
     } finally {

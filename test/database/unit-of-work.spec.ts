@@ -17,6 +17,7 @@ import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js
 import {
   CachedEntities,
   type DegradedWrites,
+  FENCE_MS,
   InvalidationService,
   WriteRejectedError,
 } from '../../src/cache/invalidation.service.js';
@@ -32,6 +33,8 @@ import {
 } from '../../src/database/unit-of-work.js';
 import { Order } from '../../src/orders/order.entity.js';
 import { User } from '../../src/users/user.entity.js';
+import { Link } from '../campaign/proxy.js';
+import { Random } from '../campaign/random.js';
 import { startApp } from '../support/app.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 
@@ -72,13 +75,12 @@ const opened: DataSource[] = [];
 
 async function makeNode(
   url: string,
-  { degradedWrites = 'allow' as DegradedWrites, pool = 5, driver = {} } = {},
+  { degradedWrites = 'allow' as DegradedWrites, pool = 5, driver = {}, store = new ScriptedStore() } = {},
 ): Promise<Node> {
   const options = dataSourceOptions(url, pool);
   const extra = { ...(options.extra as object), ...driver };
   const dataSource = await new DataSource({ ...options, extra, entities: [User, Session, Order] }).initialize();
   opened.push(dataSource);
-  const store = new ScriptedStore();
   const entities = new CachedEntities();
   const users = new CachedEntity(User, dataSource.getRepository(User));
   for (const entity of [Session, Order] as const)
@@ -111,6 +113,12 @@ const someone = (): Partial<User> & { id: string; username: string } => {
   const username = `someone-${serial++}`;
   return { id: randomUUID(), username, email: `${username}@example.com`, roles: ['user'], deletedAt: null };
 };
+/** Waits until the row's key is in this state. */
+async function becomes({ state }: Node, id: string, wanted: string): Promise<void> {
+  for (const end = Date.now() + 4_000; (await state(id)) !== wanted; await sleep(10)) {
+    if (Date.now() > end) throw new Error(`still ${await state(id)}, not ${wanted}`);
+  }
+}
 const rejection = async (promise: Promise<unknown>): Promise<unknown> =>
   promise.then(
     () => 'resolved',
@@ -462,16 +470,72 @@ describe('a connection that breaks', () => {
     expect((await made(stranger)).version).toBe(1);
   });
 
-  it('during COMMIT leaves the fence: nobody knows what became of it', async () => {
+  it('during COMMIT leaves the fence until PostgreSQL tells that the transaction is over', async () => {
     const user = await made();
     await psql.query('SELECT pg_advisory_lock(8)');
     await atCommit('PERFORM pg_advisory_xact_lock(8);');
     const writing = rejection(node.unitOfWork.run((transaction) => transaction.update(user, { username: 'unknown' })));
     await kill(await waiter());
     expect(await writing).toBeInstanceOf(Error);
-    expect(await node.state(user.id)).toBe('fence');
+    await becomes(node, user.id, 'absent');
     await psql.query('SELECT pg_advisory_unlock(8)');
     expect((await node.users.findById(user.id))?.username).toBe(user.username);
+  });
+
+  describe('and swallows the answer to COMMIT', () => {
+    let link: Link;
+    let far: Node;
+    /** The store's clock is this much ahead of the real one. */
+    let ahead = 0;
+
+    beforeAll(async () => {
+      const url = new URL(database.url);
+      link = await Link.to(Number(url.port), new Random(1));
+      url.port = String(link.port);
+      const store = new ScriptedStore({ now: () => Date.now() + ahead });
+      const extra = { query_timeout: 250, lock_timeout: 0 };
+      far = await makeNode(url.href, { pool: 3, driver: extra, store });
+    });
+    afterAll(() => link.close());
+
+    const renamed = (user: User, username: string): Promise<unknown> =>
+      rejection(
+        far.unitOfWork.run(async (transaction) => {
+          await transaction.update(user, { username });
+          link.halfOpen('down');
+        }),
+      );
+
+    it('drops the keys as soon as PostgreSQL can be asked', async () => {
+      const user = await made();
+      expect(await renamed(user, 'swallowed-1')).toBeInstanceOf(Error);
+      expect([(await rows(user.id))[0]?.version, await far.state(user.id)]).toEqual([2, 'fence']);
+      await sleep(1_200);
+      expect(await far.state(user.id)).toBe('fence');
+      link.heal();
+      await becomes(far, user.id, 'absent');
+      expect((await far.users.findById(user.id))?.username).toBe('swallowed-1');
+    });
+
+    it('keeps them fenced past the deadline of a fence while COMMIT is under way, and drops them when it takes effect', async () => {
+      const user = await made();
+      await psql.query('SELECT pg_advisory_lock(8)');
+      await atCommit('PERFORM pg_advisory_xact_lock(8);');
+      expect(await renamed(user, 'swallowed-2')).toBeInstanceOf(Error);
+      link.heal();
+      for (let renewed = 0; renewed < 2; renewed++) {
+        const before = far.store.steps.length;
+        while (far.store.steps.length === before) await sleep(20);
+        ahead += 0.9 * FENCE_MS;
+        // What a reader would fill now would be old as soon as the COMMIT takes effect.
+        expect((await far.users.findById(user.id))?.version).toBe(1);
+        expect(await far.state(user.id)).toBe('fence');
+      }
+      await psql.query('SELECT pg_advisory_unlock(8)');
+      await becomes(far, user.id, 'absent');
+      expect((await far.users.findById(user.id))?.username).toBe('swallowed-2');
+      expect(await far.state(user.id)).toBe('value');
+    });
   });
 
   it('that fell silent is not given to the next one, who would commit what was given up', async () => {

@@ -27,8 +27,8 @@ export interface Step {
   readonly violation: string | undefined;
 }
 
-const CANNOT_COMMIT = new Set<WriterPc>(Object.values(Pc).filter((pc) => pc >= Pc.Committed));
 const HAS_COMMITTED = new Set<WriterPc>([
+  Pc.TookEffect,
   Pc.Committed,
   Pc.Published,
   Pc.Acknowledged,
@@ -36,6 +36,7 @@ const HAS_COMMITTED = new Set<WriterPc>([
   Pc.Died,
   Pc.DiedPublished,
 ]);
+const CANNOT_COMMIT = new Set<WriterPc>([...HAS_COMMITTED, Pc.RolledBack, Pc.Over]);
 
 /** Every step that somebody could take in `state`. */
 export function successors(protocol: Protocol, state: State): Step[] {
@@ -139,8 +140,27 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
         lock: 0,
         ...(unfenced ? leave() : {}),
       });
+      if (left.unansweredCommits > 0)
+        take(`${name}: COMMIT of version ${version}, whose answer never comes`, {
+          ...to(Pc.Unanswered),
+          left: { ...left, unansweredCommits: left.unansweredCommits - 1 },
+        });
       take(`${name}: ROLLBACK`, { ...to(Pc.RolledBack, 0), lock: 0 });
       crash(Pc.Over);
+      break;
+    case Pc.Unanswered:
+      take(`${name}'s COMMIT takes effect, version ${version}`, { ...to(Pc.TookEffect), row: number, lock: 0 });
+      take(`${name}'s COMMIT comes to nothing`, { ...to(Pc.RolledBack, 0), lock: 0 });
+      break;
+    case Pc.TookEffect:
+      // From here on it is owed: that this comes is G2.
+      if (protocol.unanswered === 'watch')
+        take(`${name} learns that its transaction is over, and drops the key`, {
+          ...to(Pc.Acknowledged),
+          ...acknowledged,
+          cell: publish(protocol, cell, number, undefined),
+        });
+      else take(`${name} never learns of version ${version}`, { ...to(Pc.Acknowledged), ...acknowledged });
       break;
     case Pc.Committed:
       if (protocol.publishWhen === 'acknowledged')
@@ -294,9 +314,10 @@ function environmentSteps(protocol: Protocol, state: State, take: Take): void {
     const first = cell.tokens[0] as number;
     const pc = first === DROP_TOKEN ? Pc.Over : (writers[first - 1] as Writer).pc;
     const mayEnd = protocol.tokenSet
-      ? CANNOT_COMMIT.has(pc)
+      ? CANNOT_COMMIT.has(pc) || (pc === Pc.Unanswered && protocol.unanswered === 'deadline')
       : writers.every((writer) => writer.pc === Pc.Idle || CANNOT_COMMIT.has(writer.pc));
-    const stalled = pc === Pc.Committed || pc === Pc.RolledBack;
+    const stalled =
+      pc === Pc.Committed || pc === Pc.RolledBack || (pc === Pc.TookEffect && protocol.unanswered === 'watch');
     if (mayEnd && (!stalled || left.stalls > 0))
       take(`the deadline of ${showToken(first)} passes`, {
         cell: expire(protocol, cell),

@@ -16,6 +16,8 @@ export interface Budgets {
   readonly lostPublishes: number;
   /** A fence cannot be set and the write goes on (CACHE_DEGRADED_WRITES=allow). */
   readonly lostFences: number;
+  /** A COMMIT's answer never comes to a living writer: it takes effect at any later time, or never. */
+  readonly unansweredCommits: number;
   /** Another server takes over, with what it had copied up to some moment. */
   readonly failovers: number;
   /** The first server takes over again, without having been restarted, with what its successor had copied from it. */
@@ -41,6 +43,11 @@ export interface Protocol extends Rules {
   /** What follows COMMIT. */
   readonly afterCommit: 'publish' | 'unfence';
   readonly publishWhen: 'acknowledging' | 'acknowledged' | 'uncommitted';
+  /**
+   * What a writer without an answer to its COMMIT does: it keeps its fence until PostgreSQL shows that the transaction is over and
+   * drops the key (`watch`), or leaves the fence to its deadline.
+   */
+  readonly unanswered: 'watch' | 'deadline';
   /** What a key begins with: nothing of the server; its run_id; that and its replication id. */
   readonly incarnation: 'none' | 'run-id' | 'replication-id';
   /** Whether a repeated request drops the keys of the write that it acknowledges; `none`: no request is repeated. */
@@ -75,6 +82,10 @@ export const Pc = {
   /** Died after COMMIT; its publication may still arrive. */
   Died: 10,
   DiedPublished: 11,
+  /** Its COMMIT is under way, and will not be answered. */
+  Unanswered: 12,
+  /** That COMMIT took effect, and nobody knows. */
+  TookEffect: 13,
 } as const;
 export type WriterPc = (typeof Pc)[keyof typeof Pc];
 
@@ -179,6 +190,7 @@ export function encode(state: State): string {
       left.flushes,
       left.lostPublishes,
       left.lostFences,
+      left.unansweredCommits,
       left.failovers,
       left.failbacks,
     ].reduce((code, budget) => code * 4 + budget, 0),

@@ -43,6 +43,7 @@ const NOTHING_FAILS: Budgets = {
   flushes: 0,
   lostPublishes: 0,
   lostFences: 0,
+  unansweredCommits: 0,
   failovers: 0,
   failbacks: 0,
 };
@@ -58,6 +59,7 @@ const PROTOCOL: Protocol = {
   fenceWhen: 'beside',
   afterCommit: 'publish',
   publishWhen: 'acknowledging',
+  unanswered: 'watch',
   incarnation: 'replication-id',
   replay: 'none',
   databasePath: false,
@@ -143,6 +145,18 @@ export const VARIANTS: readonly Variant[] = [
     'the end of a fence leaves the floor: a failed publish',
     'G1',
     two({ lostPublishes: 1 }, { expiryRaisesFloor: false }),
+  ),
+
+  // A COMMIT whose answer never comes.
+  variant(
+    'a COMMIT without an answer: a crash, a flush',
+    'holds',
+    two({ unansweredCommits: 1, crashes: 1, flushes: 1, ...SLOW }),
+  ),
+  variant(
+    'a COMMIT without an answer, the fence left to its deadline',
+    'G1',
+    two({ unansweredCommits: 1 }, { unanswered: 'deadline' }),
   ),
 
   // Failover.
