@@ -66,7 +66,11 @@ export class AccountsController {
     accepts: ['If-Match'],
     problems: [problems.notFound, problems.versionMismatch],
   })
-  async deleteUser(@Param('id', IdPipe) id: string, @IfMatchHeader() ifMatch: IfMatch): Promise<void> {
-    await this.auth.deleteUser(id, ifMatch);
+  async deleteUser(
+    @Param('id', IdPipe) id: string,
+    @IfMatchHeader() ifMatch: IfMatch,
+    @CurrentActor() actor: Actor,
+  ): Promise<void> {
+    await this.auth.deleteUser(actor, id, ifMatch);
   }
 }

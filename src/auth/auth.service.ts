@@ -81,11 +81,15 @@ export class AuthService implements OnApplicationBootstrap {
     this.passwords.check(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
     const passwordHash = await this.passwords.hash(newPassword);
     await this.unitOfWork.run(async (transaction) => {
-      const { version } = await this.users.live(transaction, userId, 'share');
       const credential = await this.lockCredential(transaction, userId);
+      const sessions = await this.sessions.lockAll(transaction, actor);
       if (credential?.passwordHash !== known.passwordHash) throw authProblems.wrongPassword();
+      const { version } = await this.users.live(transaction, userId, 'share');
       await transaction.manager.update(Credential, { userId }, { passwordHash });
-      await this.sessions.endOfUser(transaction, userId, actor.sessionId);
+      await this.sessions.endEach(
+        transaction,
+        sessions.filter(({ id }) => id !== actor.sessionId),
+      );
       await this.outbox.append(transaction, {
         type: 'user.password-changed',
         subject: `users/${userId}`,
@@ -94,22 +98,22 @@ export class AuthService implements OnApplicationBootstrap {
     });
   }
 
-  /** Ends all sessions of the actor, or all but the one of this request. */
-  async endSessions(actor: Actor, keepCurrent: boolean): Promise<void> {
-    await this.unitOfWork.run((transaction) =>
-      this.sessions.endOfUser(transaction, actor.userId, keepCurrent ? actor.sessionId : undefined),
-    );
-  }
-
   /** The user's sessions end with it; the orders stay. @throws Problem not-found, version-mismatch */
-  async deleteUser(userId: string, ifMatch: IfMatch): Promise<void> {
+  async deleteUser(actor: Actor, userId: string, ifMatch: IfMatch): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
+      if (actor.userId !== userId) await actor.hold(transaction);
+      await this.lockCredential(transaction, userId);
+      const sessions = await this.sessions.lockAll(transaction, actor, userId);
       await this.users.remove(transaction, userId, ifMatch);
       await transaction.manager.delete(Credential, { userId });
-      await this.sessions.endOfUser(transaction, userId);
+      await this.sessions.endEach(transaction, sessions);
     });
   }
 
+  /**
+   * The credential's row is the account's lock: whoever makes sessions or changes what opens them takes it first, and then the
+   * sessions, by id, and then the user. In this order nobody waits in a circle.
+   */
   private lockCredential({ manager }: Transaction, userId: string): Promise<Credential | null> {
     return manager
       .createQueryBuilder(Credential, 'row')

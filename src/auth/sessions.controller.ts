@@ -94,7 +94,7 @@ export class SessionsController {
     returns: 'The session has ended.',
   })
   async logOut(@CurrentActor() actor: Actor): Promise<void> {
-    await this.sessions.end(actor.userId, actor.sessionId);
+    await this.sessions.end(actor, actor.sessionId);
   }
 
   @Delete(':id')
@@ -108,7 +108,7 @@ export class SessionsController {
     problems: [problems.notFound],
   })
   async endSession(@Param('id', IdPipe) id: string, @CurrentActor() actor: Actor): Promise<void> {
-    await this.sessions.end(actor.userId, id);
+    await this.sessions.end(actor, id);
   }
 
   @Delete()
@@ -123,6 +123,6 @@ export class SessionsController {
     problems: [problems.validationFailed],
   })
   async endSessions(@Query() { keep }: EndSessionsQuery, @CurrentActor() actor: Actor): Promise<void> {
-    await this.auth.endSessions(actor, keep === 'current');
+    await this.sessions.endOwn(actor, keep === 'current');
   }
 }

@@ -7,7 +7,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LRUCache } from 'lru-cache';
-import { Repository } from 'typeorm';
+import { type FindOptionsWhere, In, Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import { CachedRepository } from '../cache/cached-repository.js';
 import { InjectCachedRepository } from '../cache/cached.decorator.js';
@@ -27,8 +27,8 @@ const TOKEN_BYTES = 32;
 /** `lastSeenAt` moves at most this often, and a tenth of the idle time at most; a crash loses what was not flushed yet. */
 const SEEN_EVERY_MS = 60_000;
 const FLUSH = { everyMs: 5_000, rows: 200, buffered: 20_000 } as const;
-/** Sessions past their end are removed this many at a time, this often. */
-const PURGE = { everyMs: 60_000, rows: 1_000 } as const;
+/** Sessions past their end are removed this many a transaction and this many transactions at a time, this often. */
+const PURGE = { everyMs: 60_000, rows: 200, batches: 25 } as const;
 
 export const tokenHashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
 
@@ -80,7 +80,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     if (!user || user.id !== session.userId) return undefined;
     this.userOfToken.set(tokenHash, user.id);
     this.noteUse(session);
-    return { userId: user.id, roles: user.roles, sessionId: session.id };
+    const { id } = session;
+    return { userId: user.id, roles: user.roles, sessionId: id, hold: (transaction) => this.hold(transaction, id) };
   }
 
   /** Makes a session for a user that the transaction has locked. The token is in the answer and nowhere else. */
@@ -91,13 +92,15 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
   ): Promise<{ session: Session; token: string }> {
     const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
     const now = new Date();
-    const surplus = await transaction.manager
+    const ids = await transaction.manager
       .createQueryBuilder(Session, 'row')
+      .select('row.id')
       .where('row.userId = :userId', { userId })
       .orderBy('row.lastSeenAt', 'DESC')
       .offset(SESSIONS_OF_A_USER - 1)
       .getMany();
-    await this.endAll(transaction, surplus);
+    // Locked before they are removed: a use that is written at this moment would move a version, and the row would stay.
+    if (ids.length > 0) await this.endEach(transaction, await lock(transaction, { id: In(ids.map(({ id }) => id)) }));
     const session = await transaction.insert(Session, {
       id: uuidv7(),
       userId,
@@ -133,35 +136,57 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     return rows.filter((row) => this.isLive(row)).map((row) => this.withLatestUse(row));
   }
 
-  /** Ends one of the user's sessions. @throws Problem not-found */
-  async end(userId: string, sessionId: string): Promise<void> {
+  /** Ends one of the actor's sessions. @throws Problem unauthenticated, not-found */
+  async end(actor: Actor, sessionId: string): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
-      const session = await transaction.lock(Session, sessionId);
-      if (!session || session.userId !== userId) throw problems.notFound();
-      await this.endAll(transaction, [session]);
+      const { userId, sessionId: own } = actor;
+      const sessions = await lock(transaction, { userId, id: In([own, sessionId]) });
+      if (!sessions.some(({ id }) => id === own)) throw problems.unauthenticated();
+      const session = sessions.find(({ id }) => id === sessionId);
+      if (!session) throw problems.notFound();
+      await this.endEach(transaction, [session]);
     });
   }
 
-  /** Ends all sessions of a user but `keep`. */
-  async endOfUser(transaction: Transaction, userId: string, keep?: string): Promise<void> {
-    const rows = await transaction.manager
-      .createQueryBuilder(Session, 'row')
-      .where('row.userId = :userId', { userId })
-      .orderBy('row.id')
-      .setLock('pessimistic_write')
-      .getMany();
-    await this.endAll(
-      transaction,
-      rows.filter(({ id }) => id !== keep),
-    );
+  /** Ends all sessions of the actor, or all but the one of this request. @throws Problem unauthenticated */
+  async endOwn(actor: Actor, keepCurrent: boolean): Promise<void> {
+    await this.unitOfWork.run(async (transaction) => {
+      const sessions = await this.lockAll(transaction, actor);
+      await this.endEach(
+        transaction,
+        sessions.filter(({ id }) => !keepCurrent || id !== actor.sessionId),
+      );
+    });
   }
 
-  private async endAll(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
+  /**
+   * All sessions of a user (the actor without `userId`), locked: whoever writes in one of them has committed, or will be
+   * refused. @throws Problem unauthenticated when it is the actor's own that are asked for and the one of this request has ended
+   */
+  async lockAll(transaction: Transaction, actor: Actor, userId = actor.userId): Promise<Session[]> {
+    const sessions = await lock(transaction, { userId });
+    if (userId === actor.userId && !sessions.some(({ id }) => id === actor.sessionId)) throw problems.unauthenticated();
+    return sessions;
+  }
+
+  /** Ends sessions that the transaction has locked. */
+  async endEach(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
     for (const session of sessions) {
       if (!(await transaction.remove(session))) continue;
       const data = { version: session.version + 1, userId: session.userId };
       await this.outbox.append(transaction, { type: 'session.ended', subject: `sessions/${session.id}`, data });
     }
+  }
+
+  /** A writing request's hold on its session: the row cannot be deleted until the transaction ends; a noted use can be written. */
+  private async hold({ manager }: Transaction, sessionId: string): Promise<void> {
+    const row = await manager
+      .createQueryBuilder(Session, 'row')
+      .select('row.id')
+      .where('row.id = :sessionId', { sessionId })
+      .setLock('for_key_share')
+      .getOne();
+    if (!row) throw problems.unauthenticated();
   }
 
   private isLive({ id, lastSeenAt, expiresAt }: Session): boolean {
@@ -182,38 +207,60 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     if (this.seen.has(id) || this.seen.size < FLUSH.buffered) this.seen.set(id, now);
   }
 
-  /** Writes the noted uses, through the fenced cache like any write; a row that is locked or gone is left for later or dropped. */
+  /**
+   * Writes the noted uses, through the fenced cache like any write. What could not be written, since its row is locked or the
+   * database does not answer, stays noted for the next time; what is gone is forgotten.
+   */
   async flushSeen(): Promise<void> {
-    while (this.seen.size > 0) {
-      const batch = new Map([...this.seen].slice(0, FLUSH.rows));
-      await this.unitOfWork.run(async (transaction) => {
-        const rows = await transaction.manager
+    const noted = [...this.seen];
+    for (let from = 0; from < noted.length; from += FLUSH.rows) {
+      const batch = new Map(noted.slice(from, from + FLUSH.rows));
+      const done = await this.unitOfWork.run(async (transaction) => {
+        const all = transaction.manager
           .createQueryBuilder(Session, 'row')
-          .where('row.id = ANY(:ids)', { ids: [...batch.keys()] })
-          .orderBy('row.id')
-          .setLock('pessimistic_write')
+          .where('row.id = ANY(:ids)', { ids: [...batch.keys()] });
+        const rows = await all
+          .clone()
+          .setLock('for_no_key_update')
           .setOnLocked('skip_locked')
+          .orderBy('row.id')
           .getMany();
         for (const row of rows) {
           const lastSeenAt = batch.get(row.id) as Date;
           if (lastSeenAt > row.lastSeenAt) await transaction.update(row, { lastSeenAt });
         }
+        const written = new Set(rows.map(({ id }) => id));
+        if (written.size === batch.size) return [...batch];
+        const locked = new Set((await all.select('row.id').getMany()).map(({ id }) => id));
+        return [...batch].filter(([id]) => written.has(id) || !locked.has(id));
       });
-      for (const [id, at] of batch) if (this.seen.get(id) === at) this.seen.delete(id);
+      for (const [id, at] of done) if (this.seen.get(id) === at) this.seen.delete(id);
     }
   }
 
-  /** Removes a bounded number of sessions that are past their absolute end; idle ones wait for theirs, and are dead already. */
+  /**
+   * Removes sessions that are past their absolute end, the oldest first and a bounded number. One that was idle too long is
+   * dead already and stays for its row's end: by the table alone it cannot be told from one whose last use is not written yet.
+   */
   async purge(): Promise<void> {
-    await this.unitOfWork.run(async (transaction) => {
-      const rows = await transaction.manager
-        .createQueryBuilder(Session, 'row')
-        .where('row.expiresAt < now()')
-        .limit(PURGE.rows)
-        .setLock('pessimistic_write')
-        .setOnLocked('skip_locked')
-        .getMany();
-      await this.endAll(transaction, rows);
-    });
+    for (let batch = 0; batch < PURGE.batches; batch++) {
+      const removed = await this.unitOfWork.run(async (transaction) => {
+        const rows = await transaction.manager
+          .createQueryBuilder(Session, 'row')
+          .where('row.expiresAt < now()')
+          .orderBy('row.expiresAt')
+          .limit(PURGE.rows)
+          .setLock('pessimistic_write')
+          .setOnLocked('skip_locked')
+          .getMany();
+        await this.endEach(transaction, rows);
+        return rows.length;
+      });
+      if (removed < PURGE.rows) return;
+    }
   }
 }
+
+/** Rows of sessions, locked in the order of their ids, which is everyone's. */
+const lock = ({ manager }: Transaction, where: FindOptionsWhere<Session>): Promise<Session[]> =>
+  manager.find(Session, { where, order: { id: 'ASC' }, lock: { mode: 'pessimistic_write' } });

@@ -136,6 +136,20 @@ export class UnitOfWork {
     }
   }
 
+  /**
+   * {@link run} for a caller whose right to write may end while the request is under way: `caller.hold` is the transaction's
+   * first step. It either keeps that right until the COMMIT or refuses, so nothing is written once its end was acknowledged.
+   */
+  runAs<T>(
+    caller: { readonly hold: (transaction: Transaction) => Promise<void> },
+    work: (transaction: Transaction) => Promise<T>,
+  ): Promise<T> {
+    return this.run(async (transaction) => {
+      await caller.hold(transaction);
+      return work(transaction);
+    });
+  }
+
   private async attempt<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
     const runner = this.dataSource.createQueryRunner('master');
     const invalidation = this.invalidation.begin();

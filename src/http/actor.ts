@@ -4,6 +4,7 @@
  */
 import { createParamDecorator, type ExecutionContext, SetMetadata } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
+import type { Transaction } from '../database/unit-of-work.js';
 
 export const ROLES = ['user', 'support', 'admin'] as const;
 export type Role = (typeof ROLES)[number];
@@ -12,6 +13,8 @@ export interface Actor {
   readonly userId: string;
   readonly roles: readonly Role[];
   readonly sessionId: string;
+  /** Keeps the caller's session from ending until the transaction does. @throws Problem unauthenticated when it has ended */
+  readonly hold: (transaction: Transaction) => Promise<void>;
 }
 
 declare module 'fastify' {

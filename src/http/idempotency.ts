@@ -119,7 +119,7 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
     work: (transaction: Transaction) => Promise<Answer>,
   ): Promise<void> {
     const { key, fingerprint } = request;
-    const { status, headers, body, replayed } = await this.unitOfWork.run(async (transaction) => {
+    const { status, headers, body, replayed } = await this.unitOfWork.runAs(actor, async (transaction) => {
       if (key === undefined) return { ...serialize(await work(transaction)), replayed: false };
       const kept = await this.claim(transaction, actor.userId, key);
       if (kept) {

@@ -216,7 +216,9 @@ export class OrdersController {
     @Body() body: ChangeOrder,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderView> {
-    const order = await this.unitOfWork.run((transaction) => this.orders.change(transaction, actor, id, ifMatch, body));
+    const order = await this.unitOfWork.runAs(actor, (transaction) =>
+      this.orders.change(transaction, actor, id, ifMatch, body),
+    );
     void reply.header('ETag', etagOf(order.version));
     return order;
   }

@@ -94,9 +94,10 @@ export class UsersController {
     @Param('id', IdPipe) id: string,
     @IfMatchHeader() ifMatch: IfMatch,
     @Body() body: ChangeUser,
+    @CurrentActor() actor: Actor,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserView> {
-    const user = await this.users.change(id, ifMatch, body);
+    const user = await this.users.change(actor, id, ifMatch, body);
     void reply.header('ETag', etagOf(user.version));
     return user;
   }
@@ -117,9 +118,10 @@ export class UsersController {
     @Param('id', IdPipe) id: string,
     @IfMatchHeader() ifMatch: IfMatch,
     @Body() { roles }: ChangeRoles,
+    @CurrentActor() actor: Actor,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserView> {
-    const user = await this.users.setRoles(id, ifMatch, roles);
+    const user = await this.users.setRoles(actor, id, ifMatch, roles);
     void reply.header('ETag', etagOf(user.version));
     return user;
   }

@@ -9,7 +9,7 @@ import { InjectCachedRepository } from '../cache/cached.decorator.js';
 import type { Reading } from '../cache/reading.js';
 import type { Representation } from '../cache/representation.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
-import type { Role } from '../http/actor.js';
+import type { Actor, Role } from '../http/actor.js';
 import { decodeCursor, DEFAULT_LIMIT, keyset, type Page, pageOf } from '../http/pagination.js';
 import type { IfMatch } from '../http/preconditions.js';
 import { problems } from '../http/problem.js';
@@ -80,8 +80,8 @@ export class UsersService {
   }
 
   /** @throws Problem not-found, precondition-required, version-mismatch, username-taken, email-taken */
-  change(id: string, ifMatch: IfMatch, { username, email }: ChangeUser): Promise<UserView> {
-    return this.unitOfWork.run(async (transaction) => {
+  change(actor: Actor, id: string, ifMatch: IfMatch, { username, email }: ChangeUser): Promise<UserView> {
+    return this.unitOfWork.runAs(actor, async (transaction) => {
       const before = await this.live(transaction, id);
       ifMatch.require(before.version);
       const changes = { ...(username === undefined ? {} : { username }), ...(email === undefined ? {} : { email }) };
@@ -94,8 +94,8 @@ export class UsersService {
   }
 
   /** @throws Problem not-found, version-mismatch */
-  setRoles(id: string, ifMatch: IfMatch, roles: Role[]): Promise<UserView> {
-    return this.unitOfWork.run(async (transaction) => {
+  setRoles(actor: Actor, id: string, ifMatch: IfMatch, roles: Role[]): Promise<UserView> {
+    return this.unitOfWork.runAs(actor, async (transaction) => {
       const before = await this.live(transaction, id);
       ifMatch.check(before.version);
       const after = await transaction.update(before, { roles });

@@ -404,7 +404,7 @@ class Round {
   /** True when it is acknowledged, by the first request with this key or by this one. */
   async placeOnce(stamp: number, shopper: string, key: string): Promise<boolean> {
     const userId = this.plan.shoppers[shopper] as string;
-    const actor = { userId, roles: ['user'], sessionId: '' } as const;
+    const actor = { userId, roles: ['user'], sessionId: '', hold: () => Promise.resolve() } as const;
     const reply = { header: () => reply, headers: () => reply, code: () => reply, send: () => reply };
     return write.run({ flags: '' }, async () => {
       try {
