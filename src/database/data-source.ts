@@ -12,6 +12,7 @@ import { Orders1763683200002 } from '../../migrations/1763683200002-orders.js';
 import { Outbox1763683200003 } from '../../migrations/1763683200003-outbox.js';
 import { IdempotencyKeys1763683200004 } from '../../migrations/1763683200004-idempotency-keys.js';
 import { CacheInvalidations1763683200005 } from '../../migrations/1763683200005-cache-invalidations.js';
+import { OrderConstraints1763683200006 } from '../../migrations/1763683200006-order-constraints.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
 export const BOUNDS = { connect: 800, statement: 5_000, lock: 3_000, idleInTransaction: 5_000, query: 6_000 } as const;
@@ -23,6 +24,7 @@ export const MIGRATIONS = [
   Outbox1763683200003,
   IdempotencyKeys1763683200004,
   CacheInvalidations1763683200005,
+  OrderConstraints1763683200006,
 ];
 
 /** @param pool connections of this process @param Client the pool's client class, pg's own when absent */

@@ -4,6 +4,7 @@ import { timestampOfInsert } from '../database/columns.js';
 
 @Entity('idempotency_keys')
 @Check('idempotency_keys_key_length', 'length(key) BETWEEN 1 AND 255')
+@Check('idempotency_keys_status_success', 'status BETWEEN 200 AND 299')
 export class IdempotencyRecord {
   @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'idempotency_keys_pkey' })
   userId: string;

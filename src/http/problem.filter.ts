@@ -9,6 +9,7 @@ import { QueryFailedError } from 'typeorm';
 import { WriteRejectedError } from '../cache/invalidation.service.js';
 import { TransactionTooLongError } from '../database/unit-of-work.js';
 import { Problem, type ProblemFactory, problemOfConstraint, problems, retryLater } from './problem.js';
+import { problemOfSqlState } from './sqlstate.js';
 
 /** Fastify's own refusals, by code (Fastify manual, Errors). */
 const FASTIFY_ERRORS: Readonly<Record<string, ProblemFactory>> = {
@@ -30,10 +31,8 @@ const FRAMEWORK_STATUSES: Readonly<Record<number, ProblemFactory>> = {
   431: problems.headersTooLarge,
 };
 
-/** What PostgreSQL and its driver say when they cannot be reached, by SQLSTATE class or code and by Node's error code. */
-const DATABASE_GONE = /^(08...|57P0[1-5]|ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|3D000)$/;
-/** Too much at once: query_canceled by statement_timeout, lock_not_available, too_many_connections, deadlock, serialization. */
-const DATABASE_BUSY = /^(57014|55P03|53...|40P01|40001|25P03|25P04)$/;
+/** What Node says when PostgreSQL cannot be reached. What PostgreSQL itself says: sqlstate.ts. */
+const DATABASE_GONE = /^(ECONNREFUSED|ECONNRESET|EPIPE|ENOTFOUND|ETIMEDOUT|EAI_AGAIN)$/;
 /** The same from the driver and its pool, which give no code. */
 const DRIVER_GONE =
   /Connection terminated|Client has encountered a connection error|Query read timeout|not queryable|client was closed|not connected/i;
@@ -62,9 +61,8 @@ function problemOfDatabase(error: Error): Problem | undefined {
   ) {
     return problems.databaseUnavailable(undefined, { ...retryLater, cause: error });
   }
-  if (codes.some((code) => DATABASE_BUSY.test(code)))
-    return problems.overloaded(undefined, { ...retryLater, cause: error });
-  return undefined;
+  const [told] = codes.flatMap((code) => problemOfSqlState(code) ?? []);
+  return told?.(undefined, { ...(told.status === 503 ? retryLater : {}), cause: error });
 }
 
 /** The problem that an error is. Exported for the places before and beside Nest (bad URLs, bad sockets). */
@@ -118,10 +116,13 @@ export class ProblemFilter implements ExceptionFilter {
     const request = http.getRequest<FastifyRequest>();
     const reply = http.getResponse<FastifyReply>();
     const problem = problemOf(error);
-    if (problem.type.status >= 500) {
-      const cause = problem.details.cause ?? error;
+    const { cause: behind } = problem.details;
+    // Below 500, but a rule in front of the database is missing: somebody has to know.
+    const ruleMissing = problem.type.code === problems.valueRefused.code;
+    if (problem.type.status >= 500 || ruleMissing) {
+      const cause = behind ?? error;
       const reason = isError(cause) ? (cause.stack ?? cause.message) : String(cause);
-      if (problem.type.status === 500)
+      if (problem.type.status === 500 || ruleMissing)
         this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
       else this.logger.warn(`${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`);
     }

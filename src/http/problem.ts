@@ -109,6 +109,20 @@ export const problems = {
       errors: [{ pointer: '/limit', code: 'integer', detail: 'limit must be a whole number from 1 to 100' }],
     },
   }),
+  valueRefused: defineProblem({
+    code: 'value-refused',
+    status: 400,
+    title: 'The database refuses a value',
+    explanation:
+      'A value passed the rules of this API and broke one of the database behind it. Nothing was changed. Quote "requestId" when you report it: the rule in front is missing.',
+  }),
+  conflict: defineProblem({
+    code: 'conflict',
+    status: 409,
+    title: 'Another request was first',
+    explanation:
+      'What the request refers to has gone, or what it makes is there already, by a request that ran at the same moment. Nothing was changed: read again, decide again.',
+  }),
   unauthenticated: defineProblem({
     code: 'unauthenticated',
     status: 401,

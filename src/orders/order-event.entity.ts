@@ -1,8 +1,12 @@
 /** What happened to an order, in order: versions 1, 2, 3 … The table only grows; the database refuses anything else. */
-import { Column, Entity, PrimaryColumn } from 'typeorm';
+import { Check, Column, Entity, PrimaryColumn } from 'typeorm';
 import { safeInteger, timestamp } from '../database/columns.js';
 
 @Entity('order_events')
+@Check('order_events_version_range', `version >= 1`)
+@Check('order_events_type_form', `type ~ '^order[.][a-z]+(-[a-z]+)*$'`)
+@Check('order_events_schema_range', `schema >= 1`)
+@Check('order_events_data_form', `jsonb_typeof(data) = 'object'`)
 export class OrderEvent {
   @PrimaryColumn('uuid', { name: 'order_id', primaryKeyConstraintName: 'order_events_pkey' })
   orderId: string;

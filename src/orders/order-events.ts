@@ -3,7 +3,7 @@
  * to write the projection, a read of the past replays it. It is pure: the same events give the same order.
  */
 import type { Order, OrderItem } from './order.entity.js';
-import { type OrderStatus, TRANSITIONS } from './order-lifecycle.js';
+import { INITIAL, ORDER_CHANGED, ORDER_PLACED, type OrderStatus, TRANSITIONS } from './order-lifecycle.js';
 
 /** The number that events are written with now. */
 export const EVENT_SCHEMA = 1;
@@ -27,15 +27,15 @@ export function totalOf(items: readonly OrderItem[]): number {
 
 /** @throws Error for a sequence that no order can have: the store is damaged */
 export function evolve(state: OrderState | null, { type, data }: OrderFact): OrderState {
-  if (type === 'order.placed') {
+  if (type === ORDER_PLACED) {
     const { userId, currency, items, note } = data as unknown as Pick<
       OrderState,
       'userId' | 'currency' | 'items' | 'note'
     >;
-    return { userId, status: 'placed', currency, items, total: totalOf(items), note };
+    return { userId, status: INITIAL, currency, items, total: totalOf(items), note };
   }
-  if (!state) throw new Error(`${type} before order.placed`);
-  if (type === 'order.changed') {
+  if (!state) throw new Error(`${type} before ${ORDER_PLACED}`);
+  if (type === ORDER_CHANGED) {
     const items = (data.items as OrderItem[] | undefined) ?? state.items;
     const note = data.note === undefined ? state.note : (data.note as string | null);
     return { ...state, items, total: totalOf(items), note };

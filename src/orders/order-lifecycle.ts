@@ -1,7 +1,7 @@
 /**
  * An order's life as data: every action, the state it starts from, the state it ends in, who may take it there, and the
- * event that tells of it. The service, the policy of the routes, the 409's `allowed`, the OpenAPI text, the diagram in
- * docs/orders.md and an exhaustive test all read this table.
+ * event that tells of it. The routes, the service, the projection, the 409's `allowed`, the OpenAPI text, the CHECK on the
+ * column, the diagram in docs/orders.md and an exhaustive test all read this table; a start with a table that is none fails.
  */
 import type { Actor } from '../http/actor.js';
 
@@ -31,8 +31,47 @@ export const TRANSITIONS: readonly Transition[] = [
   { action: 'refund', from: 'delivered', to: 'refunded', by: 'admin', event: 'order.refunded' },
 ];
 
+/** The state that an order begins in. */
+export const INITIAL: OrderStatus = 'placed';
+
 /** The state in which items and note may still change. */
 export const EDITABLE: OrderStatus = 'placed';
+
+/** The event that every order begins with, and the one of a change, which is no step. */
+export const ORDER_PLACED = 'order.placed';
+export const ORDER_CHANGED = 'order.changed';
+
+/**
+ * What is wrong with a table: states that are unknown or out of reach, actions that never happen or lead to two places, events
+ * from whose name the projection cannot tell the state.
+ */
+export function faultsOfLifecycle(transitions: readonly Transition[]): string[] {
+  const faults: string[] = [];
+  const states: readonly string[] = ORDER_STATUSES;
+  const reached = new Set<OrderStatus>([INITIAL]);
+  // A set grows while it is walked.
+  for (const state of reached) for (const step of transitions) if (step.from === state) reached.add(step.to);
+  for (const state of ORDER_STATUSES) if (!reached.has(state)) faults.push(`no way leads to "${state}"`);
+  for (const action of ORDER_ACTIONS)
+    if (!transitions.some((step) => step.action === action)) faults.push(`"${action}" is never possible`);
+
+  const ends = new Map<string, OrderStatus>([
+    [ORDER_PLACED, INITIAL],
+    [ORDER_CHANGED, EDITABLE],
+  ]);
+  const starts = new Set<string>();
+  for (const { action, from, to, by, event } of transitions) {
+    for (const state of [from, to]) if (!states.includes(state)) faults.push(`"${state}" is no state`);
+    if (!ORDER_ACTIONS.includes(action)) faults.push(`"${action}" is no action`);
+    const start = `"${action}" from "${from}" by ${by}`;
+    if (starts.has(start)) faults.push(`${start} is there twice`);
+    starts.add(start);
+    if (event === ORDER_PLACED || event === ORDER_CHANGED || (ends.get(event) ?? to) !== to)
+      faults.push(`"${event}" does not tell one state`);
+    ends.set(event, to);
+  }
+  return [...new Set(faults)];
+}
 
 const isParty = (actor: Actor, ownerId: string, party: Party): boolean =>
   party === 'owner' ? actor.userId === ownerId : actor.roles.includes('admin');

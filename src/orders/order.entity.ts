@@ -2,7 +2,7 @@
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
 import { Cached } from '../cache/cached.decorator.js';
 import { safeInteger, timestampOfInsert } from '../database/columns.js';
-import type { OrderStatus } from './order-lifecycle.js';
+import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 
 export interface OrderItem {
   sku: string;
@@ -12,11 +12,22 @@ export interface OrderItem {
   unitPrice: number;
 }
 
+/** An item as a strict SQL/JSON path predicate: what is missing or of another type is unknown, and so no item. */
+const ITEM_FORM = [
+  '@.sku like_regex "^.{1,64}$" flag "s"',
+  '@.name like_regex "^.{1,200}$" flag "s"',
+  '@.quantity.floor() == @.quantity && @.quantity >= 1 && @.quantity <= 10000',
+  '@.unitPrice.floor() == @.unitPrice && @.unitPrice >= 0 && @.unitPrice <= 1000000000000',
+].join(' && ');
+
 @Entity('orders')
-@Check('orders_status_known', `status IN ('placed', 'paid', 'shipped', 'delivered', 'cancelled', 'refunded')`)
+@Check('orders_status_known', `status IN (${ORDER_STATUSES.map((status) => `'${status}'`).join(', ')})`)
 @Check('orders_currency_form', `currency ~ '^[A-Z]{3}$'`)
 @Check('orders_total_range', `total BETWEEN 0 AND 9007199254740991`)
 @Check('orders_items_count', `jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100`)
+@Check('orders_items_form', `items = jsonb_path_query_array(items, 'strict $[*] ? (${ITEM_FORM})')`)
+@Check('orders_total_sum', `total = order_total(items)`)
+@Check('orders_note_length', `length(note) <= 1000`)
 @Index('orders_of_user', { synchronize: false })
 @Index('orders_of_user_by_status', { synchronize: false })
 @Index('orders_newest', { synchronize: false })

@@ -6,6 +6,7 @@ import { CacheModule } from '../cache/cache.module.js';
 import { Idempotency } from '../http/idempotency.js';
 import { IdempotencyRecord } from '../http/idempotency.entity.js';
 import { UsersModule } from '../users/users.module.js';
+import { faultsOfLifecycle, TRANSITIONS } from './order-lifecycle.js';
 import { OrderEvent } from './order-event.entity.js';
 import { OrderSummaryService } from './order-summary.service.js';
 import { Order } from './order.entity.js';
@@ -23,4 +24,9 @@ import { OrdersService } from './orders.service.js';
   providers: [OrdersService, OrderSummaryService, Idempotency],
   exports: [OrdersService],
 })
-export class OrdersModule {}
+export class OrdersModule {
+  constructor() {
+    const faults = faultsOfLifecycle(TRANSITIONS);
+    if (faults.length > 0) throw new Error(`order-lifecycle.ts: ${faults.join('; ')}`);
+  }
+}

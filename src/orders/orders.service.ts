@@ -30,7 +30,15 @@ import { OutboxService } from '../outbox/outbox.service.js';
 import { UsersService } from '../users/users.service.js';
 import { OrderEvent } from './order-event.entity.js';
 import { EVENT_SCHEMA, evolve, type OrderFact, type OrderState, totalOf } from './order-events.js';
-import { allowedActions, EDITABLE, mayEver, type OrderAction, transitionOf } from './order-lifecycle.js';
+import {
+  allowedActions,
+  EDITABLE,
+  mayEver,
+  ORDER_CHANGED,
+  ORDER_PLACED,
+  type OrderAction,
+  transitionOf,
+} from './order-lifecycle.js';
 import { Order } from './order.entity.js';
 import type {
   ChangeOrder,
@@ -65,7 +73,7 @@ export class OrdersService {
     { currency, items, note = null }: PlaceOrder,
   ): Promise<OrderView> {
     this.checkTotal(items);
-    const fact = { type: 'order.placed', data: { userId: actor.userId, currency, items: items.map(itemOf), note } };
+    const fact = { type: ORDER_PLACED, data: { userId: actor.userId, currency, items: items.map(itemOf), note } };
     const order = await transaction.insert(Order, { id: uuidv7(), ...evolve(null, fact) });
     await this.record(transaction, actor, order, fact);
     return orderView(order);
@@ -87,7 +95,7 @@ export class OrdersService {
     if (items) this.checkTotal(items);
     if (items === undefined && note === undefined) return orderView(order);
     const data = { ...(items ? { items: items.map(itemOf) } : {}), ...(note === undefined ? {} : { note }) };
-    return this.apply(transaction, actor, order, { type: 'order.changed', data });
+    return this.apply(transaction, actor, order, { type: ORDER_CHANGED, data });
   }
 
   /** @throws Problem not-found, forbidden, version-mismatch, invalid-transition */

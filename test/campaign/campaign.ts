@@ -103,6 +103,8 @@ export async function runRound(cluster: Cluster, round: Round): Promise<Result> 
 
 type Rows = Pick<Plan, 'rows' | 'owner' | 'names' | 'shoppers'> & { readonly known: Line[] };
 
+const ITEMS = JSON.stringify([{ sku: 'A', name: 'a', quantity: 1, unitPrice: 1 }]);
+
 /** New rows, made by hand, and the lines that say so. */
 async function freshRows({ database }: Cluster, random: Random): Promise<Rows> {
   const tag = random.between(0, 2 ** 31).toString(36) + Date.now().toString(36);
@@ -133,8 +135,8 @@ async function freshRows({ database }: Cluster, random: Random): Promise<Rows> {
       );
     } else {
       await database.query(
-        `INSERT INTO orders (id, user_id, status, currency, items, total, note) VALUES ($1, $2, 'placed', 'EUR', '[1]', 1, $3)`,
-        [id, owner, String(stamp)],
+        `INSERT INTO orders (id, user_id, status, currency, items, total, note) VALUES ($1, $2, 'placed', 'EUR', $4, 1, $3)`,
+        [id, owner, String(stamp), ITEMS],
       );
     }
     known.push(['b', stamp, 0]);

@@ -133,7 +133,7 @@ beforeAll(async () => {
     `INSERT INTO orders (id, user_id, status, currency, items, total, created_at)
      SELECT uuidv7(), CASE hashint4(n) % 20 WHEN 0 THEN $1::uuid WHEN 1 THEN people[1] ELSE people[1 + n % 1000] END,
             CASE WHEN n % 1000 = 0 THEN 'refunded' WHEN hashint4(n + 1) % 8 = 0 THEN 'paid' ELSE 'delivered' END, 'EUR',
-            '[{"sku":"A"}]', n, date_trunc('milliseconds', now()) - ($2 - n) / 5 * interval '5 seconds'
+            jsonb_build_array(jsonb_build_object('sku', 'A', 'name', 'a', 'quantity', 1, 'unitPrice', n)), n, date_trunc('milliseconds', now()) - ($2 - n) / 5 * interval '5 seconds'
        FROM (SELECT array_agg(id) AS people FROM (SELECT id FROM users WHERE id <> $1 LIMIT 1000) AS others) AS crowd,
             generate_series(1, $2::int) AS n`,
     [owner.id, ORDERS],

@@ -17,6 +17,7 @@ const ALL = MIGRATIONS.map(({ name }) => name);
 const FOREIGN_KEYS = [
   'credentials_user_id_fkey',
   'idempotency_keys_user_id_fkey',
+  'order_events_actor_id_fkey',
   'order_events_order_id_fkey',
   'orders_user_id_fkey',
   'sessions_user_id_fkey',
@@ -312,6 +313,14 @@ const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
   [
     'ALTER TABLE orders DROP CONSTRAINT orders_total_range, ADD CONSTRAINT orders_total_range CHECK (total >= 0)',
     /orders_total_range: CHECK/,
+  ],
+  [
+    `ALTER TABLE orders DROP CONSTRAINT orders_items_form, ADD CONSTRAINT orders_items_form CHECK (NOT jsonb_path_exists(items, '$[*] ? (@.quantity < 1)'))`,
+    /orders_items_form: CHECK/,
+  ],
+  [
+    'ALTER TABLE credentials DROP CONSTRAINT credentials_password_hash_form',
+    /ADD CONSTRAINT "credentials_password_hash_form"/,
   ],
   ['DROP INDEX sessions_token_hash_key', /CREATE UNIQUE INDEX "sessions_token_hash_key"/],
   ['ALTER TABLE outbox DROP CONSTRAINT outbox_id_key', /outbox_id_key/],

@@ -40,12 +40,14 @@ const session = (values: Row = {}): Row => ({
   expires_at: new Date(),
   ...values,
 });
+const ITEM = { sku: 'LAMP-01', name: 'Lamp', quantity: 1, unitPrice: 1 };
+const itemsOf = (...changes: object[]): string => JSON.stringify(changes.map((change) => ({ ...ITEM, ...change })));
 const order = (values: Row = {}): Row => ({
   id: randomUUID(),
   user_id: userId,
   status: 'placed',
   currency: 'EUR',
-  items: '[{}]',
+  items: itemsOf({}),
   total: 1,
   ...values,
 });
@@ -59,7 +61,9 @@ const event = (values: Row = {}): Row => ({
   occurred_at: new Date(),
   ...values,
 });
-const credential = (values: Row = {}): Row => ({ user_id: userId, password_hash: 'hash', ...values });
+/** Of no password: the form is right. */
+const HASH = `$argon2id$v=19$m=19456,t=2,p=1$${'c2FsdA'.repeat(4)}$${'aGFzaA'.repeat(7)}`;
+const credential = (values: Row = {}): Row => ({ user_id: userId, password_hash: HASH, ...values });
 const outbox = (values: Row = {}): Row => ({ id: randomUUID(), type: 'a.b', subject: 'a/1', data: '{}', ...values });
 const kept = (values: Row = {}): Row => ({
   user_id: userId,
@@ -177,7 +181,7 @@ describe('a time', () => {
     expect((changed as Date).getTime()).toBeGreaterThan((made as Date).getTime());
     expect(Math.abs((changed as Date).getTime() - Date.now())).toBeLessThan(5_000);
     const [hash] = await sql(
-      `UPDATE credentials SET password_hash = 'new', updated_at = '2001-01-01' WHERE user_id = $1 RETURNING updated_at`,
+      `UPDATE credentials SET password_hash = password_hash, updated_at = '2001-01-01' WHERE user_id = $1 RETURNING updated_at`,
       [userId],
     );
     expect((hash?.updated_at as Date).getTime()).toBeGreaterThan(Date.now() - 60_000);
@@ -260,6 +264,15 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   ],
   credentials_pkey: [() => insert('credentials', credential())],
   credentials_user_id_fkey: [() => insert('credentials', credential({ user_id: randomUUID() }))],
+  credentials_password_hash_form: [
+    '',
+    'the password itself',
+    HASH.replace('argon2id', 'argon2i'),
+    ` ${HASH}`,
+    `${HASH}\n`,
+    HASH.slice(0, HASH.lastIndexOf('$')),
+    '$2b$12$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234',
+  ].map((password_hash) => () => insert('credentials', credential({ password_hash }))),
   sessions_pkey: [async () => insert('sessions', session({ id: (await insert('sessions', session())).id }))],
   sessions_user_id_fkey: [() => insert('sessions', session({ user_id: randomUUID() }))],
   sessions_token_hash_key: [
@@ -275,13 +288,49 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
     (currency) => () => insert('orders', order({ currency })),
   ),
   orders_total_range: [-1, '9007199254740992'].map((total) => () => insert('orders', order({ total }))),
-  orders_items_count: ['[]', '{}', 'null', '"items"', JSON.stringify(Array(101).fill({}))].map(
+  orders_items_count: ['[]', '{}', 'null', '"items"', itemsOf(...Array<object>(101).fill({}))].map(
     (items) => () => insert('orders', order({ items })),
   ),
+  orders_items_form: [
+    '[1]',
+    '[null]',
+    '[{}]',
+    `[${itemsOf({})}]`,
+    itemsOf({}, { quantity: 0 }),
+    ...[0, -1, 10_001, 1.5, '1', null, [1], {}, true].map((quantity) => itemsOf({ quantity })),
+    ...[-1, 1e12 + 1, 0.5, 1e300, '1', null, [1]].map((unitPrice) => itemsOf({ unitPrice })),
+    ...['', 'x'.repeat(65), 1, null, ['a']].map((sku) => itemsOf({ sku })),
+    ...['', 'x'.repeat(201), 1, null].map((name) => itemsOf({ name })),
+    ...['sku', 'name', 'quantity', 'unitPrice'].map((lost) => itemsOf({ [lost]: undefined })),
+  ].map((items) => () => insert('orders', order({ items }))),
+  orders_total_sum: [
+    () => insert('orders', order({ total: 0 })),
+    () => insert('orders', order({ total: 2 })),
+    () => insert('orders', order({ items: itemsOf({ quantity: 3, unitPrice: 250 }, {}), total: 750 })),
+    () => sql(`UPDATE orders SET total = 2 WHERE id = $1`, [orderId]),
+    () => sql(`UPDATE orders SET items = $2 WHERE id = $1`, [orderId, itemsOf({ quantity: 2 })]),
+    // What a sum of doubles would take for 2^53 - 1.
+    () =>
+      insert(
+        'orders',
+        order({
+          items: itemsOf({ quantity: 9_007, unitPrice: 1e12 }, { unitPrice: 199_254_740_990 }),
+          total: '9007199254740991',
+        }),
+      ),
+  ],
+  orders_note_length: [() => insert('orders', order({ note: 'x'.repeat(1_001) }))],
   order_events_pkey: [
     async () => insert('order_events', event({ version: (await insert('order_events', event())).version })),
   ],
   order_events_order_id_fkey: [() => insert('order_events', event({ order_id: randomUUID() }))],
+  order_events_actor_id_fkey: [() => insert('order_events', event({ actor_id: randomUUID() }))],
+  order_events_version_range: [0, -1].map((version) => () => insert('order_events', event({ version }))),
+  order_events_type_form: ['', 'placed', 'user.placed', 'order.', 'order.Placed', 'order.paid\n', 'order.-'].map(
+    (type) => () => insert('order_events', event({ type })),
+  ),
+  order_events_schema_range: [() => insert('order_events', event({ schema: 0 }))],
+  order_events_data_form: ['[]', '1', 'null', '"x"'].map((data) => () => insert('order_events', event({ data }))),
   outbox_pkey: [
     async () => {
       const { position } = await insert('outbox', outbox());
@@ -297,6 +346,9 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   ],
   idempotency_keys_user_id_fkey: [() => insert('idempotency_keys', kept({ user_id: randomUUID() }))],
   idempotency_keys_key_length: ['', 'x'.repeat(256)].map((key) => () => insert('idempotency_keys', kept({ key }))),
+  idempotency_keys_status_success: [199, 300, 400, 429, 500, 503].map(
+    (status) => () => insert('idempotency_keys', kept({ status })),
+  ),
   cache_invalidations_pkey: [
     async () => {
       const { position } = await insert('cache_invalidations', { keys: ['a'] });
@@ -324,8 +376,15 @@ describe('a constraint', () => {
   it('lets everything pass that is right', async () => {
     await insert('users', user({ username: 'a.b_c-9', email: 'A@B', roles: ['user', 'support', 'admin'] }));
     await insert('users', { id: randomUUID(), deleted_at: new Date() });
-    await insert('orders', order({ total: '9007199254740991', items: JSON.stringify(Array(100).fill({})) }));
-    await insert('orders', order({ total: 0 }));
+    const largest = itemsOf({ quantity: 9_007, unitPrice: 1e12 }, { unitPrice: 199_254_740_991 });
+    await insert('orders', order({ total: '9007199254740991', items: largest }));
+    await insert(
+      'orders',
+      order({ total: 1_000_000, items: itemsOf(...Array<object>(100).fill({ quantity: 10_000 })) }),
+    );
+    await insert('orders', order({ total: 0, items: itemsOf({ unitPrice: 0, sku: '🐙'.repeat(64), name: 'a\nb' }) }));
+    await insert('orders', order({ note: '🐙'.repeat(1_000) }));
+    await insert('order_events', event({ type: 'order.picked-up' }));
     await insert('idempotency_keys', kept({ key: 'x'.repeat(255) }));
   });
 

@@ -3,11 +3,15 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 
-const HASH = '0'.repeat(64);
+const TOKEN_HASH = '0'.repeat(64);
+const HASH = `'$argon2id$v=19$m=19456,t=2,p=1$${'c2FsdA'.repeat(4)}$${'aGFzaA'.repeat(7)}'`;
 const [ADA, BEN] = ['00000000-0000-7000-8000-00000000000a', '00000000-0000-7000-8000-00000000000b'];
 const ORDER = '00000000-0000-7000-8000-0000000000f0';
 const NOBODY = '00000000-0000-7000-8000-0000000000ff';
 const ITEMS = `'[{"sku":"a","name":"a","quantity":1,"unitPrice":1}]'`;
+
+const item = (change: object): string =>
+  `'${JSON.stringify([{ sku: 'a', name: 'a', quantity: 1, unitPrice: 1, ...change }])}'`;
 
 const user = (change: Record<string, string>): string =>
   insert('users', { id: 'gen_random_uuid()', username: `'cleo'`, email: `'cleo@example.com'`, ...change });
@@ -79,18 +83,24 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
     'a password of nobody',
     FOREIGN,
     'credentials_user_id_fkey',
-    insert('credentials', { user_id: `'${NOBODY}'`, password_hash: `'x'` }),
+    insert('credentials', { user_id: `'${NOBODY}'`, password_hash: HASH }),
   ],
   [
     'two passwords of one user',
     UNIQUE,
     'credentials_pkey',
-    insert('credentials', { user_id: `'${ADA}'`, password_hash: `'x'` }),
+    insert('credentials', { user_id: `'${ADA}'`, password_hash: HASH }),
   ],
   ['no password', NULL, 'password_hash', insert('credentials', { user_id: `'${BEN}'`, password_hash: 'NULL' })],
+  [
+    'a password itself in the place of its hash',
+    CHECK,
+    'credentials_password_hash_form',
+    insert('credentials', { user_id: `'${BEN}'`, password_hash: `'nine tall ships at anchor'` }),
+  ],
   ['a session of nobody', FOREIGN, 'sessions_user_id_fkey', session({ user_id: `'${NOBODY}'` })],
   ['a session with the token itself', CHECK, 'sessions_token_hash_form', session({ token_hash: `'hf_secret'` })],
-  ['a token twice', UNIQUE, 'sessions_token_hash_key', session({ token_hash: `'${HASH}'` })],
+  ['a token twice', UNIQUE, 'sessions_token_hash_key', session({ token_hash: `'${TOKEN_HASH}'` })],
   ['a session without an end', NULL, 'expires_at', session({ expires_at: 'NULL' })],
   ['an unknown status', CHECK, 'orders_status_known', order({ status: `'lost'` })],
   ['a currency in lower case', CHECK, 'orders_currency_form', order({ currency: `'eur'` })],
@@ -98,6 +108,16 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
   ['a total past 2^53 - 1', CHECK, 'orders_total_range', order({ total: '9007199254740992' })],
   ['no items', CHECK, 'orders_items_count', order({ items: `'[]'` })],
   ['101 items', CHECK, 'orders_items_count', order({ items: `(SELECT jsonb_agg(1) FROM generate_series(1, 101))` })],
+  ['a quantity of 0', CHECK, 'orders_items_form', order({ items: item({ quantity: 0 }), total: '0' })],
+  ['a quantity of 10 001', CHECK, 'orders_items_form', order({ items: item({ quantity: 10_001 }), total: '10001' })],
+  ['half a piece', CHECK, 'orders_items_form', order({ items: item({ quantity: 0.5 }) })],
+  ['a negative price', CHECK, 'orders_items_form', order({ items: item({ unitPrice: -1 }) })],
+  ['a price past 10^12', CHECK, 'orders_items_form', order({ items: item({ unitPrice: 1e12 + 1 }) })],
+  ['a price of half a unit', CHECK, 'orders_items_form', order({ items: item({ unitPrice: 0.5 }) })],
+  ['a price as text', CHECK, 'orders_items_form', order({ items: item({ unitPrice: '1' }) })],
+  ['an item without a name', CHECK, 'orders_items_form', order({ items: item({ name: undefined }) })],
+  ['a total that is not the sum of the items', CHECK, 'orders_total_sum', order({ total: '2' })],
+  ['a note of 1 001', CHECK, 'orders_note_length', order({ note: `repeat('x', 1001)` })],
   ['items that are no list', CHECK, 'orders_items_count', order({ items: `'{}'` })],
   ['an order of nobody', FOREIGN, 'orders_user_id_fkey', order({ user_id: `'${NOBODY}'` })],
   [
@@ -107,11 +127,18 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
     `DELETE FROM orders WHERE id = '${ORDER}'`,
   ],
   ['an event of no order', FOREIGN, 'order_events_order_id_fkey', event({ order_id: `'${NOBODY}'` })],
+  ['an event before the first', CHECK, 'order_events_version_range', event({ version: '0' })],
+  ['an event of something else', CHECK, 'order_events_type_form', event({ type: `'user.created'` })],
+  ['an event of no schema', CHECK, 'order_events_schema_range', event({ schema: '0' })],
+  ['an event whose data is no object', CHECK, 'order_events_data_form', event({ data: `'[]'` })],
+  ['an event by nobody', FOREIGN, 'order_events_actor_id_fkey', event({ actor_id: `'${NOBODY}'` })],
   ['two events of one version', UNIQUE, 'order_events_pkey', event({ version: '1' })],
   ['an event by no one', NULL, 'actor_id', event({ actor_id: 'NULL' })],
   ['a key twice', UNIQUE, 'idempotency_keys_pkey', key({ key: `'once'` })],
   ['an empty key', CHECK, 'idempotency_keys_key_length', key({ key: `''` })],
   ['a key of 256', CHECK, 'idempotency_keys_key_length', key({ key: `repeat('k', 256)` })],
+  ['the answer of a refusal', CHECK, 'idempotency_keys_status_success', key({ status: '400' })],
+  ['the answer of a failure', CHECK, 'idempotency_keys_status_success', key({ status: '503' })],
   ['a key of nobody', FOREIGN, 'idempotency_keys_user_id_fkey', key({ user_id: `'${NOBODY}'` })],
 ];
 
@@ -125,8 +152,8 @@ describe('the database', () => {
     await client.connect();
     await client.query(user({ id: `'${ADA}'`, username: `'ada'`, email: `'ada@example.com'` }));
     await client.query(user({ id: `'${BEN}'`, username: `'ben'`, email: `'ben@example.com'` }));
-    await client.query(insert('credentials', { user_id: `'${ADA}'`, password_hash: `'x'` }));
-    await client.query(session({ token_hash: `'${HASH}'` }));
+    await client.query(insert('credentials', { user_id: `'${ADA}'`, password_hash: HASH }));
+    await client.query(session({ token_hash: `'${TOKEN_HASH}'` }));
     await client.query(order({ id: `'${ORDER}'` }));
     await client.query(event({ version: '1', type: `'order.placed'` }));
     await client.query(key({ key: `'once'` }));
@@ -172,7 +199,7 @@ describe('the database', () => {
 
   it('ends with a user what is the user’s alone', async () => {
     await client.query(session({ user_id: `'${BEN}'`, token_hash: `'${'2'.repeat(64)}'` }));
-    await client.query(insert('credentials', { user_id: `'${BEN}'`, password_hash: `'x'` }));
+    await client.query(insert('credentials', { user_id: `'${BEN}'`, password_hash: HASH }));
     await client.query(key({ user_id: `'${BEN}'` }));
     await client.query(`DELETE FROM users WHERE id = '${BEN}'`);
     for (const table of ['sessions', 'credentials', 'idempotency_keys'])

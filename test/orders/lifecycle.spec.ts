@@ -1,13 +1,17 @@
 /** An order's life: every state, every action, every role, expected out of the table that the service itself reads. */
+import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import {
   ORDER_ACTIONS,
   ORDER_STATUSES,
   type OrderAction,
   type OrderStatus,
+  faultsOfLifecycle,
   type Party,
+  type Transition,
   TRANSITIONS,
 } from '../../src/orders/order-lifecycle.js';
+import { withLifecycle } from '../../scripts/lifecycle.js';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
 import { adminToken, ORDER, person, type Person, placeOrder, supportPerson } from '../support/factories.js';
 import { anonymous, expectProblem, faultsOf, pointersOf } from '../support/problem.js';
@@ -114,6 +118,59 @@ describe('the life of an order', () => {
       'ship: paid → shipped, admin',
     ]);
     expect([...new Set(TRANSITIONS.flatMap(({ from, to }) => [from, to]))].sort()).toEqual([...ORDER_STATUSES].sort());
+  });
+
+  it.each<[what: string, change: (table: Transition[]) => unknown, fault: string]>([
+    ['a state out of reach', (table) => table.pop(), 'no way leads to "refunded"'],
+    ['an island', (table) => (table[5] = { ...step(table, 5), from: 'refunded' }), 'no way leads to "refunded"'],
+    ['an unknown state', (table) => (table[0] = { ...step(table, 0), to: 'lost' as never }), '"lost" is no state'],
+    ['an unknown action', (table) => table.push({ ...step(table, 0), action: 'lose' as never }), '"lose" is no action'],
+    ['an action that never happens', (table) => table.splice(3, 2), '"cancel" is never possible'],
+    ['a step twice', (table) => table.push(step(table, 0)), '"pay" from "placed" by owner is there twice'],
+    [
+      'an event of two states',
+      (table) => (table[1] = { ...step(table, 1), event: 'order.paid' }),
+      '"order.paid" does not tell one state',
+    ],
+    [
+      'the event of a beginning',
+      (table) => (table[1] = { ...step(table, 1), event: 'order.placed' }),
+      '"order.placed" does not tell one state',
+    ],
+  ])('is none with %s', (_, change, fault) => {
+    const table = [...TRANSITIONS];
+    change(table);
+    expect(faultsOfLifecycle(table)).toContain(fault);
+    expect(faultsOfLifecycle(TRANSITIONS)).toEqual([]);
+  });
+  const step = (table: readonly Transition[], at: number): Transition => table[at] as Transition;
+
+  it('that is none stops the start', async () => {
+    const table = TRANSITIONS as Transition[];
+    const lost = table.pop() as Transition;
+    try {
+      await expect(startApp({}, app.databaseUrl)).rejects.toThrow(/order-lifecycle.ts: no way leads to "refunded"/);
+    } finally {
+      table.push(lost);
+    }
+  });
+
+  it('is drawn and listed in docs/orders.md as the table has it (else: npm run lifecycle)', async () => {
+    const document = await readFile('docs/orders.md', 'utf8');
+    expect(document).toBe(withLifecycle(document));
+    expect(document).toContain('placed --> paid: pay (owner)');
+  });
+
+  it('is told by the OpenAPI: every action’s steps and who may take them', async () => {
+    const { paths } = (await app.call('GET', '/docs/openapi.json')).body as {
+      paths: Record<string, { post?: { description: string } }>;
+    };
+    const actions = Object.keys(paths).flatMap(
+      (path) => /^\/v1\/orders\/\{id\}\/(?!events)(.+)$/.exec(path)?.[1] ?? [],
+    );
+    expect(actions.sort()).toEqual([...ORDER_ACTIONS].sort());
+    for (const { action, from, to, by } of TRANSITIONS)
+      expect(paths[`/v1/orders/{id}/${action}`]?.post?.description).toContain(`from \`${from}\` to \`${to}\` (${by})`);
   });
 
   describe.each(ORDER_STATUSES)('when %s', (state) => {
