@@ -50,6 +50,7 @@ export interface CacheStore {
    * After COMMIT: takes `token` out of each fence. While other tokens stay, the key stays a fence whose floor covers this
    * version. Else the value is stored if this token was still held and the version reaches the floor, or if the key holds an
    * older value; a newer value is left alone; anything else is deleted, which kills any lease.
+   * @throws PartlyUnavailableError when only some of the keys were reached
    */
   publish(token: string, publications: readonly CachePublication[]): Promise<void>;
 
@@ -68,7 +69,21 @@ export interface CacheStore {
 
 /** The cache could not be reached or did not answer in time. Reads fall back to PostgreSQL; see CACHE_DEGRADED_WRITES for writes. */
 export class CacheUnavailableError extends Error {
-  override readonly name = 'CacheUnavailableError';
+  override readonly name: string = 'CacheUnavailableError';
+}
+
+/** Some keys of the call could not be reached; the others were, and the step has been taken there. */
+export class PartlyUnavailableError extends CacheUnavailableError {
+  override readonly name: string = 'PartlyUnavailableError';
+
+  constructor(
+    message: string,
+    /** What may or may not have been reached. */
+    readonly keys: readonly string[],
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
 }
 
 /** The injection token of this process's {@link CacheStore}. */
@@ -79,7 +94,7 @@ export const newToken = (): string => randomBytes(12).toString('base64url');
 
 /**
  * Takes out whatever these keys hold, leases too, so that nothing read before can be filled after. Other writers' fences stay, and what they publish is not believed.
- * @throws CacheUnavailableError
+ * @throws CacheUnavailableError; PartlyUnavailableError when only some were reached
  */
 export async function dropKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
   if (keys.length === 0) return;

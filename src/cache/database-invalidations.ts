@@ -1,7 +1,8 @@
 /**
  * The reader's side of the database's own path (docs/cache-protocol.md): rows of `cache_invalidations` name keys that somebody
  * changed without fencing them. Every node listens for them; any whose cache answers takes the keys out and then removes the
- * rows. Rows are taken with SKIP LOCKED, never by a position read before: a late commit would be skipped.
+ * rows. Rows are taken with SKIP LOCKED, never by a position read before: a late commit would be skipped. A row goes when its own
+ * keys are gone; one whose keys are out of reach (a part of a cluster) holds no other up.
  *
  * While this node could have missed one, its {@link ReadGate} is closed.
  */
@@ -9,7 +10,13 @@ import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnApplica
 import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { CacheMetrics } from './cache.metrics.js';
-import { CACHE_STORE, type CacheStore, CacheUnavailableError, dropKeys } from './cache.store.js';
+import {
+  CACHE_STORE,
+  type CacheStore,
+  CacheUnavailableError,
+  dropKeys,
+  PartlyUnavailableError,
+} from './cache.store.js';
 import { ReadGate } from './read-gate.js';
 
 export const CHANNEL = 'holdfast_cache_invalidations';
@@ -19,6 +26,8 @@ const POLL_MS = 1_000;
 /** The same while the gate is closed. */
 const CLOSED_POLL_MS = 50;
 const RECONNECT_MS = 250;
+/** Rows whose keys could not be reached: when they are tried again, and how many are remembered meanwhile. */
+const RETRY = { firstMs: 50, lastMs: 5_000, most: 10_000 } as const;
 /** A LISTEN connection that answers nothing for this long is dead, whatever TCP thinks. */
 const SILENCE_MS = 2_000;
 
@@ -30,6 +39,7 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   private running: Promise<void> = Promise.resolve();
   private wake: () => void = () => undefined;
   private notified = false;
+  private readonly heldBack = { positions: new Set<string>(), until: 0, retries: 0 };
 
   constructor(
     @Inject(CACHE_STORE) private readonly store: CacheStore,
@@ -37,7 +47,11 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     private readonly gate: ReadGate,
     private readonly metrics: CacheMetrics,
   ) {
-    gate.onClosed = () => this.signal();
+    gate.onClosed = () => {
+      // Perhaps because a part of the cache has come back.
+      this.heldBack.until = 0;
+      this.signal();
+    };
   }
 
   async onApplicationBootstrap(): Promise<void> {
@@ -142,10 +156,15 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   /** Applies what waits; true when the table was seen empty after it. */
   private async drain(): Promise<boolean> {
     if (!this.client) throw new Error('the LISTEN connection has closed');
+    if (performance.now() >= this.heldBack.until) this.heldBack.positions.clear();
+    // Only within this pass: what commits later at an earlier position is found by the next.
+    let after = '0';
     while (this.store.available) {
-      const applied = await this.applyBatch();
-      if (applied < BATCH) break;
+      const batch = await this.applyBatch(after);
+      if (batch.length < BATCH) break;
+      after = batch.at(-1) as string;
     }
+    if (this.heldBack.positions.size === 0) this.heldBack.retries = 0;
     // Rows that another node is applying are locked but still to be seen: they count.
     const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
       'SELECT EXISTS (SELECT FROM cache_invalidations) AS waiting',
@@ -153,26 +172,50 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     return !waiting;
   }
 
-  private async applyBatch(): Promise<number> {
+  /** One batch behind `after`: each row goes whose own keys were dropped. @returns the positions that it held */
+  private async applyBatch(after: string): Promise<string[]> {
     return this.dataSource.transaction(async (manager) => {
       const rows = await manager.query<{ position: string; keys: string[]; age: number }[]>(
         `SELECT position, keys, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age
-           FROM cache_invalidations ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED`,
-        [BATCH],
+           FROM cache_invalidations WHERE position > $1 AND position <> ALL($2)
+          ORDER BY position LIMIT $3 FOR UPDATE SKIP LOCKED`,
+        [after, [...this.heldBack.positions], BATCH],
       );
-      if (rows.length === 0) return 0;
-      try {
-        await dropKeys(this.store, [...new Set(rows.flatMap(({ keys }) => keys))]);
-      } catch (error) {
-        if (error instanceof CacheUnavailableError) return 0;
-        throw error;
-      }
+      if (rows.length === 0) return [];
+      const unreached = await this.drop(rows.flatMap(({ keys }) => keys));
+      const isStuck = ({ keys }: { keys: string[] }): boolean => keys.some((key) => unreached.has(key));
+      const [stuck, done] = [rows.filter(isStuck), rows.filter((row) => !isStuck(row))];
       await manager.query('DELETE FROM cache_invalidations WHERE position = ANY($1)', [
-        rows.map(({ position }) => position),
+        done.map(({ position }) => position),
       ]);
-      for (const { age } of rows) this.metrics.invalidationLag(age);
-      return rows.length;
+      for (const { age } of done) this.metrics.invalidationLag(age);
+      this.holdBack(stuck.map(({ position }) => position));
+      return rows.map(({ position }) => position);
     });
+  }
+
+  /** @returns the keys that could not be reached */
+  private async drop(keys: readonly string[]): Promise<ReadonlySet<string>> {
+    const distinct = [...new Set(keys)];
+    try {
+      await dropKeys(this.store, distinct);
+      return new Set();
+    } catch (error) {
+      if (error instanceof PartlyUnavailableError) return new Set(error.keys);
+      if (error instanceof CacheUnavailableError) return new Set(distinct);
+      throw error;
+    }
+  }
+
+  /** Rows whose keys are out of reach are tried again after a while, so that those behind them need not wait. */
+  private holdBack(positions: readonly string[]): void {
+    const { heldBack } = this;
+    if (positions.length === 0) return;
+    if (heldBack.positions.size === 0) {
+      heldBack.until = performance.now() + Math.min(RETRY.firstMs * 2 ** heldBack.retries, RETRY.lastMs);
+      heldBack.retries = Math.min(heldBack.retries + 1, 10);
+    }
+    for (const position of positions) if (heldBack.positions.size < RETRY.most) heldBack.positions.add(position);
   }
 
   private pause(ms: number): Promise<void> {

@@ -9,7 +9,7 @@ import {
   circuitBreaker,
   ConsecutiveBreaker,
   type CircuitBreakerPolicy,
-  handleType,
+  handleWhen,
 } from 'cockatiel';
 import {
   type CacheEntry,
@@ -17,6 +17,7 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
+  PartlyUnavailableError,
 } from './cache.store.js';
 
 /** Failures in a row that open it, and milliseconds until the next probe. */
@@ -30,7 +31,10 @@ export class GuardedStore implements CacheStore {
     private readonly inner: CacheStore,
     onStateChange: (available: boolean) => void,
   ) {
-    this.breaker = circuitBreaker(handleType(CacheUnavailableError), {
+    // A cache that is there in part is not skipped for what is gone of it.
+    const gone = (error: unknown) =>
+      error instanceof CacheUnavailableError && !(error instanceof PartlyUnavailableError);
+    this.breaker = circuitBreaker(handleWhen(gone), {
       halfOpenAfter: BREAKER.halfOpenAfterMs,
       breaker: new ConsecutiveBreaker(BREAKER.failures),
     });

@@ -9,6 +9,7 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
+  PartlyUnavailableError,
 } from './cache.store.js';
 import { RedisCluster } from './redis.cluster.js';
 import { AnotherLifeError, type NodeOptions, type RedisNode, within } from './redis.node.js';
@@ -141,7 +142,18 @@ export class RedisStore implements CacheStore {
       key: it.key,
       args: 'absent' in it ? [token, '', ''] : [token, encode(it), milliseconds(it.ttlMs)],
     }));
-    await this.each(steps, ({ key, args }) => this.step(key, 'hfPublish', args));
+    // Bounded one by one: a part of a cluster that is gone must not hide that the others have done it.
+    const published = await Promise.allSettled(
+      steps.map(({ key, args }) => within(this.step(key, 'hfPublish', args), this.commandTimeoutMs)),
+    );
+    const failed = published.flatMap((it, index) =>
+      it.status === 'rejected' ? [{ index, cause: it.reason as Error }] : [],
+    );
+    const [first] = failed;
+    if (!first) return;
+    if (failed.length === steps.length) throw first.cause;
+    const keys = failed.map(({ index }) => steps[index]!.key);
+    throw new PartlyUnavailableError(`${keys.length} of ${steps.length} keys: ${first.cause.message}`, keys, first);
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {

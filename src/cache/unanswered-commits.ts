@@ -42,7 +42,7 @@ export class UnansweredCommits {
       );
       return;
     }
-    this.logger.warn(`COMMIT was not answered: ${keys.length} keys stay fenced until its outcome is known`);
+    this.logger.warn(`no answer to a COMMIT: ${keys.length} keys stay fenced until its outcome is known`);
     this.watched.add({ backend, token, keys });
     if (!this.looking) void this.run();
   }
