@@ -15,7 +15,7 @@ import { Passwords } from '../src/auth/passwords.js';
 import { type Config, loadConfig } from '../src/config.js';
 import { dataSourceOptions } from '../src/database/data-source.js';
 import { migrateDatabase, pendingMigrations } from '../src/database/migrate.js';
-import { EVENT_SCHEMA, evolve, type OrderFact, type OrderState } from '../src/orders/order-events.js';
+import { changed, EVENT_SCHEMA, evolve, type OrderFact, type OrderState, placed } from '../src/orders/order-events.js';
 import { EDITABLE, type OrderAction, type OrderStatus, TRANSITIONS } from '../src/orders/order-lifecycle.js';
 import { command, CommandError, readArguments, startProgress, wholeNumber, withDatabase } from './command.js';
 import { currency, Dice, FIRST_NAMES, items, LAST_NAMES, note, REASONS } from './samples.js';
@@ -143,11 +143,7 @@ function order(
     return (state = evolve(state, fact));
   };
   const id = idAt(dice, placedAt);
-  let now = happen(
-    { type: 'order.placed', data: { userId, currency: code, items: items(dice, code), note: note(dice) } },
-    userId,
-    placedAt,
-  );
+  let now = happen(placed({ userId, currency: code, items: items(dice, code), note: note(dice) }), userId, placedAt);
   for (let at = placedAt; ;) {
     const { status } = now;
     let left = dice.share();
@@ -157,8 +153,8 @@ function order(
     if (at >= until) break;
     if (step.action === 'change') {
       if (status !== EDITABLE) throw new Error(`orders that are ${status} cannot be changed`);
-      const data = dice.chance(0.5) ? { items: items(dice, code) } : { note: note(dice) };
-      now = happen({ type: 'order.changed', data }, userId, at);
+      const changes = dice.chance(0.5) ? { items: items(dice, code) } : { note: note(dice) };
+      now = happen(changed(changes), userId, at);
       continue;
     }
     const { action } = step;

@@ -19,7 +19,7 @@ export class OrderEvent {
   @Column('text')
   type: string;
 
-  /** The form of {@link data}: moved when it changes (order-events.ts upcasts older ones). */
+  /** The form of {@link data}, as order-events.ts knows it. */
   @Column('smallint')
   schema: number;
 

@@ -7,6 +7,7 @@ import { Day, Id, Integer, isId, List, OneOf, rule, Text, Time } from '../http/f
 import { PageQuery, PageShape } from '../http/pagination.js';
 import { represent } from '../cache/representation.js';
 import type { Order } from './order.entity.js';
+import { upcast } from './order-events.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 import type { OrderEvent } from './order-event.entity.js';
 
@@ -236,10 +237,10 @@ export const orderView = (order: Order): OrderView => ({
 /** The order's JSON, made once for each row that was read. */
 export const orderRepresentation = represent(orderView);
 
-export const orderEventView = ({ version, type, data, actorId, occurredAt }: OrderEvent): OrderEventView => ({
+/** In the present form, whatever form it is kept in. */
+export const orderEventView = ({ version, actorId, occurredAt, ...stored }: OrderEvent): OrderEventView => ({
   version,
-  type,
-  data,
+  ...upcast(stored),
   actorId,
   occurredAt: occurredAt.toISOString(),
 });

@@ -29,16 +29,17 @@ import { invalid } from '../http/validation.js';
 import { OutboxService } from '../outbox/outbox.service.js';
 import { UsersService } from '../users/users.service.js';
 import { OrderEvent } from './order-event.entity.js';
-import { EVENT_SCHEMA, evolve, type OrderFact, type OrderState, totalOf } from './order-events.js';
 import {
-  allowedActions,
-  EDITABLE,
-  mayEver,
-  ORDER_CHANGED,
-  ORDER_PLACED,
-  type OrderAction,
-  transitionOf,
-} from './order-lifecycle.js';
+  changed,
+  EVENT_SCHEMA,
+  evolve,
+  type OrderFact,
+  type OrderState,
+  placed,
+  replay,
+  totalOf,
+} from './order-events.js';
+import { allowedActions, EDITABLE, mayEver, type OrderAction, transitionOf } from './order-lifecycle.js';
 import { Order } from './order.entity.js';
 import type {
   ChangeOrder,
@@ -73,10 +74,8 @@ export class OrdersService {
     { currency, items, note = null }: PlaceOrder,
   ): Promise<OrderView> {
     this.checkTotal(items);
-    const fact = { type: ORDER_PLACED, data: { userId: actor.userId, currency, items: items.map(itemOf), note } };
-    const order = await transaction.insert(Order, { id: uuidv7(), ...evolve(null, fact) });
-    await this.record(transaction, actor, order, fact);
-    return orderView(order);
+    const fact = placed({ userId: actor.userId, currency, items: items.map(itemOf), note });
+    return this.append(transaction, actor, null, fact);
   }
 
   /** @throws Problem not-found, forbidden, precondition-required, version-mismatch, invalid-transition, validation-failed */
@@ -94,8 +93,8 @@ export class OrdersService {
       throw this.notNow(actor, order, `An order can be changed while it is ${EDITABLE}; this one is ${order.status}.`);
     if (items) this.checkTotal(items);
     if (items === undefined && note === undefined) return orderView(order);
-    const data = { ...(items ? { items: items.map(itemOf) } : {}), ...(note === undefined ? {} : { note }) };
-    return this.apply(transaction, actor, order, { type: ORDER_CHANGED, data });
+    const changes = { ...(items ? { items: items.map(itemOf) } : {}), ...(note === undefined ? {} : { note }) };
+    return this.append(transaction, actor, order, changed(changes));
   }
 
   /** @throws Problem not-found, forbidden, version-mismatch, invalid-transition */
@@ -112,7 +111,7 @@ export class OrdersService {
     ifMatch.check(order.version);
     const step = transitionOf(actor, order, action);
     if (!step) throw this.notNow(actor, order, `An order that is ${order.status} has no ${action} for this caller.`);
-    return this.apply(transaction, actor, order, { type: step.event, data: reason === undefined ? {} : { reason } });
+    return this.append(transaction, actor, order, { type: step.event, data: reason === undefined ? {} : { reason } });
   }
 
   /** @throws Problem not-found */
@@ -135,8 +134,12 @@ export class OrdersService {
     const events = await query.getMany();
     const last = events.at(-1);
     if (!last || (version !== undefined && last.version !== version)) throw problems.notFound();
-    const state = events.reduce<OrderState | null>((before, event) => evolve(before, event), null) as OrderState;
-    return orderView({ ...order, ...state, version: last.version, updatedAt: last.occurredAt });
+    return orderView({
+      ...order,
+      ...(replay(events) as OrderState),
+      version: last.version,
+      updatedAt: last.occurredAt,
+    });
   }
 
   /** Those that exist and may be seen, each once, in the order asked. */
@@ -219,31 +222,29 @@ export class OrdersService {
     return order;
   }
 
-  private async apply(transaction: Transaction, actor: Actor, before: Order, fact: OrderFact): Promise<OrderView> {
-    const after = await transaction.update(before, evolve(before, fact));
-    if (!after) throw problems.versionMismatch();
-    await this.record(transaction, actor, after, fact);
-    return orderView(after);
-  }
-
-  /** The event that made the order what it is now, in the store and in the outbox. */
-  private async record(transaction: Transaction, actor: Actor, order: Order, { type, data }: OrderFact): Promise<void> {
-    const { id, version, userId, status, currency, total, updatedAt } = order;
-    const event = {
-      orderId: id,
-      version,
-      type,
-      schema: EVENT_SCHEMA,
-      data,
-      actorId: actor.userId,
-      occurredAt: updatedAt,
-    };
-    await transaction.manager.insert(OrderEvent, event as never);
+  /** The one place where an order changes: the projection that `evolve` makes, the event, and the message that tells of it. */
+  private async append(
+    transaction: Transaction,
+    actor: Actor,
+    before: Order | null,
+    fact: OrderFact,
+  ): Promise<OrderView> {
+    const state = evolve(before, fact);
+    const order = before
+      ? await transaction.update(before, state)
+      : await transaction.insert(Order, { id: uuidv7(), ...state });
+    if (!order) throw problems.versionMismatch();
+    const { id, version, userId, status, currency, total, createdAt, updatedAt } = order;
+    const { type, data } = fact;
+    const event = { orderId: id, version, type, schema: EVENT_SCHEMA, data, actorId: actor.userId };
+    await transaction.manager.insert(OrderEvent, { ...event, occurredAt: updatedAt } as never);
+    const previous = before && { status: before.status, total: before.total };
     await this.outbox.append(transaction, {
       type,
       subject: `orders/${id}`,
-      data: { version, userId, status, currency, total },
+      data: { version, userId, status, currency, total, createdAt, previous },
     });
+    return orderView(order);
   }
 
   private notNow(actor: Actor, order: Order, detail: string): Error {

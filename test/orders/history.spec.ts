@@ -61,8 +61,14 @@ describe('the past of orders', () => {
         occurredAt: states[version - 1]?.updatedAt,
       });
       expect(body.data).toEqual([
-        event(1, 'order.placed', owner.id, { userId: owner.id, currency: 'EUR', items: ORDER.items, note: 'first' }),
-        event(2, 'order.changed', owner.id, { note: null, items: [{ ...ORDER.items[0], quantity: 1 }] }),
+        event(1, 'order.placed', owner.id, {
+          userId: owner.id,
+          currency: 'EUR',
+          items: ORDER.items,
+          total: 9_998,
+          note: 'first',
+        }),
+        event(2, 'order.changed', owner.id, { note: null, items: [{ ...ORDER.items[0], quantity: 1 }], total: 4_999 }),
         event(3, 'order.paid', owner.id, { reason: 'by card' }),
         event(4, 'order.shipped', adminId, {}),
       ]);
