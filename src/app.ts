@@ -4,6 +4,7 @@
  */
 import 'reflect-metadata';
 import { createRequire } from 'node:module';
+import type { Server } from 'node:tls';
 import type { LoggerService } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -13,6 +14,7 @@ import { AppModule } from './app.module.js';
 import type { Config } from './config.js';
 import { fastifyOptions, installNegotiation } from './http/negotiation.js';
 import { buildDocument } from './http/openapi-document.js';
+import { followTlsPair, readTlsPair } from './http/tls.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
 
@@ -59,7 +61,8 @@ export async function createApp(
   config: Config,
   logger: LoggerService = new PinoLogger(createPino(config)),
 ): Promise<NestFastifyApplication> {
-  const adapter = new FastifyAdapter(fastifyOptions(config.trustProxy) as never);
+  const pair = config.tls && readTlsPair(config.tls);
+  const adapter = new FastifyAdapter(fastifyOptions(config.trustProxy, pair) as never);
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   installNegotiation(fastify);
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
@@ -67,6 +70,7 @@ export async function createApp(
     bodyParser: false,
     abortOnError: false,
   });
+  if (config.tls && pair) followTlsPair(fastify.server as unknown as Server, config.tls, pair, logger);
   app.useSecurityHeaders(securityHeaders(config.tls !== undefined));
   app.get(HttpMetrics).install(fastify);
   app.enableShutdownHooks(['SIGTERM', 'SIGINT'], { useProcessExit: true });

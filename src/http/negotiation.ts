@@ -9,9 +9,9 @@ import type { Socket } from 'node:net';
 import accepts from 'accepts';
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions, HTTPMethods } from 'fastify';
 import FindMyWay from 'find-my-way';
-
 import { problemBody, problemOf, PROBLEM_JSON, sendProblem } from './problem.filter.js';
 import { type Problem, type ProblemFactory, problems } from './problem.js';
+import { secureContextOf, type TlsPair } from './tls.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -53,15 +53,23 @@ function originForm(url: string): string {
   return target.startsWith('/') ? target : `/${target}`;
 }
 
+/**
+ * What Node's server gets when it is made. A missing Host is refused below, as a problem. Heads that dribble are cut after
+ * 10 s, and who is late is looked for each second, not each 30.
+ */
+const SERVER: ServerOptions = { requireHostHeader: false, headersTimeout: 10_000, connectionsCheckingInterval: 1_000 };
+const HANDSHAKE_MS = 10_000;
+/** Connections of one process: more are closed at once, before they cost anything else. */
+export const MOST_CONNECTIONS = 10_000;
+
 /** The options of the Fastify instance. */
-export const fastifyOptions = (trustProxy: readonly string[]): FastifyServerOptions & { http: ServerOptions } => ({
+export const fastifyOptions = (trustProxy: readonly string[], tls?: TlsPair): FastifyServerOptions => ({
+  ...(tls ? { https: { ...SERVER, ...secureContextOf(tls), handshakeTimeout: HANDSHAKE_MS } } : { http: SERVER }),
   bodyLimit: BODY_LIMIT,
   trustProxy: trustProxy.length > 0 ? [...trustProxy] : false,
   genReqId: ({ headers }) => requestId(headers['x-request-id']),
   exposeHeadRoutes: true,
-  // A missing Host is refused below, as a problem. While closing, what still arrives is served and the connection closed:
-  // Fastify's own 503 would be no problem either.
-  http: { requireHostHeader: false },
+  // While closing, what still arrives is served and the connection closed: Fastify's own 503 would be no problem+json.
   return503OnClosing: false,
   rewriteUrl: ({ url = '/' }) => originForm(url),
   // A client that dribbles holds a connection, not more: 30 s for a whole request, 5 s idle between two of them on top of
@@ -93,6 +101,7 @@ function isDecodable(query: string): boolean {
 
 /** Installs the conventions. Call before any route is registered, so that it sees them all. */
 export function installNegotiation(fastify: FastifyInstance): void {
+  fastify.server.maxConnections = MOST_CONNECTIONS;
   const routes = FindMyWay();
   const patterns = new Set<string>();
   // A path that is itself a route is that resource, and no value of another route's parameter under another method:

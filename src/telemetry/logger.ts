@@ -7,20 +7,25 @@ import { pino, stdTimeFunctions, type DestinationStream, type Logger } from 'pin
 import pretty from 'pino-pretty';
 import type { Config } from '../config.js';
 
-export function createPino({ logLevel, logFormat }: Pick<Config, 'logLevel' | 'logFormat'>): Logger {
+/** @param to where the lines go; standard output when absent */
+export function createPino(
+  { logLevel, logFormat }: Pick<Config, 'logLevel' | 'logFormat'>,
+  to?: DestinationStream,
+): Logger {
   const options = {
     level: logLevel,
     base: null,
     timestamp: stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   };
-  if (logFormat === 'json') return pino(options);
+  if (logFormat === 'json') return to ? pino(options, to) : pino(options);
   const stream = pretty({
     colorize: process.stdout.isTTY,
     translateTime: 'SYS:HH:MM:ss.l',
     ignore: 'context',
     messageFormat: '{context}: {msg}',
     sync: true,
+    ...(to ? { destination: to } : {}),
   });
   return pino(options, stream as DestinationStream);
 }

@@ -6,8 +6,10 @@ import http from 'node:http';
 import https from 'node:https';
 import { connect } from 'node:net';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.js';
 import { type Config, loadConfig } from '../../src/config.js';
+import { createPino, PinoLogger } from '../../src/telemetry/logger.js';
 import { createTestDatabase } from './postgres.js';
 
 /** A response, read to its end. `body` is the parsed JSON of any JSON type, else the text. */
@@ -41,8 +43,12 @@ export interface TestApp {
 
 export const ADMIN = { username: 'root-admin', password: 'the admin of all the tests' } as const;
 
-/** Starts one node. With `databaseUrl` it shares another's database, else it gets its own. */
-export async function startApp(env: Readonly<Record<string, string>> = {}, databaseUrl?: string): Promise<TestApp> {
+/** Starts one node. With `databaseUrl` it shares another's database, else it gets its own. `log` takes what it logs. */
+export async function startApp(
+  env: Readonly<Record<string, string>> = {},
+  databaseUrl?: string,
+  log?: DestinationStream,
+): Promise<TestApp> {
   const own = databaseUrl === undefined ? await createTestDatabase() : undefined;
   const config = loadConfig({
     DATABASE_URL: own?.url ?? databaseUrl,
@@ -55,7 +61,7 @@ export async function startApp(env: Readonly<Record<string, string>> = {}, datab
     SHUTDOWN_GRACE_SECONDS: '0',
     ...env,
   });
-  const app = await createApp(config);
+  const app = await createApp(config, new PinoLogger(createPino(config, log)));
   await app.listen(0, '127.0.0.1');
   const url = await app.getUrl();
   return {

@@ -2,12 +2,13 @@
  * A real Redis server for one test file, on its own port and directory, that can be hung, killed and started again.
  * The invariant: no server outlives the test process, not even one that is killed with SIGKILL.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { find, programOf } from './programs.js';
 
 /** One server under a test's control. */
 export interface RedisServer {
@@ -39,7 +40,7 @@ process.once('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 export async function startRedis(
   options: { readonly args?: readonly string[]; readonly config?: string } = {},
 ): Promise<RedisServer> {
-  const binary = find('redis-server') ?? install();
+  const binary = programOf('redis-server');
   const dir = mkdtempSync(join(tmpdir(), 'holdfast-redis-'));
   const launch = async (port: number): Promise<ChildProcess> => {
     const file = join(dir, 'redis.conf');
@@ -244,39 +245,4 @@ function freePort(): Promise<number> {
       );
     });
   });
-}
-
-function find(command: string): string | undefined {
-  const candidates = (process.env.PATH ?? '').split(delimiter).map((dir) => join(dir, command));
-  return candidates.find((path) => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  });
-}
-
-function install(): string {
-  const missing = new Error('The tests need redis-server on PATH: install it, e.g. `apt-get install redis-server`.');
-  if (process.getuid?.() !== 0 || !find('apt-get')) throw missing;
-  // The package would start the system's own server; this file is how Debian's scripts are told not to.
-  const policy = '/usr/sbin/policy-rc.d';
-  const mine = !existsSync(policy);
-  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const wait = ['-o', 'DPkg::Lock::Timeout=120'];
-  try {
-    if (mine) writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
-    execFileSync('apt-get', [...wait, 'update'], { env, stdio: 'ignore' });
-    const packages = ['install', '-y', '--no-install-recommends', 'redis-server'];
-    execFileSync('apt-get', [...wait, ...packages], { env, stdio: 'ignore' });
-  } catch {
-    throw missing;
-  } finally {
-    if (mine) rmSync(policy, { force: true });
-  }
-  const installed = find('redis-server');
-  if (!installed) throw missing;
-  return installed;
 }
