@@ -2,12 +2,14 @@
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Outcome } from './reading.js';
+import type { RefreshOutcome } from './refresh-ahead.js';
 
 @Injectable()
 export class CacheMetrics {
   private readonly requests: Counter<'entity' | 'outcome'>;
   private readonly rowsLoaded: Counter<'entity'>;
   private readonly fillsRejected: Counter<'entity'>;
+  private readonly refreshes: Counter<'entity' | 'outcome'>;
   private readonly lag: Histogram;
   private readonly breaker: Gauge;
 
@@ -29,6 +31,12 @@ export class CacheMetrics {
       name: 'holdfast_cache_fills_rejected_total',
       help: 'Rows read but not cached, because a writer came between',
       labelNames: ['entity'],
+      registers,
+    });
+    this.refreshes = new Counter({
+      name: 'holdfast_cache_refreshes_total',
+      help: 'Entries much read shortly before their end: refreshed; lost to another node or a writer; failed; skipped, too many at once',
+      labelNames: ['entity', 'outcome'],
       registers,
     });
     this.lag = new Histogram({
@@ -55,6 +63,10 @@ export class CacheMetrics {
 
   fillRejected(entity: string): void {
     this.fillsRejected.inc({ entity });
+  }
+
+  refresh(entity: string, outcome: RefreshOutcome): void {
+    this.refreshes.inc({ entity, outcome });
   }
 
   /** @param seconds from the change to the removal of its keys */

@@ -1,5 +1,5 @@
 /**
- * The protocol's alphabet: what one cache key can be, and the five atomic steps that move it. Every store (Redis, this
+ * The protocol's alphabet: what one cache key can be, and the six atomic steps that move it. Every store (Redis, this
  * process's memory) implements exactly this interface and passes the same contract suite (test/cache/store.contract.ts).
  * Keys are given without their incarnation prefix: the store adds the one that is in force when the command is sent.
  *
@@ -25,6 +25,20 @@ export interface CacheValue {
   readonly ttlMs: number;
 }
 
+/** What a value is, to compare: its version and its text. */
+export interface CacheText {
+  readonly version: number;
+  readonly payload: string;
+}
+
+/** A value to stand where another was seen. */
+export interface CacheReplacement extends CacheText {
+  readonly key: string;
+  readonly seen: CacheText;
+  /** Milliseconds this entry may live; absent: what is left of the other's life. */
+  readonly ttlMs?: number;
+}
+
 /** What `publish` writes: a value, or a key to leave absent (pointers and collections are re-read, never published). */
 export type CachePublication = CacheValue | { readonly key: string; readonly absent: true };
 
@@ -42,6 +56,9 @@ export interface CacheStore {
 
   /** Writes each value only over this token's own lease. False: the lease was gone (fenced, flushed, expired) and nothing was written. */
   fill(token: string, values: readonly CacheValue[]): Promise<boolean[]>;
+
+  /** Writes each only where the very value that was seen still is. False: something else was, and was left alone. */
+  replace(replacements: readonly CacheReplacement[]): Promise<boolean[]>;
 
   /** Adds `token` to each key's fence for `ms`, destroying values and leases; the floor keeps the greatest version seen. */
   fence(keys: readonly string[], token: string, ms: number): Promise<void>;

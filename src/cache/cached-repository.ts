@@ -18,8 +18,9 @@ import {
 } from './cached.decorator.js';
 import type { ReadGate } from './read-gate.js';
 import type { Reading } from './reading.js';
-import { ReadThrough, type Versioned } from './read-through.js';
+import { ReadThrough } from './read-through.js';
 import { RowCodec } from './row-codec.js';
+import { REFRESH, type RefreshPolicy, type Versioned } from './source.js';
 
 /** How many pointers of immutable aliases one process remembers. */
 const REMEMBERED_POINTERS = 50_000;
@@ -34,6 +35,7 @@ export class CachedEntity<E extends CachedRow> {
     readonly entity: Type<E>,
     readonly repository: Repository<E>,
     ttlSeconds?: number,
+    readonly refresh: RefreshPolicy = REFRESH,
   ) {
     this.options = cachedOptionsOf(entity);
     this.codec = new RowCodec<E>(repository.metadata);
@@ -48,9 +50,9 @@ export class CachedEntity<E extends CachedRow> {
     return this.prefix('id') + id;
   }
 
-  /** A row as it is published under its id. */
-  seal(row: E): string {
-    return seal(this.options.schema, row.id, this.codec.encode(row));
+  /** A row as it is published under its id, to live for `ttlMs`. */
+  seal(row: E, ttlMs: number): string {
+    return seal(this.options.schema, row.id, this.codec.encode(row), ttlMs);
   }
 
   /** The text under which a row is found by this alias; null when it has none. */
@@ -92,8 +94,8 @@ export class CachedRepository<E extends CachedRow> {
     metrics: CacheMetrics,
     gate: ReadGate,
   ) {
-    const { options, codec, ttlMs } = cached;
-    const kind = { entity: options.name, schema: options.schema, ttlMs };
+    const { options, codec, ttlMs, refresh } = cached;
+    const kind = { entity: options.name, schema: options.schema, ttlMs, refresh };
     this.rows = new ReadThrough<E>(
       store,
       {

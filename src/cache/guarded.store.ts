@@ -14,6 +14,7 @@ import {
 import {
   type CacheEntry,
   type CachePublication,
+  type CacheReplacement,
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
@@ -60,6 +61,10 @@ export class GuardedStore implements CacheStore {
 
   fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
     return this.guarded(() => this.inner.fill(token, values));
+  }
+
+  replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
+    return this.guarded(() => this.inner.replace(replacements));
   }
 
   fence(keys: readonly string[], token: string, ms: number): Promise<void> {

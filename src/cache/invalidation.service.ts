@@ -17,7 +17,7 @@ import {
 import { DatabaseInvalidations } from './database-invalidations.js';
 import type { CachedEntity } from './cached-repository.js';
 import type { CachedRow } from './cached.decorator.js';
-import { jitter, NOTHING_TTL_MS } from './read-through.js';
+import { jitter, NOTHING_TTL_MS } from './source.js';
 import { UnansweredCommits } from './unanswered-commits.js';
 
 /** What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). */
@@ -125,12 +125,8 @@ export class Invalidation {
     if (this.fencedKeys.size === 0) return;
     const publications: CachePublication[] = [...this.dropped].map((key) => ({ key, absent: true }));
     for (const [key, { cached, version, after }] of this.changes) {
-      publications.push({
-        key,
-        version,
-        payload: after ? cached.seal(after) : null,
-        ttlMs: jitter(after ? cached.ttlMs : Math.min(cached.ttlMs, NOTHING_TTL_MS)),
-      });
+      const ttlMs = jitter(after ? cached.ttlMs : Math.min(cached.ttlMs, NOTHING_TTL_MS));
+      publications.push({ key, version, payload: after ? cached.seal(after, ttlMs) : null, ttlMs });
     }
     const untouched = this.keys.filter((key) => !this.changes.has(key) && !this.dropped.has(key));
     try {

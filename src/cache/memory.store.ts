@@ -7,6 +7,7 @@ import { LRUCache } from 'lru-cache';
 import {
   type CacheEntry,
   type CachePublication,
+  type CacheReplacement,
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
@@ -65,6 +66,17 @@ export class MemoryStore implements CacheStore {
       const held = this.held(value.key);
       if (held?.state !== 'lease' || held.token !== token) return false;
       this.store(value);
+      return true;
+    });
+  }
+
+  async replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
+    this.demandOpen();
+    replacements.flatMap((it) => [it, it.seen]).forEach(checkVersion);
+    return replacements.map(({ key, seen: { version, payload }, ttlMs, ...other }) => {
+      const held = this.held(key);
+      if (held?.state !== 'entry' || held.version !== version || held.payload !== payload) return false;
+      this.store({ key, version: other.version, payload: other.payload, ttlMs: ttlMs ?? held.until - this.now() });
       return true;
     });
   }
@@ -160,6 +172,6 @@ function seen(held: Held | undefined): CacheEntry {
   return payload === null ? { state: 'none', version } : { state: 'value', version, payload };
 }
 
-function checkVersion({ version }: CacheValue): void {
+function checkVersion({ version }: Pick<CacheValue, 'version'>): void {
   if (!Number.isSafeInteger(version) || version < 0) throw new RangeError(`Not a version: ${version}`);
 }

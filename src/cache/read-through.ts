@@ -14,33 +14,11 @@ import { Coalescer } from './coalescer.js';
 import { open, seal } from './envelope.js';
 import type { ReadGate } from './read-gate.js';
 import type { Outcome, Reading } from './reading.js';
-
-/** A value with the version of the row that it was made from. */
-export interface Versioned<T> {
-  readonly version: number;
-  readonly value: T;
-}
-
-/** Where the values of one kind of key come from and how they are written down. */
-export interface Source<T> {
-  /** The entity's name, for metrics. */
-  readonly entity: string;
-  /** What stands before the value in the cache key, e.g. `user:id:`. */
-  readonly prefix: string;
-  /** The number of the payloads' form; see envelope.ts. */
-  readonly schema: number;
-  readonly ttlMs: number;
-  /** Reads the primary database; what is not in the map does not exist. */
-  load(values: string[]): Promise<Map<string, Versioned<T>>>;
-  encode(value: T): string;
-  /** Undefined for a payload that is not one: a miss. */
-  decode(payload: string): T | undefined;
-}
+import { RefreshAhead } from './refresh-ahead.js';
+import { jitter, NOTHING_TTL_MS, type Source, type Versioned } from './source.js';
 
 /** Milliseconds a lease lives: longer than any statement may take, so that a slow reader keeps its right to fill. */
 export const LEASE_MS = 6_000;
-/** Milliseconds a negative entry lives: short, since nobody publishes over it but the row's own insert. */
-export const NOTHING_TTL_MS = 30_000;
 /** How another's lease is waited for: this many looks, this far apart. */
 const FOREIGN_LEASE = { looks: 8, everyMs: 15 } as const;
 
@@ -52,9 +30,13 @@ interface Answer<T> {
 /** What each kind of key keeps of decoded values in this process. */
 const DECODED = { values: 5_000, characters: 8_000_000 } as const;
 
-/** ±10 %, so that entries filled together do not expire together. */
-export const jitter = (ttlMs: number, random: () => number = Math.random): number =>
-  Math.round(ttlMs * (0.9 + 0.2 * random()));
+interface Decoded<T> {
+  readonly text: string;
+  readonly value: T & {};
+  /** From this moment on its reads count (milliseconds since 1970). */
+  readonly countsFrom: number;
+  reads: number;
+}
 
 export class ReadThrough<T> {
   private readonly misses: Coalescer<Answer<T>>;
@@ -62,11 +44,13 @@ export class ReadThrough<T> {
    * What a payload was decoded to, by key. The cache's text decides every time; only the work of reading the same text again
    * is saved. Decoded values are shared by readers: nobody may change them.
    */
-  private readonly decoded = new LRUCache<string, { readonly text: string; readonly value: T & {} }>({
+  private readonly decoded = new LRUCache<string, Decoded<T>>({
     max: DECODED.values,
     maxSize: DECODED.characters,
     sizeCalculation: ({ text }) => text.length + 1,
   });
+
+  private readonly refreshAhead: RefreshAhead<T>;
 
   constructor(
     private readonly store: CacheStore,
@@ -75,6 +59,7 @@ export class ReadThrough<T> {
     private readonly gate: ReadGate,
   ) {
     this.misses = new Coalescer((values) => this.loadThroughLeases(values));
+    this.refreshAhead = new RefreshAhead(store, source, metrics);
   }
 
   key(value: string): string {
@@ -111,13 +96,22 @@ export class ReadThrough<T> {
   private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
     if (entry?.state === 'none') return { value: null, outcome: 'hit' };
     if (entry?.state !== 'value') return undefined;
+    const known = this.decode(value, entry.payload);
+    if (!known) return undefined;
+    if (known.countsFrom <= Date.now()) this.refreshAhead.noteRead(value, entry, known.reads++);
+    return { value: known.value, outcome: 'hit' };
+  }
+
+  private decode(value: string, text: string): Decoded<T> | undefined {
     const known = this.decoded.get(value);
-    if (known && known.text === entry.payload) return { value: known.value, outcome: 'hit' };
-    const opened = open(this.source.schema, value, entry.payload);
+    if (known?.text === text) return known;
+    const opened = open(this.source.schema, value, text);
     const decoded = opened.kind === 'payload' ? this.source.decode(opened.payload) : undefined;
-    if (decoded === undefined || decoded === null) return undefined;
-    this.decoded.set(value, { text: entry.payload, value: decoded });
-    return { value: decoded, outcome: 'hit' };
+    if (opened.kind !== 'payload' || decoded === undefined || decoded === null) return undefined;
+    const countsFrom = this.refreshAhead.countsFrom(opened.expires);
+    const made = { text, value: decoded, countsFrom, reads: 0 };
+    this.decoded.set(value, made);
+    return made;
   }
 
   private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {
@@ -160,7 +154,7 @@ export class ReadThrough<T> {
   private async dropUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
     const keys = values.filter((value, index) => {
       const entry = entries[index];
-      if (entry?.state !== 'value' || this.hit(value, entry)) return false;
+      if (entry?.state !== 'value' || this.decode(value, entry.payload)) return false;
       return open(this.source.schema, value, entry.payload).kind !== 'newer';
     });
     await dropKeys(
@@ -172,13 +166,11 @@ export class ReadThrough<T> {
   private async loadAndFill(values: string[], token: string): Promise<Answer<T>[]> {
     const rows = await this.loadRows(values);
     const fills = values.map((value) => {
+      const { source } = this;
       const row = rows.get(value);
-      return {
-        key: this.key(value),
-        version: row?.version ?? 0,
-        payload: row ? seal(this.source.schema, value, this.source.encode(row.value)) : null,
-        ttlMs: jitter(row ? this.source.ttlMs : Math.min(this.source.ttlMs, NOTHING_TTL_MS)),
-      };
+      const ttlMs = jitter(row ? source.ttlMs : Math.min(source.ttlMs, NOTHING_TTL_MS));
+      const payload = row ? seal(source.schema, value, source.encode(row.value), ttlMs) : null;
+      return { key: this.key(value), version: row?.version ?? 0, payload, ttlMs };
     });
     try {
       const filled = await this.store.fill(token, fills);

@@ -1,5 +1,5 @@
 /**
- * What one key of the fenced cache looks like in Redis, and the five atomic Lua steps that move it (docs/cache-protocol.md):
+ * What one key of the fenced cache looks like in Redis, and the six atomic Lua steps that move it (docs/cache-protocol.md):
  * `L`token, `V`version payload, `N`version, `F`floor (deadline:token,)*. Version and floor are 20 digits, so that text compares
  * as number. The invariant: each step prunes what is past its deadline by Redis's own clock before it decides anything.
  */
@@ -66,6 +66,12 @@ if raw ~= 'L' .. token then return 0 end
 put(ARGV[2], ARGV[3])
 return 1`;
 
+/** ARGV[1] is the entry that was seen, ARGV[2] the other, ARGV[3] its milliseconds or '' to keep what is left. */
+const REPLACE = `
+if raw ~= ARGV[1] then return 0 end
+if ARGV[3] == '' then redis.call('SET', key, ARGV[2], 'KEEPTTL') else put(ARGV[2], ARGV[3]) end
+return 1`;
+
 const FENCE = `
 prune()
 local deadline = math.max(mine or 0, now + tonumber(ARGV[2]))
@@ -117,10 +123,11 @@ function step<Reply>(body: string) {
   });
 }
 
-/** The five steps, as methods for a node-redis client. All are one-key, so they also run on a Cluster. */
+/** The six steps, as methods for a node-redis client. All are one-key, so they also run on a Cluster. */
 export const scripts = {
   hfLease: step<string | null>(LEASE),
   hfFill: step<number>(FILL),
+  hfReplace: step<number>(REPLACE),
   hfFence: step<number>(FENCE),
   hfPublish: step<number>(PUBLISH),
   hfUnfence: step<number>(UNFENCE),
@@ -130,7 +137,7 @@ export const scripts = {
  * A value as it lies in Redis.
  * @throws RangeError for a version that is no safe integer ≥ 0
  */
-export function encode({ version, payload }: CacheValue): string {
+export function encode({ version, payload }: Pick<CacheValue, 'version' | 'payload'>): string {
   if (!Number.isSafeInteger(version) || version < 0) throw new RangeError(`Not a version: ${version}`);
   return (payload === null ? 'N' : 'V') + String(version).padStart(20, '0') + (payload ?? '');
 }

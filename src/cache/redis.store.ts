@@ -6,6 +6,7 @@
 import {
   type CacheEntry,
   type CachePublication,
+  type CacheReplacement,
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
@@ -128,6 +129,15 @@ export class RedisStore implements CacheStore {
     // Encoded before anything is sent: a refused value must not leave half of the others on their way.
     const steps = values.map((it) => ({ key: it.key, args: [token, encode(it), milliseconds(it.ttlMs)] }));
     const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfFill', args));
+    return replies.map((reply) => reply === 1);
+  }
+
+  async replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
+    const steps = replacements.map(({ key, seen, version, payload, ttlMs }) => ({
+      key,
+      args: [encode(seen), encode({ version, payload }), ttlMs === undefined ? '' : milliseconds(ttlMs)],
+    }));
+    const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfReplace', args));
     return replies.map((reply) => reply === 1);
   }
 

@@ -181,6 +181,7 @@ function heldStore(inner: MemoryStore, hold: Hold, { without, failingPublish }: 
     get: held('get', (keys) => inner.get(keys)),
     lease: held('lease', (keys, token, ms) => inner.lease(keys, token, ms)),
     fill: held('fill', (token, values) => inner.fill(token, values)),
+    replace: held('replace', (replacements) => inner.replace(replacements)),
     fence: held('fence', (keys, token, ms) => inner.fence(keys, token, ms)),
     publish: held('publish', (token, publications) => inner.publish(token, publications)),
     unfence: held('unfence', (keys, token) => inner.unfence(keys, token)),
@@ -199,7 +200,8 @@ async function run(scheduler: Scheduler, faults: Faults): Promise<void> {
   const gate = new ReadGate();
   gate.open(gate.pass());
   const entities = new CachedEntities();
-  const cached = new CachedEntity(Thing, database.repository());
+  // Every read of an entry that nobody refreshes sets about it.
+  const cached = new CachedEntity(Thing, database.repository(), undefined, { share: 2, reads: 1, atOnce: 4 });
   entities.add(cached);
   const leave = async (keys: readonly string[]): Promise<void> => {
     if (faults.leaveLost) throw new Error('lost too');

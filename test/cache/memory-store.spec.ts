@@ -55,6 +55,7 @@ describe('MemoryStore closed', () => {
       store.get(['k']),
       store.lease(['k'], 't', 1),
       store.fill('t', []),
+      store.replace([]),
       store.fence(['k'], 't', 1),
       store.publish('t', []),
       store.unfence(['k'], 't'),

@@ -28,12 +28,24 @@ const steps: fc.Arbitrary<Step>[] = [
   fc.record({ step: fc.constantFrom('lease', 'fence', 'fence'), keys, token, ms }),
   fc.record({ step: fc.constantFrom('fill', 'publish'), keys, token, entry }),
   fc.record({ step: fc.constantFrom('unfence', 'retract'), keys, token }),
+  fc.record({
+    step: fc.constant('replace'),
+    keys: fc.uniqueArray(fc.constantFrom(...KEYS), { minLength: 1, maxLength: 3 }),
+    missed: fc.boolean(),
+    // No milliseconds: what is left.
+    entry: fc.record({
+      version: fc.integer({ min: 0, max: 12 }),
+      payload: fc.constantFrom('x', 'y'),
+      ttlMs: fc.constantFrom(0, LONG, LONG, SHORT),
+    }),
+  }),
 ];
 const sequence = fc.array(
   fc.oneof(
     { weight: 60, arbitrary: steps[0]! },
     { weight: 80, arbitrary: steps[1]! },
     { weight: 25, arbitrary: steps[2]! },
+    { weight: 20, arbitrary: steps[3]! },
     { weight: 1, arbitrary: fc.constant<Step>({ step: 'wait' }) },
   ),
   { minLength: 10, maxLength: 60 },
@@ -50,6 +62,17 @@ async function run(store: CacheStore, step: Step, name: (key: string) => string)
         step.token,
         named.map((key) => ({ key, ...step.entry })),
       );
+    case 'replace': {
+      const held = await store.get(named);
+      const { ttlMs, ...other } = step.entry;
+      return store.replace(
+        named.map((key, index) => {
+          const entry = held[index]!;
+          const seen = entry.state === 'value' && !step.missed ? entry : { version: 99, payload: 'nobody has this' };
+          return { key, seen, ...other, ...(ttlMs === 0 ? {} : { ttlMs }) };
+        }),
+      );
+    }
     case 'fence':
       await store.fence(named, step.token, step.ms);
       break;

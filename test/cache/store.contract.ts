@@ -3,7 +3,7 @@
  * protocol's proofs rest on. A store that passes may carry the strict cache.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { type CacheEntry, type CacheStore } from '../../src/cache/cache.store.js';
+import { type CacheEntry, type CacheStore, type CacheText } from '../../src/cache/cache.store.js';
 
 /** A store under test, and the hands on its clock and its memory. */
 export interface StoreHarness {
@@ -69,17 +69,19 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
         'publish none 7': () => store.publish('me', [value(7, null)]),
         'publish absent': () => store.publish('me', [{ key, absent: true }]),
         unfence: () => store.unfence([key], 'me'),
+        'replace old@5': () =>
+          store.replace([{ key, seen: { version: 5, payload: 'old' }, version: 6, payload: 'new' }]),
       };
       const outcomes: Record<string, string[]> = {
-        //                          get, lease, fill 7, fence, publish 7, 5, 3, none 7, absent, unfence
-        absent: 'absent lease absent fence absent absent absent absent absent absent'.split(' '),
-        'my lease': 'lease lease new@7 fence absent absent absent absent absent lease'.split(' '),
-        "another's lease": 'lease lease lease fence absent absent absent absent absent lease'.split(' '),
-        'value 5': 'old@5 old@5 old@5 fence new@7 old@5 old@5 none@7 absent old@5'.split(' '),
-        'none 5': 'none@5 none@5 none@5 fence absent none@5 none@5 absent absent none@5'.split(' '),
-        'my fence over 5': 'fence fence fence fence new@7 new@5 absent none@7 absent absent'.split(' '),
-        "another's fence over 5": 'fence fence fence fence fence fence fence fence fence fence'.split(' '),
-        'both fences over 5': 'fence fence fence fence fence fence fence fence fence fence'.split(' '),
+        //                          get, lease, fill 7, fence, publish 7, 5, 3, none 7, absent, unfence, replace
+        absent: 'absent lease absent fence absent absent absent absent absent absent absent'.split(' '),
+        'my lease': 'lease lease new@7 fence absent absent absent absent absent lease lease'.split(' '),
+        "another's lease": 'lease lease lease fence absent absent absent absent absent lease lease'.split(' '),
+        'value 5': 'old@5 old@5 old@5 fence new@7 old@5 old@5 none@7 absent old@5 new@6'.split(' '),
+        'none 5': 'none@5 none@5 none@5 fence absent none@5 none@5 absent absent none@5 none@5'.split(' '),
+        'my fence over 5': 'fence fence fence fence new@7 new@5 absent none@7 absent absent fence'.split(' '),
+        "another's fence over 5": 'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
+        'both fences over 5': 'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
       };
       const cases = Object.entries(outcomes).flatMap(([state, row]) =>
         Object.keys(steps).map((step, i) => [state, step, row[i]!] as const),
@@ -343,6 +345,61 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
       it.each([-1, 0.5, NaN, Number.MAX_SAFE_INTEGER + 1])('refuse the version %d', async (version) => {
         await expect(store.fill('me', [value(version)])).rejects.toThrow(RangeError);
         await expect(store.publish('me', [value(version)])).rejects.toThrow(RangeError);
+        const bad = { version, payload: 'x' };
+        await expect(store.replace([{ key, seen: bad, version: 1, payload: 'x' }])).rejects.toThrow(RangeError);
+        await expect(store.replace([{ key, seen: { version: 1, payload: 'x' }, ...bad }])).rejects.toThrow(RangeError);
+      });
+    });
+
+    describe('replacements', () => {
+      const seen5 = { version: 5, payload: 'old' };
+      const claimed = { version: 5, payload: 'old, claimed' };
+      const by = (from: CacheText, to: CacheText, ttlMs?: number) =>
+        store.replace([{ key, seen: from, ...to, ...(ttlMs === undefined ? {} : { ttlMs }) }]);
+
+      it('are made of the very value that was seen, and of no other', async () => {
+        await seed(5, 'old');
+        expect(await by({ version: 5, payload: 'other' }, claimed)).toEqual([false]);
+        expect(await by({ version: 4, payload: 'old' }, claimed)).toEqual([false]);
+        expect(await seen()).toBe('old@5');
+        expect(await by(seen5, claimed)).toEqual([true]);
+        expect(await by(seen5, claimed)).toEqual([false]);
+        expect(await seen()).toBe('old, claimed@5');
+      });
+
+      it('go to one of two refreshers', async () => {
+        await seed(5, 'old');
+        const both = [1, 2].map((who) => by(seen5, { version: 5, payload: `claimed by ${who}` }));
+        expect((await Promise.all(both)).flat().filter(Boolean)).toHaveLength(1);
+      });
+
+      it('lose to a fence, a publication and a drop, for good', async () => {
+        for (const writer of [
+          () => store.fence([key], 'writer', LONG).then(() => store.unfence([key], 'writer')),
+          () => store.publish('writer', [value(6)]),
+          () => store.publish('writer', [{ key, absent: true }]),
+        ]) {
+          await store.publish('cleaner', [{ key, absent: true }]);
+          await seed(5, 'old');
+          await by(seen5, claimed);
+          await writer();
+          const after = await seen();
+          expect(await by(claimed, { version: 7, payload: 'refreshed' }, LONG)).toEqual([false]);
+          expect(await seen()).toBe(after);
+        }
+      });
+
+      it('keep the life that was left, or are given one of their own', async () => {
+        await store.lease([key], 'me', LONG);
+        await store.fill('me', [value(5, 'old', SHORT)]);
+        await by(seen5, claimed);
+        await harness.wait(PAST_SHORT);
+        expect(await seen()).toBe('absent');
+        await store.lease([key], 'me', LONG);
+        await store.fill('me', [value(5, 'old', SHORT)]);
+        await by(seen5, { version: 6, payload: 'refreshed' }, LONG);
+        await harness.wait(PAST_SHORT);
+        expect(await seen()).toBe('refreshed@6');
       });
     });
 
@@ -384,6 +441,7 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
         expect(await store.get([])).toEqual([]);
         expect(await store.lease([], 'me', LONG)).toEqual([]);
         expect(await store.fill('me', [])).toEqual([]);
+        expect(await store.replace([])).toEqual([]);
         await store.fence([], 'me', LONG);
         await store.publish('me', []);
         await store.unfence([], 'me');

@@ -6,6 +6,13 @@
 export type Step =
   | { readonly step: 'lease' | 'fence'; readonly keys: string[]; readonly token: string; readonly ms: number }
   | { readonly step: 'fill' | 'publish'; readonly keys: string[]; readonly token: string; readonly entry: Entry }
+  /** Of the value that is there, or (`missed`) of one that nobody has. */
+  | {
+      readonly step: 'replace';
+      readonly keys: string[];
+      readonly missed: boolean;
+      readonly entry: Entry & { payload: string };
+    }
   | { readonly step: 'retract' | 'unfence'; readonly keys: string[]; readonly token: string }
   | { readonly step: 'wait' };
 
@@ -33,7 +40,7 @@ export class StoreModel {
     return fence ? 'fence' : lease !== undefined ? 'lease' : 'absent';
   }
 
-  /** What the step answers for each key: what was seen for a lease, whether it was written for a fill. */
+  /** What the step answers for each key: what was seen for a lease, whether it was written for a fill or a replacement. */
   apply(step: Step): (string | boolean | undefined)[] {
     if (step.step === 'wait') return [];
     return step.keys.map((key) => {
@@ -42,7 +49,8 @@ export class StoreModel {
       const after = this.after(cell, step);
       if (after) this.cells.set(key, after);
       else this.cells.delete(key);
-      return step.step === 'lease' ? before : step.step === 'fill' ? after !== cell && !!after?.entry : undefined;
+      if (step.step === 'lease') return before;
+      return step.step === 'fill' || step.step === 'replace' ? after !== cell && !!after?.entry : undefined;
     });
   }
 
@@ -58,6 +66,10 @@ export class StoreModel {
 
   private after(cell: Cell, step: Exclude<Step, { step: 'wait' }>): Cell | undefined {
     const { lease, entry, fence } = cell;
+    if (step.step === 'replace') {
+      if (step.missed || typeof entry?.payload !== 'string') return cell;
+      return { until: step.entry.ttlMs === 0 ? cell.until : this.now + step.entry.ttlMs, entry: step.entry };
+    }
     const writers = fence?.writers ?? [];
     const others = writers.filter((writer) => writer.token !== step.token);
     const mine = writers.find((writer) => writer.token === step.token);

@@ -7,7 +7,7 @@ import { afterAll, describe, expect, it } from '@jest/globals';
 import { type CacheEntry, type CacheStore, dropKeys } from '../../../src/cache/cache.store.js';
 import { MemoryStore } from '../../../src/cache/memory.store.js';
 import { explore, tell } from './explore.js';
-import { ABSENT, type Cell, expire, fence, fill, lease, publish, unfence } from './scripts.model.js';
+import { ABSENT, type Cell, claim, expire, fence, fill, lease, publish, replace, unfence } from './scripts.model.js';
 import { AS_SHIPPED, VARIANTS } from './variants.js';
 
 const LONG = process.env.HOLDFAST_MODEL === 'long';
@@ -51,13 +51,21 @@ describe("the model's scripts are the store's", () => {
     readonly deadlines = new Map<number, number>();
   }
 
-  const entry = (version: number, none: boolean) => ({ is: 'entry', author: version, version, none }) as const;
+  const entry = (version: number, none: boolean) =>
+    ({ is: 'entry', author: version, version, none, claim: 0 }) as const;
   const value = (version: number, none: boolean) => ({
     key: KEY,
     version,
     payload: none ? null : 'row',
     ttlMs: LONG_MS,
   });
+  const claimedBy = (reader: number): string => `row, claimed by ${reader}`;
+  /** A replacement of what the key holds, if its payload is this one. */
+  async function asSeen(store: CacheStore, payload: string) {
+    const [held] = await store.get([KEY]);
+    const { version } = { version: 0, ...held };
+    return { key: KEY, seen: { version, payload }, version };
+  }
   const range = (count: number): number[] => Array.from({ length: count }, (_, index) => index + 1);
 
   const moves: Move[] = [
@@ -73,6 +81,22 @@ describe("the model's scripts are the store's", () => {
         store: async (store) => void (await store.fill(`r${reader}`, [value(version, version === 0)])),
       })),
     ),
+    ...range(READERS).flatMap((reader): Move[] => [
+      {
+        words: `reader ${reader} claims`,
+        model: (cell) => claim(cell, reader),
+        store: async (store) =>
+          void (await store.replace([{ ...(await asSeen(store, 'row')), payload: claimedBy(reader) }])),
+      },
+      ...range(VERSIONS).map((version): Move => ({
+        words: `reader ${reader} refreshes to ${version}`,
+        model: (cell) => replace(cell, reader, entry(version, false)),
+        store: async (store) =>
+          void (await store.replace([
+            { ...(await asSeen(store, claimedBy(reader))), ...value(version, false), payload: 'row' },
+          ])),
+      })),
+    ]),
     ...range(WRITERS).flatMap((writer): Move[] => [
       {
         words: `writer ${writer} fences`,

@@ -4,7 +4,7 @@
  * the code that it stands for: a writer is UnitOfWork and Invalidation, a reader ReadThrough, a repetition Idempotency, the
  * database's path DatabaseInvalidations.
  */
-import { ABSENT, type Entry, expire, fence, fill, lease, publish, unfence } from './scripts.model.js';
+import { ABSENT, claim, type Entry, expire, fence, fill, lease, publish, replace, unfence } from './scripts.model.js';
 import {
   type Budgets,
   DROP_TOKEN,
@@ -207,6 +207,11 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
   switch (reader.at) {
     case 'idle':
       // To begin and to GET are one step: whoever begins later and GETs at the same moment is owed at least as much.
+      if (cell.is === 'entry' && !cell.none && cell.claim === 0 && protocol.refresh !== 'none')
+        take(`${name} claims the entry, to refresh it`, {
+          ...to({ at: 'claimed' }),
+          cell: protocol.refresh === 'claim' ? claim(cell, number) : cell,
+        });
       if (cell.is === 'entry') hit('begins, GETs', cell, acknowledged);
       else if (protocol.scheme === 'fenced')
         take(`${name} begins, GETs: ${cell.is}`, to({ at: 'missed', since: acknowledged }));
@@ -231,6 +236,19 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
       take(`${name} reads PostgreSQL: ${showRow(state, row)}`, to({ ...reader, at: 'loaded', author: row }));
       take(`${name} dies, its lease stays`, to(IDLE));
       break;
+    case 'claimed':
+      take(`${name} reads PostgreSQL: ${showRow(state, row)}`, to({ at: 'reloaded', author: row }));
+      take(`${name} dies, its claim stays`, to(IDLE));
+      break;
+    case 'reloaded': {
+      const { author } = reader;
+      const entry = entryOf(protocol, author, protocol.key === 'list' ? 0 : versionOf(state, author));
+      const replaced = entry.none ? cell : protocol.refresh === 'blind' ? entry : replace(cell, number, entry);
+      const outcome = replaced === entry ? 'refreshes' : 'may not refresh';
+      take(`${name} ${outcome} the entry by ${showRow(state, author)}`, { ...to(IDLE), cell: replaced });
+      if (replaced === entry) take(`${name}'s refresh is lost`, to(IDLE));
+      break;
+    }
     case 'loaded': {
       const { author, since } = reader;
       const version = isMissing(protocol, author) || protocol.key === 'list' ? 0 : versionOf(state, author);
@@ -370,6 +388,7 @@ const entryOf = (protocol: Protocol, author: number, version: number): Entry => 
   author,
   version,
   none: isMissing(protocol, author),
+  claim: 0,
 });
 
 const showToken = (token: number): string => (token === DROP_TOKEN ? 'the fence of a drop' : `writer ${token}'s fence`);

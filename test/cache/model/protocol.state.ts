@@ -56,6 +56,8 @@ export interface Protocol extends Rules {
   readonly drop: 'fence' | 'publish';
   /** What was not fenced or not published is left in a table, from which the key is dropped. Until then G1 is not owed: G2. */
   readonly databasePath: boolean;
+  /** Whether readers refresh entries ahead: by compare-and-set on their claim, or (`blind`) writing what they have read whatever is there. */
+  readonly refresh: 'none' | 'claim' | 'blind';
   /** `running`: ordinary single-flight, a caller may join a load that has begun. */
   readonly join: 'begun-after' | 'running';
 }
@@ -102,6 +104,9 @@ export type Reader =
   | { readonly at: 'idle' }
   | { readonly at: 'missed' | 'waiting'; readonly since: number }
   | { readonly at: 'leased'; readonly since: number; readonly generation: number }
+  /** Refreshes an entry, beside its readers. */
+  | { readonly at: 'claimed' }
+  | { readonly at: 'reloaded'; readonly author: number }
   | { readonly at: 'loaded'; readonly since: number; readonly generation: number; readonly author: number };
 
 export interface Replay {
@@ -156,7 +161,7 @@ export function initial(protocol: Protocol): State {
   };
 }
 
-/** The key in a few letters, for traces: `-`, `L1`, `V2`, `F1{1,2}`; `N0`: no such row, of version 0. */
+/** The key in a few letters, for traces: `-`, `L1`, `V2`, `V2~1` (reader 1 refreshes it), `F1{1,2}`; `N0`: no such row, of version 0. */
 export function showCell(cell: Cell): string {
   switch (cell.is) {
     case 'absent':
@@ -164,18 +169,18 @@ export function showCell(cell: Cell): string {
     case 'lease':
       return `L${cell.reader}`;
     case 'entry':
-      return `${cell.none ? 'N' : 'V'}${cell.version}`;
+      return `${cell.none ? 'N' : 'V'}${cell.version}${cell.claim === 0 ? '' : `~${cell.claim}`}`;
     case 'fence':
       return `F${cell.floor}{${cell.tokens.map((token) => (token === DROP_TOKEN ? 'd' : token)).join(',')}}`;
   }
 }
 
-const READER_AT = ['idle', 'missed', 'waiting', 'leased', 'loaded'] as const;
+const READER_AT = ['idle', 'missed', 'waiting', 'leased', 'loaded', 'claimed', 'reloaded'] as const;
 const REPLAY_AT = ['idle', 'fenced', 'dropped', 'done'] as const;
 
 /**
  * The state as a short text: what the visited set holds. Two states have the same text when they differ only in which reader
- * is which, or in the name on a lease whose reader has died: neither can change what may happen next.
+ * is which, or in the name on a lease or a claim whose reader has died: neither can change what may happen next.
  */
 export function encode(state: State): string {
   const { row, lock, acknowledged, cell, copy, generation, writers, readers, replay, waiting, left } = state;
@@ -200,13 +205,14 @@ export function encode(state: State): string {
   return String.fromCharCode(...codes, ...seen.sort((one, other) => one - other));
 }
 
-const holds = (cell: Cell, reader: number): boolean => cell.is === 'lease' && cell.reader === reader;
+const holds = (cell: Cell, reader: number): boolean =>
+  (cell.is === 'lease' && cell.reader === reader) || (cell.is === 'entry' && cell.claim === reader);
 
 function encodeReader(reader: Reader, leaseHeld: boolean, leaseCopied: boolean): number {
   const since = 'since' in reader ? reader.since : 0;
   const generation = 'generation' in reader ? reader.generation : 0;
   const author = 'author' in reader ? reader.author : 0;
-  const mayFill = reader.at === 'leased' || reader.at === 'loaded';
+  const mayFill = ['leased', 'loaded', 'claimed', 'reloaded'].includes(reader.at);
   const flags = mayFill ? (leaseHeld ? 2 : 0) + (leaseCopied ? 1 : 0) : 0;
   return (((READER_AT.indexOf(reader.at) * 4 + since) * 4 + generation) * 4 + author) * 4 + flags;
 }
@@ -218,8 +224,8 @@ function encodeCell(cell: Cell): number {
     case 'lease':
       return 1;
     case 'entry':
-      return 8 + (cell.author * 4 + cell.version) * 2 + (cell.none ? 1 : 0);
+      return 8 + ((cell.author * 4 + cell.version) * 2 + (cell.none ? 1 : 0)) * 2 + (cell.claim === 0 ? 0 : 1);
     case 'fence':
-      return 64 + cell.tokens.reduce((code, token) => code * 5 + token, 0) * 8 + cell.floor;
+      return 128 + cell.tokens.reduce((code, token) => code * 5 + token, 0) * 8 + cell.floor;
   }
 }

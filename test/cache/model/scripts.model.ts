@@ -1,14 +1,23 @@
 /**
- * The five scripts of the protocol over one key, as pure functions of what the key holds; what an ablation takes away is a
+ * The six scripts of the protocol over one key, as pure functions of what the key holds; what an ablation takes away is a
  * switch. Time is an order only: a fence's tokens stand in the order of their deadlines. It shares no code with the stores;
  * protocol-model.spec.ts walks it beside the MemoryStore, so that what is explored is what runs.
  */
 
-/** What a key holds. `author` is the writer whose row the entry shows, 0 for the row before all of them. */
+/**
+ * What a key holds. `author` is the writer whose row the entry shows, 0 for the row before all of them; `claim` the reader that
+ * refreshes it, 0 for nobody.
+ */
 export type Cell =
   | { readonly is: 'absent' }
   | { readonly is: 'lease'; readonly reader: number }
-  | { readonly is: 'entry'; readonly author: number; readonly version: number; readonly none: boolean }
+  | {
+      readonly is: 'entry';
+      readonly author: number;
+      readonly version: number;
+      readonly none: boolean;
+      readonly claim: number;
+    }
   | { readonly is: 'fence'; readonly floor: number; readonly tokens: readonly number[] };
 
 export type Entry = Extract<Cell, { is: 'entry' }>;
@@ -41,6 +50,14 @@ export const lease = (cell: Cell, reader: number): Cell => (cell.is === 'absent'
 /** Only over one's own lease. */
 export const fill = (cell: Cell, reader: number, entry: Entry): Cell =>
   cell.is === 'lease' && cell.reader === reader ? entry : cell;
+
+/** A refresher's token goes into the entry that it has read, if nobody's is there. */
+export const claim = (cell: Cell, reader: number): Cell =>
+  cell.is === 'entry' && !cell.none && cell.claim === 0 ? { ...cell, claim: reader } : cell;
+
+/** Only over the entry that one has claimed. */
+export const replace = (cell: Cell, reader: number, entry: Entry): Cell =>
+  cell.is === 'entry' && cell.claim === reader ? entry : cell;
 
 /** A fence again is a later deadline. */
 export function fence(rules: Rules, cell: Cell, token: number): Cell {

@@ -63,6 +63,7 @@ const PROTOCOL: Protocol = {
   incarnation: 'replication-id',
   replay: 'none',
   databasePath: false,
+  refresh: 'none',
   join: 'begun-after',
 };
 
@@ -83,6 +84,7 @@ const FIRST: Change = { ...FIRST_DESIGN, fenceWhen: 'locked' };
 const SLOW = { stalls: 3 };
 const DATABASE: Change = { databasePath: true };
 const LIST: Change = { key: 'list' };
+const REFRESH: Change = { refresh: 'claim' };
 
 const variant = (name: string, expect: Variant['expect'], protocol: Protocol): Variant => ({ name, expect, protocol });
 const long = (name: string, protocol: Protocol): Variant => ({ name, expect: 'holds', long: true, protocol });
@@ -157,6 +159,22 @@ export const VARIANTS: readonly Variant[] = [
     'a COMMIT without an answer, the fence left to its deadline',
     'G1',
     two({ unansweredCommits: 1 }, { unanswered: 'deadline' }),
+  ),
+
+  // Entries that are refreshed before they expire.
+  variant('refresh ahead: a flush', 'holds', two({ flushes: 1, ...SLOW }, REFRESH)),
+  variant('refresh ahead without a compare, nothing fails', 'G1', two({}, { refresh: 'blind' })),
+  long('refresh ahead: a crash, a flush', two({ crashes: 1, flushes: 1, ...SLOW }, REFRESH)),
+  long('refresh ahead: 2 crashes, a failed publish', two({ crashes: 2, lostPublishes: 1, ...SLOW }, REFRESH)),
+  long(
+    'refresh ahead, update and delete: a crash, a flush',
+    of('update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }, REFRESH),
+  ),
+  long('refresh ahead, list: a crash, a flush', two({ crashes: 1, flushes: 1, ...SLOW }, { ...REFRESH, ...LIST })),
+  long('refresh ahead, 3 writers: a flush', three({ flushes: 1, ...SLOW }, REFRESH)),
+  long(
+    "refresh ahead, psql, a flush, a failed publish, the database's path",
+    of('update', 'psql')({ flushes: 1, lostPublishes: 1, ...SLOW }, { ...REFRESH, ...DATABASE }),
   ),
 
   // Failover.
