@@ -15,6 +15,7 @@ import type { Config } from './config.js';
 import { fastifyOptions, installNegotiation } from './http/negotiation.js';
 import { buildDocument } from './http/openapi-document.js';
 import { followTlsPair, readTlsPair } from './http/tls.js';
+import { installTraceContext } from './http/trace-context.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
 
@@ -65,6 +66,7 @@ export async function createApp(
   const adapter = new FastifyAdapter(fastifyOptions(config.trustProxy, pair) as never);
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   installNegotiation(fastify);
+  installTraceContext(fastify);
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
     logger,
     bodyParser: false,

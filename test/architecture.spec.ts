@@ -144,7 +144,6 @@ const TRANSACTION_SQL =
 /** Who may end a transaction, besides the migrations. */
 const COMMITTERS: Readonly<Record<string, string>> = {
   'src/database/unit-of-work.ts': 'the one place that commits what a request changed',
-  'src/outbox/outbox.relay.ts': 'marks its own rows, which no cache holds, under their locks',
   'src/cache/database-invalidations.ts': 'removes its own rows, which no cache holds, when their keys are gone',
 };
 

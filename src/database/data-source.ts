@@ -13,6 +13,7 @@ import { Outbox1763683200003 } from '../../migrations/1763683200003-outbox.js';
 import { IdempotencyKeys1763683200004 } from '../../migrations/1763683200004-idempotency-keys.js';
 import { CacheInvalidations1763683200005 } from '../../migrations/1763683200005-cache-invalidations.js';
 import { OrderConstraints1763683200006 } from '../../migrations/1763683200006-order-constraints.js';
+import { OutboxLanes1763683200007 } from '../../migrations/1763683200007-outbox-lanes.js';
 import { OrderHistory1763683200008 } from '../../migrations/1763683200008-order-history.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
@@ -26,6 +27,7 @@ export const MIGRATIONS = [
   IdempotencyKeys1763683200004,
   CacheInvalidations1763683200005,
   OrderConstraints1763683200006,
+  OutboxLanes1763683200007,
   OrderHistory1763683200008,
 ];
 

@@ -127,9 +127,15 @@ export class HealthController {
 
   private broker(): HealthIndicatorResult {
     const indicator = this.indicators.check('broker');
-    if (this.relay.broker === 'off') return indicator.up({ message: 'not configured: events wait in the outbox' });
-    return this.relay.broker === 'connected'
-      ? indicator.up()
-      : indicator.degraded('unreachable: events wait in the outbox');
+    switch (this.relay.brokerState) {
+      case 'off':
+        return indicator.up({ message: 'not configured: events wait in the outbox' });
+      case 'connected':
+        return indicator.up();
+      case 'blocked':
+        return indicator.degraded('takes no messages (memory or disk alarm): events wait in the outbox');
+      case 'disconnected':
+        return indicator.degraded('unreachable: events wait in the outbox');
+    }
   }
 }

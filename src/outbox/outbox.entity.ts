@@ -5,7 +5,9 @@ import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.j
 @Entity('outbox')
 @Unique('outbox_id_key', ['id'])
 @Index('outbox_waiting', { synchronize: false })
-@Index('outbox_waiting_of_subject', { synchronize: false })
+@Index('outbox_lane', { synchronize: false })
+@Index('outbox_held', { synchronize: false })
+@Index('outbox_retry', { synchronize: false })
 @Index('outbox_published', { synchronize: false })
 export class OutboxEvent {
   /** Taken at the insert, not at the commit: it orders the events of one subject (whose row is locked), and nothing else. */
@@ -48,4 +50,12 @@ export class OutboxEvent {
 
   @Column('text', { name: 'last_error', nullable: true })
   lastError: string | null;
+
+  /** Out of its lane: the broker refused it, or an earlier event of its subject. */
+  @Column('boolean', { default: false })
+  held: boolean;
+
+  /** When the first of a held subject is tried again; infinity: when an operator asks. Null for those behind it. */
+  @Column(timestamp('retry_at', { nullable: true }))
+  retryAt: Date | null;
 }

@@ -7,6 +7,7 @@ import { Injectable } from '@nestjs/common';
 import { v7 as uuidv7 } from 'uuid';
 import { OutboxEvent } from './outbox.entity.js';
 import type { Transaction } from '../database/unit-of-work.js';
+import { currentTraceParent } from '../http/trace-context.js';
 
 /** `data` never holds a secret: it is read by whoever may bind a queue. */
 export interface DomainEvent {
@@ -18,6 +19,12 @@ export interface DomainEvent {
 @Injectable()
 export class OutboxService {
   async append({ manager }: Transaction, { type, subject, data }: DomainEvent): Promise<void> {
-    await manager.insert(OutboxEvent, { id: uuidv7(), type, subject, data } as never);
+    await manager.insert(OutboxEvent, {
+      id: uuidv7(),
+      type,
+      subject,
+      data,
+      traceParent: currentTraceParent(),
+    } as never);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * What operators see: Prometheus metrics of this process, HTTP and the outbox (the cache counts its own), and the routes
+ * What operators see: Prometheus metrics of this process and of HTTP (the cache and the outbox count their own), and the routes
  * that show them: /metrics, or a listener of its own when METRICS_PORT is set.
  */
 import { createServer, type Server } from 'node:http';
@@ -14,8 +14,7 @@ import {
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyInstance, FastifyReply } from 'fastify';
-import { collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { DataSource } from 'typeorm';
+import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
 import { Config } from '../config.js';
 import { Operation } from '../http/openapi.js';
 import { problems } from '../http/problem.js';
@@ -43,22 +42,6 @@ export class HttpMetrics {
         reply.elapsedTime / 1000,
       );
       done();
-    });
-  }
-}
-
-@Injectable()
-export class OutboxMetrics {
-  constructor(registry: Registry, dataSource: DataSource) {
-    new Gauge({
-      name: 'holdfast_outbox_oldest_seconds',
-      help: 'Age of the oldest event that the broker has not confirmed; 0 when none waits',
-      registers: [registry],
-      async collect() {
-        const sql = `SELECT extract(epoch FROM clock_timestamp() - occurred_at)::float8 AS age FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT 1`;
-        const rows = await dataSource.query<{ age: number }[]>(sql).catch(() => []);
-        this.set(rows[0]?.age ?? 0);
-      },
     });
   }
 }

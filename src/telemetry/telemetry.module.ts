@@ -1,12 +1,12 @@
 /** Telemetry's door: the registry that every module's metrics go into, and what shows them. */
 import { Global, Module } from '@nestjs/common';
 import { Registry } from 'prom-client';
-import { createRegistry, HttpMetrics, MetricsController, MetricsListener, OutboxMetrics } from './metrics.js';
+import { createRegistry, HttpMetrics, MetricsController, MetricsListener } from './metrics.js';
 
 @Global()
 @Module({
   controllers: [MetricsController],
-  providers: [{ provide: Registry, useFactory: createRegistry }, HttpMetrics, OutboxMetrics, MetricsListener],
+  providers: [{ provide: Registry, useFactory: createRegistry }, HttpMetrics, MetricsListener],
   exports: [Registry, HttpMetrics],
 })
 export class TelemetryModule {}

@@ -8,7 +8,9 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
 import { DataSource, type Logger } from 'typeorm';
 import { Idempotency } from '../../src/http/idempotency.js';
-import { OutboxRelay } from '../../src/outbox/outbox.relay.js';
+import { BATCH, BUSY_LANES, LANES, SETTLE, TAKE } from '../../src/outbox/outbox.lanes.js';
+import { HELD, OLDEST } from '../../src/outbox/outbox.metrics.js';
+import { PURGE } from '../../src/outbox/outbox.relay.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { adminToken, person, type Person } from '../support/factories.js';
 
@@ -339,35 +341,67 @@ describe('what runs by itself', () => {
   const nothingWhole = (cost: Cost): void =>
     expect(cost.nodes.filter((node) => /Seq Scan|Sort/.test(node))).toEqual([]);
 
-  it('the outbox relay takes a batch by the index of what waits, and marks it by key', async () => {
-    const channel = {
-      publish: () => true,
-      waitForConfirms: async () => undefined,
-      on: () => channel,
-      off: () => channel,
-    };
-    const relay = app.app.get(OutboxRelay) as unknown as {
-      channel: unknown;
-      relayBatch(): Promise<number>;
-      purge(): Promise<void>;
-    };
-    relay.channel = channel;
-    sent = [];
-    const moved = await relay.relayBatch();
-    relay.channel = undefined;
-    expect(moved).toBeGreaterThan(0);
-    const [taken, marked] = [/^\s*SELECT position/, /^\s*UPDATE outbox/].map(
-      (pattern) => sent.find(({ sql }) => pattern.test(sql)) as Statement,
-    );
-    const cost = await explain(taken as Statement);
-    nothingWhole(cost);
-    expect(cost.indexes.filter((name) => !name.startsWith('outbox_waiting'))).toEqual([]);
-    expect(cost.rows).toBeLessThanOrEqual(3 * moved);
-    const marking = await explain(marked as Statement);
-    nothingWhole(marking);
-    const purge = await explain(await caught(/DELETE FROM outbox/, () => relay.purge()));
-    nothingWhole(purge);
-    expect(purge.indexes).toContain('outbox_published');
+  describe('the outbox relay, over what was published, a backlog of one subject, and held ones', () => {
+    const { events, subjects, held } = BATCH;
+    let lane: number;
+
+    beforeAll(async () => {
+      const { rows } = await psql.query(
+        `SELECT hashtext('orders/busy') & 15 AS lane, (SELECT min(n) FROM generate_series(1, 1000) AS n
+           WHERE hashtext('orders/held-' || n) & 15 = hashtext('orders/busy') & 15) AS n`,
+      );
+      const [found] = rows as { lane: number; n: number }[];
+      lane = found!.lane;
+      await psql.query(
+        `INSERT INTO outbox (id, type, subject, data, held, retry_at)
+         SELECT uuidv7(), 'order.placed', CASE WHEN n % 2 = 0 THEN 'orders/busy' ELSE 'orders/held-' || $1::int END, '{}', n % 2 = 1,
+                CASE WHEN n = 1 THEN now() END FROM generate_series(1, 20000) AS n`,
+        [found!.n],
+      );
+      await psql.query('VACUUM ANALYZE outbox');
+    });
+
+    it('finds the lanes by a look at each', async () => {
+      const cost = await explain({ sql: BUSY_LANES, parameters: [] });
+      nothingWhole(cost);
+      expect(cost.indexes).toEqual(['outbox_lane', 'outbox_retry']);
+      expect(cost.rows).toBeLessThanOrEqual(2 * LANES + LANES);
+      expect(cost.pages).toBeLessThan(8 * LANES);
+    });
+
+    it('takes a batch by index', async () => {
+      const cost = await explain({ sql: TAKE, parameters: [lane] });
+      nothingWhole(cost);
+      expect(cost.indexes).toEqual(['outbox_held', 'outbox_lane', 'outbox_retry']);
+      // Each event of the batch asks once for what is held before it.
+      expect(cost.rows).toBeLessThanOrEqual(2 * events + subjects * (held + 1));
+      expect(cost.rows).toBeGreaterThan(events);
+      expect(cost.pages).toBeLessThan(10 * (events + subjects));
+    });
+
+    it('marks by key', async () => {
+      const { rows } = await psql.query('SELECT position FROM outbox WHERE published_at IS NULL LIMIT $1', [events]);
+      const positions = (rows as { position: string }[]).map(({ position }) => position);
+      const all = <T>(value: T): T[] => positions.map(() => value);
+      const cost = await explain({ sql: SETTLE, parameters: [positions, all(true), all(null), all(true), all(null)] });
+      nothingWhole(cost);
+      expect(cost.indexes).toEqual(['outbox_pkey']);
+    });
+
+    it('removes what is old by index, a bounded number', async () => {
+      const cost = await explain({ sql: PURGE, parameters: [] });
+      nothingWhole(cost);
+      expect(cost.indexes).toContain('outbox_published');
+      expect(cost.rows).toBeLessThanOrEqual(3 * 1_000);
+    });
+
+    it('looks at the oldest by reading one, and counts what is held up to a bound', async () => {
+      const oldest = await explain({ sql: OLDEST, parameters: [] });
+      expect([oldest.indexes, oldest.rows]).toEqual([['outbox_waiting'], 1]);
+      const count = await explain({ sql: HELD, parameters: [] });
+      nothingWhole(count);
+      expect(count.indexes).toEqual(['outbox_retry']);
+    });
   });
 
   it('the purge of idempotency keys touches what has expired, a bounded number', async () => {
@@ -376,10 +410,5 @@ describe('what runs by itself', () => {
     nothingWhole(cost);
     expect(cost.indexes).toEqual(['idempotency_keys_expiring']);
     expect(cost.rows).toBeLessThanOrEqual(3 * 1_000);
-  });
-
-  it('a look at the oldest waiting event reads one', async () => {
-    const cost = await explain(await caught(/FROM outbox/, () => app.call('GET', '/metrics')));
-    expect([cost.indexes, cost.rows]).toEqual([['outbox_waiting'], 1]);
   });
 });
