@@ -12,10 +12,13 @@ import { type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
 import type { FastifyInstance } from 'fastify';
 import { AppModule } from './app.module.js';
 import type { Config } from './config.js';
+import { installCacheHeaders } from './cache/cache.headers.js';
 import { fastifyOptions, installNegotiation } from './http/negotiation.js';
 import { buildDocument } from './http/openapi-document.js';
+import { installSecurityHeaders } from './http/security-headers.js';
 import { followTlsPair, readTlsPair } from './http/tls.js';
 import { installTraceContext } from './http/trace-context.js';
+import { StrictQueryGuard } from './http/validation.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
 
@@ -25,20 +28,6 @@ export const VERSION = (createRequire(import.meta.url)(packageJson()) as { versi
 function packageJson(): string {
   return import.meta.url.includes('/dist/src/') ? '../../package.json' : '../package.json';
 }
-
-/** Helmet's headers, as Nest sets them: scripts are the service's own, and Swagger UI may style itself inline. */
-const securityHeaders = (tls: boolean) => ({
-  contentSecurityPolicy: {
-    directives: {
-      baseUri: ["'none'"],
-      fontSrc: ["'self'"],
-      frameAncestors: ["'none'"],
-      styleSrc: ["'self'", "'unsafe-inline'"],
-      ...(tls ? {} : { upgradeInsecureRequests: null }),
-    },
-  },
-  strictTransportSecurity: tls,
-});
 
 /**
  * Swagger UI for those who try things: without another's logo, the choice of the one server and columns that are always empty.
@@ -63,17 +52,19 @@ export async function createApp(
   logger: LoggerService = new PinoLogger(createPino(config)),
 ): Promise<NestFastifyApplication> {
   const pair = config.tls && readTlsPair(config.tls);
-  const adapter = new FastifyAdapter(fastifyOptions(config.trustProxy, pair) as never);
+  const adapter = new FastifyAdapter({ ...fastifyOptions(config.trustProxy, pair), skipMiddie: true } as never);
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
+  installSecurityHeaders(fastify, config.tls !== undefined);
   installNegotiation(fastify);
   installTraceContext(fastify);
+  installCacheHeaders(fastify);
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
     logger,
     bodyParser: false,
     abortOnError: false,
   });
   if (config.tls && pair) followTlsPair(fastify.server as unknown as Server, config.tls, pair, logger);
-  app.useSecurityHeaders(securityHeaders(config.tls !== undefined));
+  app.useGlobalGuards(new StrictQueryGuard());
   app.get(HttpMetrics).install(fastify);
   app.enableShutdownHooks(['SIGTERM', 'SIGINT'], { useProcessExit: true });
   let document: OpenAPIObject | undefined;

@@ -121,7 +121,7 @@ const OWN_DOORS: Readonly<Record<string, readonly string[]>> = {
     'cached.decorator.ts',
     'cached-repository.ts',
     'cache.store.ts',
-    'cache.interceptor.ts',
+    'cache.headers.ts',
     'reading.ts',
     'representation.ts',
   ],

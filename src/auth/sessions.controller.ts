@@ -3,7 +3,7 @@ import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res }
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../config.js';
-import { CurrentReading } from '../cache/cache.interceptor.js';
+import { CurrentReading } from '../cache/cache.headers.js';
 import { Reading } from '../cache/reading.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
 import { OneOf } from '../http/fields.js';

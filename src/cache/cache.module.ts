@@ -14,10 +14,8 @@ import {
   type OnApplicationShutdown,
   type Type,
 } from '@nestjs/common';
-import { APP_INTERCEPTOR } from '@nestjs/core';
 import { getRepositoryToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { Repository } from 'typeorm';
-import { CacheInterceptor } from './cache.interceptor.js';
 import { keyvStore } from './cache-manager.js';
 import { CacheMetrics } from './cache.metrics.js';
 import { CACHE_STORE, type CacheStore } from './cache.store.js';
@@ -113,7 +111,6 @@ export class CacheModule {
           inject: [SETTINGS],
           useFactory: ({ degradedWrites }: CacheSettings) => degradedWrites,
         },
-        { provide: APP_INTERCEPTOR, useClass: CacheInterceptor },
         CacheStoreOwner,
         CacheMetrics,
         CachedEntities,

@@ -19,6 +19,7 @@ export class ProblemsController {
   @Get()
   @RouteConfig({ produces: ['text/html'] })
   @Header('Content-Type', HTML)
+  @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'All problems' })
   listProblems(): string {
     const rows = [...problemCatalogue.values()].sort(
@@ -34,6 +35,7 @@ export class ProblemsController {
   @Get(':code')
   @RouteConfig({ produces: ['text/html'] })
   @Header('Content-Type', HTML)
+  @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'What a problem means' })
   explainProblem(@Param('code') wanted: string): string {
     const problem = problemCatalogue.get(wanted);

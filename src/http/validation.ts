@@ -4,10 +4,9 @@
  */
 import {
   type ArgumentMetadata,
-  type CallHandler,
+  type CanActivate,
   type ExecutionContext,
   Injectable,
-  type NestInterceptor,
   type PipeTransform,
   type Type,
 } from '@nestjs/common';
@@ -16,7 +15,6 @@ import { RouteParamtypes } from '@nestjs/common/enums/route-paramtypes.enum.js';
 import { plainToInstance } from 'class-transformer';
 import { getMetadataStorage, validate, type ValidationError } from 'class-validator';
 import type { FastifyRequest } from 'fastify';
-import type { Observable } from 'rxjs';
 import { isId, itemOfList } from './fields.js';
 import { type Problem, problems } from './problem.js';
 
@@ -122,13 +120,16 @@ export class StrictValidationPipe implements PipeTransform<unknown, Promise<unkn
   }
 }
 
-/** A route that reads no query has no parameters, and says so rather than do something else than the caller meant. */
-@Injectable()
-export class StrictQueryInterceptor implements NestInterceptor {
-  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
+/**
+ * A route that reads no query has no parameters, and says so rather than do something else than the caller meant. To be the
+ * last guard: a caller that may not use the route is told nothing about it.
+ */
+export class StrictQueryGuard implements CanActivate {
+  canActivate(context: ExecutionContext): boolean {
     const { url, query } = context.switchToHttp().getRequest<FastifyRequest>();
+    if (!url.includes('?') || !url.startsWith('/v1/')) return true;
     const names = Object.keys(query as object);
-    if (names.length > 0 && url.startsWith('/v1/') && !readsQuery(context)) {
+    if (names.length > 0 && !readsQuery(context)) {
       throw validationFailed(
         names.map((name) => ({
           pointer: `/${escapePointer(shown(name))}`,
@@ -137,7 +138,7 @@ export class StrictQueryInterceptor implements NestInterceptor {
         })),
       );
     }
-    return next.handle();
+    return true;
   }
 }
 

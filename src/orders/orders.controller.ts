@@ -4,7 +4,7 @@ import { Body, Controller, Get, HttpCode, Param, Patch, Post, Query, Req, Res } 
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CurrentReading } from '../cache/cache.interceptor.js';
+import { CurrentReading } from '../cache/cache.headers.js';
 import { Reading } from '../cache/reading.js';
 import type { Representation } from '../cache/representation.js';
 import { UnitOfWork } from '../database/unit-of-work.js';

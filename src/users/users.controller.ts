@@ -2,7 +2,7 @@
 import { Body, Controller, Get, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CurrentReading } from '../cache/cache.interceptor.js';
+import { CurrentReading } from '../cache/cache.headers.js';
 import { Reading } from '../cache/reading.js';
 import type { Representation } from '../cache/representation.js';
 import { type Actor, CurrentActor } from '../http/actor.js';

@@ -318,6 +318,27 @@ describe('every route', () => {
     });
   });
 
+  it('every answer tells browsers to trust it little, whatever became of the request', async () => {
+    for (const path of ['/health/live', '/v1/users/me', '/v1/nowhere', '/docs', '/problems']) {
+      const { headers } = await app.call('GET', path);
+      expect([path, Object.fromEntries(headers)]).toEqual([
+        path,
+        expect.objectContaining({
+          'content-security-policy': expect.stringMatching(
+            /^default-src 'self';.*frame-ancestors 'none';.*script-src 'self';/,
+          ),
+          'cross-origin-opener-policy': 'same-origin',
+          'cross-origin-resource-policy': 'same-origin',
+          'origin-agent-cluster': '?1',
+          'referrer-policy': 'no-referrer',
+          'x-content-type-options': 'nosniff',
+          'x-frame-options': 'SAMEORIGIN',
+          'x-xss-protection': '0',
+        }),
+      ]);
+    }
+  });
+
   describe('request ids', () => {
     it.each(named(ROUTES))('%s takes over a well-formed X-Request-Id and replaces any other', async (_, route) => {
       const own = 'trace.42_a-b~c+d/e=';

@@ -2,15 +2,8 @@
  * The cache's side of HTTP reads: `Cache-Control: no-cache` in; Cache-Status (RFC 9211), a strong ETag and 304 out. The body's
  * own `version` is the entity tag, so that what is told and what is sent cannot differ.
  */
-import {
-  type CallHandler,
-  createParamDecorator,
-  type ExecutionContext,
-  Injectable,
-  type NestInterceptor,
-} from '@nestjs/common';
-import type { FastifyReply, FastifyRequest } from 'fastify';
-import { map, type Observable } from 'rxjs';
+import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Outcome, Reading } from './reading.js';
 import { Representation } from './representation.js';
 
@@ -51,31 +44,23 @@ const versionOf = (body: unknown): number | undefined => {
   return typeof version === 'number' ? version : undefined;
 };
 
-@Injectable()
-export class CacheInterceptor implements NestInterceptor {
-  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
-    const http = context.switchToHttp();
-    const request = http.getRequest<FastifyRequest>();
-    if (request.method !== 'GET' && request.method !== 'HEAD') return next.handle();
-    return next.handle().pipe(map((body: unknown) => this.answer(body, request, http.getResponse<FastifyReply>())));
-  }
-
-  private answer(body: unknown, request: FastifyRequest, reply: FastifyReply): unknown {
-    if (reply.sent) return body;
+/**
+ * Installs what every JSON answer to GET and HEAD carries. Fastify's hook and not Nest's interceptor, which would build a
+ * chain of observables for each request (docs/adr/0011-fastify-hooks.md). Call before any route is registered.
+ */
+export function installCacheHeaders(fastify: FastifyInstance): void {
+  fastify.setReplySerializer((body) => (body instanceof Representation ? body.json : JSON.stringify(body)));
+  fastify.addHook('preSerialization', (request, reply, body, done) => {
+    if (request.method !== 'GET' && request.method !== 'HEAD') return done(null, body);
     const outcome = request.reading?.outcome;
     if (outcome) void reply.header('Cache-Status', CACHE_STATUS[outcome]);
     if (!reply.hasHeader('Cache-Control')) void reply.header('Cache-Control', 'private, no-cache');
     const version = versionOf(body);
-    if (version !== undefined) {
-      const etag = `"${version}"`;
-      void reply.header('ETag', etag);
-      if (matches(request.headers['if-none-match'], etag)) {
-        void reply.code(304);
-        return undefined;
-      }
-    }
-    if (!(body instanceof Representation)) return body;
-    void reply.header('Content-Type', 'application/json; charset=utf-8');
-    return body.json;
-  }
+    if (version === undefined) return done(null, body);
+    const etag = `"${version}"`;
+    void reply.header('ETag', etag);
+    if (!matches(request.headers['if-none-match'], etag)) return done(null, body);
+    // Sent from here, without a body and without the type of one.
+    void reply.code(304).removeHeader('Content-Type').send();
+  });
 }
