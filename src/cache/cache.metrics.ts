@@ -2,7 +2,9 @@
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Outcome } from './reading.js';
-import type { RefreshOutcome } from './refresh-ahead.js';
+
+/** `lost`: to another node, to a writer, or to the row's own end. `skipped`: too many at once. */
+export type RefreshOutcome = 'refreshed' | 'lost' | 'failed' | 'skipped';
 
 @Injectable()
 export class CacheMetrics {

@@ -6,13 +6,10 @@
  * Invariant: what is put in place was read while the claimed entry stood. Any fence, publication or drop takes the claim away for
  * good, so a refresh that loses to one changes nothing (docs/adr/0010-refresh-ahead.md).
  */
-import type { CacheMetrics } from './cache.metrics.js';
+import type { CacheMetrics, RefreshOutcome } from './cache.metrics.js';
 import { type CacheStore, type CacheText, newToken } from './cache.store.js';
 import { claim, seal } from './envelope.js';
 import { jitter, type Source } from './source.js';
-
-/** `lost`: to another node, to a writer, or to the row's own end. `skipped`: too many at once. */
-export type RefreshOutcome = 'refreshed' | 'lost' | 'failed' | 'skipped';
 
 export class RefreshAhead<T> {
   private running = 0;

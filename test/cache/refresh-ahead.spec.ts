@@ -116,10 +116,10 @@ const until = async (accept: () => Promise<boolean>): Promise<void> => {
 
 describe('a hot entry', () => {
   it('is renewed again and again by one of two nodes before it expires, and no reader misses', async () => {
-    const { table, nodes, id } = setUp(1.5, { ...REFRESH, share: 0.5 });
+    const { table, nodes, id } = setUp(2, { ...REFRESH, share: 0.8, reads: 3 });
     expect(await nodes[0].read(id)).toBe('miss 1');
     const outcomes = new Set<string>();
-    for (const end = Date.now() + 4_500; Date.now() < end; await sleep(10))
+    for (const end = Date.now() + 5_000; Date.now() < end; await sleep(10))
       for (const node of nodes) outcomes.add(await node.read(id));
     expect([...outcomes]).toEqual(['hit 1']);
     const refreshed = (await nodes[0].refreshes('refreshed')) + (await nodes[1].refreshes('refreshed'));
