@@ -9,6 +9,7 @@ import { AccountsController } from './accounts.controller.js';
 import { AuthGuard } from './auth.guard.js';
 import { AuthService } from './auth.service.js';
 import { Credential } from './credential.entity.js';
+import { LastUses } from './last-uses.js';
 import { Passwords } from './passwords.js';
 import { Session } from './session.entity.js';
 import { SessionsController } from './sessions.controller.js';
@@ -17,7 +18,14 @@ import { SessionsService } from './sessions.service.js';
 @Module({
   imports: [UsersModule, TypeOrmModule.forFeature([Credential, Session]), CacheModule.forFeature([Session])],
   controllers: [AccountsController, SessionsController],
-  providers: [AuthService, SessionsService, Passwords, RateLimit, { provide: APP_GUARD, useClass: AuthGuard }],
+  providers: [
+    AuthService,
+    SessionsService,
+    LastUses,
+    Passwords,
+    RateLimit,
+    { provide: APP_GUARD, useClass: AuthGuard },
+  ],
   exports: [AuthService],
 })
 export class AuthModule {}

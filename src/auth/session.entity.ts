@@ -35,7 +35,7 @@ export class Session {
   @Column(timestampOfInsert('created_at'))
   createdAt: Date;
 
-  /** Written behind: up to SEEN_EVERY_MS late (auth.service.ts). */
+  /** Written behind: up to SEEN_EVERY_MS late (last-uses.ts). */
   @Column(timestamp('last_seen_at'))
   lastSeenAt: Date;
 

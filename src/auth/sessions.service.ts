@@ -1,7 +1,7 @@
 /**
  * Sessions: a random token that is shown once and kept as its SHA-256, a row that is there exactly as long as the session
  * lives. Ending one deletes the row through the fenced cache, so from the answer on no node finds it. `lastSeenAt` alone is
- * written behind: collected in this process and flushed in batches.
+ * written behind (last-uses.ts).
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
@@ -18,15 +18,13 @@ import type { Actor } from '../http/actor.js';
 import { problems } from '../http/problem.js';
 import { OutboxService } from '../outbox/outbox.service.js';
 import { UsersService } from '../users/users.service.js';
+import { LastUses } from './last-uses.js';
 import { Session } from './session.entity.js';
 
 /** Sessions a user may have at once; the one used longest ago gives way to a new one. */
 export const SESSIONS_OF_A_USER = 100;
 const TOKEN_PREFIX = 'hf_';
 const TOKEN_BYTES = 32;
-/** `lastSeenAt` moves at most this often, and a tenth of the idle time at most; a crash loses what was not flushed yet. */
-const SEEN_EVERY_MS = 60_000;
-const FLUSH = { everyMs: 5_000, rows: 200, buffered: 20_000 } as const;
 /** Sessions past their end are removed this many a transaction and this many transactions at a time, this often. */
 const PURGE = { everyMs: 60_000, rows: 200, batches: 25 } as const;
 
@@ -35,12 +33,9 @@ export const tokenHashOf = (token: string): string => createHash('sha256').updat
 @Injectable()
 export class SessionsService implements OnModuleInit, OnApplicationShutdown {
   private readonly logger = new Logger('Sessions');
-  private readonly seenEveryMs: number;
-  /** When sessions were last used, not yet in the database. */
-  private readonly seen = new Map<string, Date>();
   /** Whose a token is, which never changes: lets session and user be read at once. Both are still read, each time. */
   private readonly userOfToken = new LRUCache<string, string>({ max: 50_000 });
-  private timers: NodeJS.Timeout[] = [];
+  private timer: NodeJS.Timeout | undefined;
 
   constructor(
     @InjectCachedRepository(Session) private readonly sessions: CachedRepository<Session>,
@@ -48,23 +43,17 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     private readonly users: UsersService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
+    private readonly lastUses: LastUses,
     private readonly config: Config,
-  ) {
-    this.seenEveryMs = Math.min(SEEN_EVERY_MS, config.sessionIdleSeconds * 100);
-  }
+  ) {}
 
   onModuleInit(): void {
-    const every = (ms: number, work: () => Promise<unknown>): NodeJS.Timeout =>
-      setInterval(() => void work().catch((error: unknown) => this.logger.warn(String(error))), ms).unref();
-    this.timers = [
-      every(Math.min(FLUSH.everyMs, this.seenEveryMs), () => this.flushSeen()),
-      every(PURGE.everyMs, () => this.purge()),
-    ];
+    const purge = (): void => void this.purge().catch((error: unknown) => this.logger.warn(String(error)));
+    this.timer = setInterval(purge, PURGE.everyMs).unref();
   }
 
-  async onApplicationShutdown(): Promise<void> {
-    this.timers.forEach(clearInterval);
-    await this.flushSeen().catch((error: unknown) => this.logger.warn(`last uses were not written: ${String(error)}`));
+  onApplicationShutdown(): void {
+    clearInterval(this.timer);
   }
 
   /** The actor that this token stands for now; undefined for one that is unknown, ended, expired, or whose user is gone. */
@@ -79,7 +68,7 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     const user = early ?? (await this.users.find(session.userId));
     if (!user || user.id !== session.userId) return undefined;
     this.userOfToken.set(tokenHash, user.id);
-    this.noteUse(session);
+    this.lastUses.note(session);
     const { id } = session;
     return { userId: user.id, roles: user.roles, sessionId: id, hold: (transaction) => this.hold(transaction, id) };
   }
@@ -191,51 +180,13 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
 
   private isLive({ id, lastSeenAt, expiresAt }: Session): boolean {
     const now = Date.now();
-    const used = Math.max(lastSeenAt.getTime(), this.seen.get(id)?.getTime() ?? 0);
+    const used = Math.max(lastSeenAt.getTime(), this.lastUses.of(id)?.getTime() ?? 0);
     return now < expiresAt.getTime() && now < used + this.config.sessionIdleSeconds * 1000;
   }
 
   private withLatestUse(session: Session): Session {
-    const seen = this.seen.get(session.id);
+    const seen = this.lastUses.of(session.id);
     return seen && seen > session.lastSeenAt ? Object.assign(new Session(), session, { lastSeenAt: seen }) : session;
-  }
-
-  private noteUse({ id, lastSeenAt }: Session): void {
-    const now = new Date();
-    if (now.getTime() - lastSeenAt.getTime() < this.seenEveryMs) return;
-    // Full: the newcomers wait for the next flush; their sessions only look older than they are.
-    if (this.seen.has(id) || this.seen.size < FLUSH.buffered) this.seen.set(id, now);
-  }
-
-  /**
-   * Writes the noted uses, through the fenced cache like any write. What could not be written, since its row is locked or the
-   * database does not answer, stays noted for the next time; what is gone is forgotten.
-   */
-  async flushSeen(): Promise<void> {
-    const noted = [...this.seen];
-    for (let from = 0; from < noted.length; from += FLUSH.rows) {
-      const batch = new Map(noted.slice(from, from + FLUSH.rows));
-      const done = await this.unitOfWork.run(async (transaction) => {
-        const all = transaction.manager
-          .createQueryBuilder(Session, 'row')
-          .where('row.id = ANY(:ids)', { ids: [...batch.keys()] });
-        const rows = await all
-          .clone()
-          .setLock('for_no_key_update')
-          .setOnLocked('skip_locked')
-          .orderBy('row.id')
-          .getMany();
-        for (const row of rows) {
-          const lastSeenAt = batch.get(row.id) as Date;
-          if (lastSeenAt > row.lastSeenAt) await transaction.update(row, { lastSeenAt });
-        }
-        const written = new Set(rows.map(({ id }) => id));
-        if (written.size === batch.size) return [...batch];
-        const locked = new Set((await all.select('row.id').getMany()).map(({ id }) => id));
-        return [...batch].filter(([id]) => written.has(id) || !locked.has(id));
-      });
-      for (const [id, at] of done) if (this.seen.get(id) === at) this.seen.delete(id);
-    }
   }
 
   /**

@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { LastUses } from '../../src/auth/last-uses.js';
 import { SessionsService } from '../../src/auth/sessions.service.js';
 import { ADMIN, type Call, type Reply, startApp, type TestApp } from '../support/app.js';
 import { logIn, ORDER, PASSWORD, person, placeOrder } from '../support/factories.js';
@@ -190,7 +191,7 @@ describe('a session that ends under its own request', () => {
   it('lets a noted use be written meanwhile: a write holds the session, not its row', async () => {
     const someone = await person(app);
     const { id: order } = await placeOrder(app, someone.token);
-    const sessions = app.app.get(SessionsService, { strict: false });
+    const lastUses = app.app.get(LastUses, { strict: false });
     const seen = async (): Promise<string> =>
       (await database.query('SELECT last_seen_at::text AS at FROM sessions WHERE user_id = $1', [someone.id])).rows[0]
         .at;
@@ -209,7 +210,7 @@ describe('a session that ends under its own request', () => {
     });
     await waiting(1);
     const before = await seen();
-    await sessions.flushSeen();
+    await lastUses.flush();
     expect(await seen()).not.toBe(before);
     await blocker.query('ROLLBACK');
     await blocker.end();
@@ -218,7 +219,7 @@ describe('a session that ends under its own request', () => {
 
   it('keeps a use that could not be written for the next time', async () => {
     const someone = await person(app);
-    const sessions = app.app.get(SessionsService, { strict: false });
+    const lastUses = app.app.get(LastUses, { strict: false });
     await database.query(`UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`, [
       someone.id,
     ]);
@@ -237,11 +238,11 @@ describe('a session that ends under its own request', () => {
           )
         ).rows[0].age,
       );
-    await sessions.flushSeen();
+    await lastUses.flush();
     expect(await age()).toBeGreaterThan(500);
     await blocker.query('ROLLBACK');
     await blocker.end();
-    await sessions.flushSeen();
+    await lastUses.flush();
     expect(await age()).toBeLessThan(60);
   });
 });
