@@ -8,7 +8,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { ALLOW } from '../http/actor.js';
 import { problems } from '../http/problem.js';
 import { RateLimit } from '../http/rate-limit.js';
-import { allows, ruleOf } from './policy.js';
+import { allows, ruleOf, sees } from './policy.js';
 import { SessionsService } from './sessions.service.js';
 
 /** credentials = "Bearer" 1*SP token68 (RFC 6750, section 2.1); longer than any token of ours is none of ours. */
@@ -46,7 +46,7 @@ export class AuthGuard implements CanActivate {
     // On users' routes the object is the user of the path, so the answer is known here; on others the service knows the owner.
     const { id } = request.params as { id?: string };
     const isUserRoute = action?.startsWith('user.') ?? false;
-    if (allows(rule, actor, isUserRoute ? id?.toLowerCase() : actor.userId)) return true;
+    if (allows(rule, actor, isUserRoute ? id?.toLowerCase() : actor.userId) || sees(rule, actor)) return true;
     throw rule.owner ? problems.notFound() : problems.forbidden();
   }
 }
