@@ -45,7 +45,7 @@ export class AccountsController {
     status: 204,
     returns: 'The password is changed.',
     body: true,
-    problems: [problems.forbidden, problems.notFound, authProblems.wrongPassword],
+    problems: [problems.forbidden, problems.notFound, authProblems.wrongPassword, authProblems.tooManyAttempts],
   })
   async changePassword(
     @Param('id', IdPipe) id: string,

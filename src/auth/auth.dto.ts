@@ -1,20 +1,25 @@
 /** What is said to and by the routes of accounts and sessions. */
+import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
+import { Transform } from 'class-transformer';
 import { Email, Id, Text, Time } from '../http/fields.js';
 import { Username } from '../users/users.dto.js';
 import type { Session } from './session.entity.js';
 
 const EXAMPLE_PASSWORD = 'a lighthouse keeper counts waves';
 
-/** 15 to 128 code points of any Unicode; control characters are refused as everywhere. */
+/** 15 to 128 code points of any Unicode, counted in NFC; control characters are refused as everywhere. */
 const NewPassword = (example = EXAMPLE_PASSWORD): PropertyDecorator =>
-  Text({
-    min: 15,
-    max: 128,
-    format: 'password',
-    example,
-    description: 'Any Unicode; not a common one, not the username or email address.',
-  });
+  applyDecorators(
+    Text({
+      min: 15,
+      max: 128,
+      format: 'password',
+      example,
+      description: 'Any Unicode; not a common one, not made of the username or email address.',
+    }),
+    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.normalize('NFC') : value)),
+  );
 
 /** A password that is only compared: whatever it is, it is right or wrong. */
 const GivenPassword = (): PropertyDecorator =>

@@ -14,4 +14,11 @@ export const authProblems = {
     title: 'The current password is wrong',
     explanation: 'A password is changed only by who knows the one it replaces: "currentPassword" was not it.',
   }),
+  tooManyAttempts: defineProblem({
+    code: 'too-many-attempts',
+    status: 429,
+    title: 'Too many wrong passwords',
+    explanation:
+      'This login was not tried: too many wrong passwords came before it. "Retry-After" says in how many seconds the next one is; each further series waits longer. Sessions that are open stay so.',
+  }),
 } as const;

@@ -9,6 +9,7 @@ import { Config } from '../config.js';
 import { DatabaseProbe } from '../database/database.probe.js';
 import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
 import type { Actor } from '../http/actor.js';
+import { networkOf } from '../http/counters.js';
 import type { IfMatch } from '../http/preconditions.js';
 import { Problem, problemOfConstraint, problems } from '../http/problem.js';
 import { OutboxService } from '../outbox/outbox.service.js';
@@ -17,10 +18,15 @@ import { UsersService } from '../users/users.service.js';
 import type { ChangePassword, LogIn, RegisterUser } from './auth.dto.js';
 import { authProblems } from './auth.errors.js';
 import { Credential } from './credential.entity.js';
+import { type Guess, Guesses } from './guesses.js';
+import { deviceOf, KnownDevices, type Origin } from './known-devices.js';
 import { Passwords } from './passwords.js';
 import { type Action, allows, ruleOf } from './policy.js';
 import type { Session } from './session.entity.js';
 import { SessionsService } from './sessions.service.js';
+
+/** The id of no user, for the queries that an unknown name takes. */
+const NOBODY = '00000000-0000-0000-0000-000000000000';
 
 @Injectable()
 export class AuthService implements OnApplicationBootstrap {
@@ -31,6 +37,8 @@ export class AuthService implements OnApplicationBootstrap {
     private readonly users: UsersService,
     private readonly sessions: SessionsService,
     private readonly passwords: Passwords,
+    private readonly guesses: Guesses,
+    private readonly devices: KnownDevices,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
     private readonly config: Config,
@@ -54,30 +62,71 @@ export class AuthService implements OnApplicationBootstrap {
     });
   }
 
-  /** @throws Problem invalid-credentials, overloaded */
-  async logIn(
-    { username, password }: LogIn,
-    from: { userAgent: string | null; ip: string | null },
-  ): Promise<{ session: Session; token: string }> {
-    const user = await this.users.findByLogin(username);
-    const known = user ? await this.credentials.findOneBy({ userId: user.id }) : null;
-    const right = await this.passwords.verify(known?.passwordHash, password);
-    if (!user || !known || !right) throw authProblems.invalidCredentials();
+  /**
+   * An unknown user takes the same queries, counts and hashing as a known one.
+   * @throws Problem invalid-credentials, too-many-attempts, overloaded
+   */
+  async logIn({ username, password }: LogIn, origin: Origin): Promise<{ session: Session; token: string }> {
+    const { user, right, ...found } = await this.passwords.verify(password, () => this.find(username, origin));
+    if (!user || !found.passwordHash || !right) throw authProblems.invalidCredentials();
+    await this.guesses.wasRight(found.guess);
+    let { passwordHash } = found;
+    if (this.passwords.isOutdated(passwordHash)) passwordHash = await this.rehash(user.id, passwordHash, password);
     return this.unitOfWork.run(async (transaction) => {
       // Locked and looked at again: a deletion or another password that was acknowledged in between ends this login.
       const credential = await this.lockCredential(transaction, user.id);
-      if (credential?.passwordHash !== known.passwordHash) throw authProblems.invalidCredentials();
-      return this.sessions.start(transaction, user.id, from);
+      if (credential?.passwordHash !== passwordHash) throw authProblems.invalidCredentials();
+      await this.devices.remember(transaction, user.id, deviceOf(origin));
+      return this.sessions.start(transaction, user.id, origin);
     });
   }
 
-  /** Every other session of the user ends. @throws Problem not-found, forbidden, wrong-password, validation-failed, overloaded */
+  /** Who may be meant by a login, counted as a guess. @throws Problem too-many-attempts */
+  private async find(
+    login: string,
+    origin: Origin,
+  ): Promise<{ user: { readonly id: string } | null; passwordHash: string | undefined; guess: Guess }> {
+    const user = await this.users.findByLogin(login);
+    const userId = user?.id ?? NOBODY;
+    const device = deviceOf(origin);
+    const [credential, isKnownDevice] = await Promise.all([
+      this.credentials.findOneBy({ userId }),
+      this.devices.knows(userId, device),
+    ]);
+    const guess: Guess = isKnownDevice
+      ? { device: `${userId} ${device}` }
+      : { account: login.normalize('NFKC').toLowerCase(), address: networkOf(origin.ip) };
+    await this.guesses.count(guess);
+    return { user, passwordHash: credential?.passwordHash, guess };
+  }
+
+  /** A hash of today's parameters for one of yesterday's; the one that is there when another login was first. */
+  private async rehash(userId: string, outdated: string, password: string): Promise<string> {
+    const fresh = await this.passwords.hash(password);
+    const { affected } = await this.credentials.update({ userId, passwordHash: outdated }, { passwordHash: fresh });
+    if (affected === 1) return fresh;
+    const { passwordHash, right } = await this.passwords.verify(password, async () => {
+      const now = await this.credentials.findOneBy({ userId });
+      return { passwordHash: now?.passwordHash };
+    });
+    if (!passwordHash || !right) throw authProblems.invalidCredentials();
+    return passwordHash;
+  }
+
+  /** Every other session of the user ends. @throws Problem not-found, forbidden, wrong-password, too-many-attempts, validation-failed, unauthenticated, overloaded */
   async changePassword(actor: Actor, userId: string, { currentPassword, newPassword }: ChangePassword): Promise<void> {
     const user = await this.users.find(userId);
-    const known = await this.credentials.findOneBy({ userId });
-    if (!user || !known) throw problems.notFound();
+    if (!user) throw problems.notFound();
     if (user.id !== actor.userId) throw problems.forbidden();
-    if (!(await this.passwords.verify(known.passwordHash, currentPassword))) throw authProblems.wrongPassword();
+    // Counted for the session: who has taken one over may guess there and lock nobody out elsewhere.
+    const guess: Guess = { session: actor.sessionId };
+    const known = await this.passwords.verify(currentPassword, async () => {
+      await this.guesses.count(guess);
+      const credential = await this.credentials.findOneBy({ userId });
+      return { passwordHash: credential?.passwordHash };
+    });
+    if (!known.right) throw authProblems.wrongPassword();
+    await this.guesses.wasRight(guess);
     this.passwords.check(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
     const passwordHash = await this.passwords.hash(newPassword);
     await this.unitOfWork.run(async (transaction) => {
@@ -106,6 +155,7 @@ export class AuthService implements OnApplicationBootstrap {
       const sessions = await this.sessions.lockAll(transaction, actor, userId);
       await this.users.remove(transaction, userId, ifMatch);
       await transaction.manager.delete(Credential, { userId });
+      await this.devices.forgetAll(transaction, userId);
       await this.sessions.endEach(transaction, sessions);
     });
   }

@@ -38,13 +38,13 @@ export class SessionsController {
     allow: 'anyone',
     summary: 'Log in',
     description:
-      'Makes a session. Its `token` is shown in this answer and never again. A wrong password and an unknown user get one and the same answer.',
+      'Makes a session. Its `token` is shown in this answer and never again. A wrong password and an unknown user get one and the same answer. Wrong passwords are counted; too many make further logins wait, but none from a device that the user has logged in from before. A user has at most 100 sessions: the one used longest ago gives way.',
     status: 201,
     type: NewSessionView,
     returns: 'The new session, with its token.',
     headers: ['Location', 'Cache-Control'],
     body: true,
-    problems: [authProblems.invalidCredentials],
+    problems: [authProblems.invalidCredentials, authProblems.tooManyAttempts],
   })
   async logIn(
     @Body() body: LogIn,

@@ -19,6 +19,7 @@ import { problems } from '../http/problem.js';
 import { OutboxService } from '../outbox/outbox.service.js';
 import { UsersService } from '../users/users.service.js';
 import { LastUses } from './last-uses.js';
+import type { Origin } from './known-devices.js';
 import { Session } from './session.entity.js';
 
 /** Sessions a user may have at once; the one used longest ago gives way to a new one. */
@@ -74,11 +75,7 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
   }
 
   /** Makes a session for a user that the transaction has locked. The token is in the answer and nowhere else. */
-  async start(
-    transaction: Transaction,
-    userId: string,
-    from: { userAgent: string | null; ip: string | null },
-  ): Promise<{ session: Session; token: string }> {
+  async start(transaction: Transaction, userId: string, origin: Origin): Promise<{ session: Session; token: string }> {
     const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
     const now = new Date();
     const ids = await transaction.manager
@@ -94,7 +91,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
       id: uuidv7(),
       userId,
       tokenHash: tokenHashOf(token),
-      ...from,
+      ip: origin.ip,
+      userAgent: origin.userAgent,
       lastSeenAt: now,
       expiresAt: new Date(now.getTime() + this.config.sessionAbsoluteSeconds * 1000),
     });

@@ -15,6 +15,7 @@ import { CacheInvalidations1763683200005 } from '../../migrations/1763683200005-
 import { OrderConstraints1763683200006 } from '../../migrations/1763683200006-order-constraints.js';
 import { OutboxLanes1763683200007 } from '../../migrations/1763683200007-outbox-lanes.js';
 import { OrderHistory1763683200008 } from '../../migrations/1763683200008-order-history.js';
+import { KnownDevices1763683200010 } from '../../migrations/1763683200010-known-devices.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
 export const BOUNDS = { connect: 800, statement: 5_000, lock: 3_000, idleInTransaction: 5_000, query: 6_000 } as const;
@@ -29,6 +30,7 @@ export const MIGRATIONS = [
   OrderConstraints1763683200006,
   OutboxLanes1763683200007,
   OrderHistory1763683200008,
+  KnownDevices1763683200010,
 ];
 
 /** @param pool connections of this process @param Client the pool's client class, pg's own when absent */

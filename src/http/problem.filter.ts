@@ -8,7 +8,14 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { QueryFailedError } from 'typeorm';
 import { WriteRejectedError } from '../cache/invalidation.service.js';
 import { TransactionTooLongError } from '../database/unit-of-work.js';
-import { Problem, type ProblemFactory, problemOfConstraint, problems, retryLater } from './problem.js';
+import {
+  Problem,
+  type ProblemFactory,
+  problemOfConstraint,
+  type ProblemType,
+  problems,
+  retryLater,
+} from './problem.js';
 import { problemOfSqlState } from './sqlstate.js';
 
 /** Fastify's own refusals, by code (Fastify manual, Errors). */
@@ -95,7 +102,9 @@ export function problemBody({ type, details }: Problem, requestId: string, insta
   };
 }
 
-const CHALLENGE = 'Bearer realm="holdfast"';
+/** RFC 6750, section 3: a token that was sent and is no live session's is told so; a request without one gets the bare challenge. */
+const challengeOf = ({ code }: ProblemType, { headers }: FastifyRequest): string =>
+  `Bearer realm="holdfast"${code === problems.unauthenticated.code && headers.authorization !== undefined ? ', error="invalid_token"' : ''}`;
 
 /** Writes the answer. `detail` is always there: the explanation stands in when the occurrence has none of its own. */
 export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
@@ -103,7 +112,7 @@ export function sendProblem(problem: Problem, request: FastifyRequest, reply: Fa
   const told = details.detail === undefined ? new Problem(type, { ...details, detail: type.explanation }) : problem;
   const [path = ''] = request.raw.url?.split('?') ?? [];
   void reply.code(type.status).headers({ 'Cache-Control': 'no-store', ...details.headers });
-  if (type.status === 401) void reply.header('WWW-Authenticate', CHALLENGE);
+  if (type.status === 401) void reply.header('WWW-Authenticate', challengeOf(type, request));
   void reply.header('Content-Type', PROBLEM_JSON).send(JSON.stringify(problemBody(told, request.id, path)));
 }
 

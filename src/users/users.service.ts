@@ -46,11 +46,15 @@ export class UsersService {
     return (await this.users.findById(id)) !== null;
   }
 
-  /** By username, or by email address when there is an "@". */
+  /**
+   * By username, or by email address when there is an "@". From the primary, in one query whether there is such a user or not:
+   * through the cache, the time of a login would tell.
+   */
   findByLogin(login: string): Promise<User | null> {
-    return login.includes('@')
-      ? this.users.findByAlias('email', login)
-      : this.users.findByAlias('username', foldAscii(login));
+    const query = this.table.createQueryBuilder('row');
+    if (login.includes('@')) query.where('lower(row.email) = :email', { email: login.toLowerCase() });
+    else query.where('row.username = :username', { username: foldAscii(login) });
+    return query.getOne();
   }
 
   /** @throws Problem not-found */

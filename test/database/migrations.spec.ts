@@ -17,6 +17,7 @@ const ALL = MIGRATIONS.map(({ name }) => name);
 const FOREIGN_KEYS = [
   'credentials_user_id_fkey',
   'idempotency_keys_user_id_fkey',
+  'known_devices_user_id_fkey',
   'order_events_actor_id_fkey',
   'order_events_order_id_fkey',
   'orders_user_id_fkey',

@@ -32,6 +32,11 @@ const user = (values: Row = {}): Row => {
   const username = `u-${serial++}`;
   return { id: randomUUID(), username, email: `${username}@example.com`, ...values };
 };
+const device = (change: Row = {}): Row => ({
+  user_id: userId,
+  device_hash: (serial++).toString(16).padStart(64, '0'),
+  ...change,
+});
 const session = (values: Row = {}): Row => ({
   id: randomUUID(),
   user_id: userId,
@@ -348,6 +353,13 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   idempotency_keys_key_length: ['', 'x'.repeat(256)].map((key) => () => insert('idempotency_keys', kept({ key }))),
   idempotency_keys_status_success: [199, 300, 400, 429, 500, 503].map(
     (status) => () => insert('idempotency_keys', kept({ status })),
+  ),
+  known_devices_pkey: [
+    async () => insert('known_devices', device({ device_hash: (await insert('known_devices', device())).device_hash })),
+  ],
+  known_devices_user_id_fkey: [() => insert('known_devices', device({ user_id: randomUUID() }))],
+  known_devices_hash_form: ['', 'a'.repeat(63), 'A'.repeat(64)].map(
+    (hash) => () => insert('known_devices', device({ device_hash: hash })),
   ),
   cache_invalidations_pkey: [
     async () => {

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
 import { person, type Person } from '../support/factories.js';
 import { expectProblem } from '../support/problem.js';
+import { startRedis } from '../support/redis.js';
 
 const LIMIT = 5;
 
@@ -62,5 +63,44 @@ describe('the rate limit', () => {
         const reply = await app.call('GET', path);
         expect([path, reply.status === 429, reply.headers.get('ratelimit')]).toEqual([path, false, null]);
       }
+  });
+});
+
+describe('a thousand requests at once', () => {
+  const LIMITED = { RATE_LIMIT_PER_MINUTE: String(LIMIT) };
+  const passed = async (apps: TestApp[], token: string): Promise<number> => {
+    const replies = await Promise.all(
+      Array.from({ length: 1_000 }, (_, turn) =>
+        (apps[turn % apps.length] as TestApp).call('GET', '/v1/users/me', { token }),
+      ),
+    );
+    expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([200, 429]));
+    return replies.filter(({ status }) => status === 200).length;
+  };
+
+  it('are let through as often as the limit says, on two nodes together', async () => {
+    const redis = await startRedis();
+    const first = await startApp({ ...LIMITED, REDIS_URL: redis.url });
+    const second = await startApp({ ...LIMITED, REDIS_URL: redis.url }, first.databaseUrl);
+    try {
+      const { token } = await person(first);
+      expect(await passed([first, second], token)).toBe(LIMIT);
+      await redis.kill();
+      // Each process counts for itself then, and goes on doing so.
+      expect(await passed([first, second], token)).toBe(2 * LIMIT);
+    } finally {
+      await second.close();
+      await first.close();
+      await redis.stop();
+    }
+  });
+
+  it('are let through as often as the limit says, on one node without Redis', async () => {
+    const app = await startApp(LIMITED);
+    try {
+      expect(await passed([app], (await person(app)).token)).toBe(LIMIT);
+    } finally {
+      await app.close();
+    }
   });
 });

@@ -135,11 +135,60 @@ describe('users', () => {
       }
     });
 
-    it('are not the username or the email address', async () => {
+    it('are not common ones in other letters, spaced out, or with a tail', async () => {
+      for (const password of [
+        'pàsswördpàsswörd',
+        'ｐａｓｓｗｏｒｄ１２３４５６７８',
+        'парольпарольпароль',
+        'абвгдежзийклмно',
+        '🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙',
+        'i l o v e y o u i l o v e y o u',
+        '123-456-789-012-345',
+        'Holdfast-Holdfast-1',
+        'holdfast password!',
+      ]) {
+        const reply = await register({ password });
+        expect([password, reply.status]).toEqual([password, 400]);
+        expect(faultsOf(reply)).toEqual(['/password common']);
+      }
+    });
+
+    it('are not made of the username or the email address', async () => {
       const username = `lighthouse.keeper.${Date.now().toString(36)}`;
-      const email = `${username}@example.com`;
-      for (const password of [username, username.toUpperCase(), email, email.toUpperCase()])
-        expect(faultsOf(await register({ username, email, password }))).toEqual(['/password own-name']);
+      const email = `${username}@windy-shore.example`;
+      const mine = [
+        ...[username, username.toUpperCase(), email, email.toUpperCase(), `${username}2026!`, `x-${email}-1`],
+        ...[
+          'lighthouse keeper',
+          'LightHouse_Keeper_99',
+          'lïghthöuse.këeper',
+          'keeperkeeperkeeper',
+          'windy-shore-lighthouse',
+        ],
+      ];
+      for (const password of mine)
+        expect([password, faultsOf(await register({ username, email, password }))]).toEqual([
+          password,
+          ['/password own-name'],
+        ]);
+      const phrase = 'the lighthouse keeper counts waves';
+      expect(await status(register({ username, email, password: phrase }))).toBe(201);
+      const token = await logIn(app, username, phrase);
+      const { body } = await get('/v1/users/me', token);
+      const change = await app.call('PUT', `/v1/users/${body.id as string}/password`, {
+        token,
+        body: { currentPassword: phrase, newPassword: 'LightHouse_Keeper_99' },
+      });
+      expect(faultsOf(change)).toEqual(['/newPassword own-name']);
+    });
+
+    it('are counted in NFC', async () => {
+      const accented = 'ế'.normalize('NFD');
+      expect([...accented]).toHaveLength(3);
+      const words = 'lőng wörds thát nobódy guessés, '.repeat(4).normalize('NFC').slice(0, 120);
+      expect(await status(register({ password: words + accented.repeat(8) }))).toBe(201);
+      expect(pointersOf(await register({ password: words + accented.repeat(9) }))).toEqual(['/password']);
+      expect(pointersOf(await register({ password: 'gélé òù çà'.normalize('NFD') }))).toEqual(['/password']);
     });
 
     it('are the same in either normal form', async () => {

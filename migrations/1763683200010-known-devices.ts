@@ -1,0 +1,23 @@
+/** The devices that a user has logged in from, as hashes: what a stranger's wrong passwords must not lock out. */
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class KnownDevices1763683200010 implements MigrationInterface {
+  readonly name = 'KnownDevices1763683200010';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE known_devices (
+        user_id uuid NOT NULL,
+        device_hash text NOT NULL,
+        last_used_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        CONSTRAINT known_devices_pkey PRIMARY KEY (user_id, device_hash),
+        CONSTRAINT known_devices_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+        CONSTRAINT known_devices_hash_form CHECK (device_hash ~ '^[0-9a-f]{64}$')
+      )`);
+    await runner.query(`CREATE INDEX known_devices_oldest ON known_devices (last_used_at)`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`DROP TABLE known_devices`);
+  }
+}
