@@ -57,7 +57,7 @@ beforeEach(async () => {
     `u${id.slice(0, 8)}`,
   ]);
   await psql.query(
-    `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', '[1]', 1)`,
+    `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', '[{"sku": "S", "name": "N", "quantity": 1, "unitPrice": 1}]', 1)`,
     [id, user],
   );
 });
