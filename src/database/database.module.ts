@@ -12,6 +12,7 @@ import { dataSourceOptions } from './data-source.js';
 import { DatabaseProbe, WATCHED_CLIENTS } from './database.probe.js';
 import { startEmbeddedPostgres } from './embedded-postgres.js';
 import { migrateDatabase } from './migrate.js';
+import { Replicas } from './replicas.js';
 import { UnitOfWork } from './unit-of-work.js';
 import { watchClients, type WatchedClients } from './watched-client.js';
 
@@ -80,7 +81,7 @@ class DatabaseServerModule {}
       },
     }),
   ],
-  providers: [UnitOfWork, DatabaseProbe],
-  exports: [UnitOfWork, DatabaseProbe],
+  providers: [UnitOfWork, DatabaseProbe, Replicas],
+  exports: [UnitOfWork, DatabaseProbe, Replicas],
 })
 export class DatabaseModule {}

@@ -184,7 +184,7 @@ async function launchOnce(
   const ready = new Promise<void>((resolve) => {
     const take = (line: string) => {
       options.log?.(line);
-      if (pid !== undefined && line.includes('database system is ready to accept connections')) resolve();
+      if (pid !== undefined && /database system is ready to accept (read-only )?connections/.test(line)) resolve();
       // Kept only until it is ready, to say why it is not.
       else if (lines.length < 200) lines.push(line);
     };

@@ -95,6 +95,8 @@ export interface TestPostgres {
   /** SIGSTOP to every process: connections hang, new ones are accepted by the kernel and get no answer. */
   pause(): void;
   resume(): void;
+  /** A streaming replica of its own port, made of a copy while this server is down for a moment; it answers when this resolves. */
+  replicate(): Promise<TestPostgres>;
   /** Shuts down when running, then starts on the same files and port, after `kill()` with crash recovery. */
   restart(): Promise<void>;
 }
@@ -104,7 +106,10 @@ export interface TestPostgres {
  * @param flags settings as `name=value`, over the fast ones
  */
 export async function startTestPostgres(flags: string[] = []): Promise<TestPostgres> {
-  const dataDir = await makeTestFolder();
+  return serverIn(await makeTestFolder(), flags);
+}
+
+async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres> {
   const start = (port?: number) => startEmbeddedPostgres({ dataDir, flags: [...FAST, ...flags], port });
   let server: EmbeddedPostgres = await start();
   let running = true;
@@ -144,6 +149,17 @@ export async function startTestPostgres(flags: string[] = []): Promise<TestPostg
       signal('SIGSTOP', childrenOf(server.pid));
     },
     resume,
+    async replicate() {
+      await shutDown();
+      const copy = await makeTestFolder();
+      await fs.cp(dataDir, copy, { recursive: true, preserveTimestamps: true });
+      await fs.writeFile(join(copy, 'postgres', 'standby.signal'), '');
+      server = await start(server.port);
+      running = true;
+      const { username, password, port } = new URL(server.url);
+      const primary = `host=127.0.0.1 port=${port} user=${username} password=${password}`;
+      return serverIn(copy, [...flags, `primary_conninfo=${primary}`]);
+    },
     async restart() {
       await shutDown();
       server = await start(server.port);
