@@ -56,7 +56,12 @@ export async function createApp(
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   installSecurityHeaders(fastify, config.tls !== undefined);
   installNegotiation(fastify);
-  installTraceContext(fastify);
+  if (config.otlpEndpoint) {
+    const { Tracing } = await import('./telemetry/tracing.js');
+    const tracing = new Tracing(config.otlpEndpoint, VERSION, logger);
+    tracing.install(fastify);
+    if (logger instanceof PinoLogger) logger.addFields(() => tracing.ids());
+  } else installTraceContext(fastify);
   installCacheHeaders(fastify);
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
     logger,

@@ -3,6 +3,7 @@
  * more, until a single probe gets through. Where the store is skipped, reads go to PostgreSQL and writes are invalidated
  * through the database; so "open" is slower, never wrong.
  */
+import { tracingChannel } from 'node:diagnostics_channel';
 import {
   BrokenCircuitError,
   CircuitState,
@@ -20,6 +21,9 @@ import {
   type CacheValue,
   PartlyUnavailableError,
 } from './cache.store.js';
+
+/** Tells who subscribes of each step of the protocol. */
+const operations = tracingChannel<object, object>('holdfast:cache');
 
 /** Failures in a row that open it, and milliseconds until the next probe. */
 const BREAKER = { failures: 3, halfOpenAfterMs: 500 } as const;
@@ -52,44 +56,45 @@ export class GuardedStore implements CacheStore {
   }
 
   get(keys: readonly string[]): Promise<CacheEntry[]> {
-    return this.guarded(() => this.inner.get(keys));
+    return this.guarded('get', () => this.inner.get(keys));
   }
 
   lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
-    return this.guarded(() => this.inner.lease(keys, token, ms));
+    return this.guarded('lease', () => this.inner.lease(keys, token, ms));
   }
 
   fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
-    return this.guarded(() => this.inner.fill(token, values));
+    return this.guarded('fill', () => this.inner.fill(token, values));
   }
 
   replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
-    return this.guarded(() => this.inner.replace(replacements));
+    return this.guarded('replace', () => this.inner.replace(replacements));
   }
 
   fence(keys: readonly string[], token: string, ms: number): Promise<void> {
-    return this.guarded(() => this.inner.fence(keys, token, ms));
+    return this.guarded('fence', () => this.inner.fence(keys, token, ms));
   }
 
   publish(token: string, publications: readonly CachePublication[]): Promise<void> {
-    return this.guarded(() => this.inner.publish(token, publications));
+    return this.guarded('publish', () => this.inner.publish(token, publications));
   }
 
   unfence(keys: readonly string[], token: string): Promise<void> {
-    return this.guarded(() => this.inner.unfence(keys, token));
+    return this.guarded('unfence', () => this.inner.unfence(keys, token));
   }
 
   ping(): Promise<void> {
-    return this.guarded(() => this.inner.ping());
+    return this.guarded('ping', () => this.inner.ping());
   }
 
   close(): Promise<void> {
     return this.inner.close();
   }
 
-  private async guarded<T>(step: () => Promise<T>): Promise<T> {
+  private async guarded<T>(operation: string, step: () => Promise<T>): Promise<T> {
+    const run = (): Promise<T> => this.breaker.execute(step);
     try {
-      return await this.breaker.execute(step);
+      return await (operations.start.hasSubscribers ? operations.tracePromise(run, { operation }) : run());
     } catch (error) {
       if (error instanceof BrokenCircuitError) throw new CacheUnavailableError('the breaker is open', { cause: error });
       throw error;

@@ -2,7 +2,11 @@
  * pg's client, with every query timed, and with a way to cut those whose server has gone silent: a PostgreSQL that hangs keeps
  * its sockets open, so without it every caller would wait for the statement's whole bound.
  */
+import { tracingChannel } from 'node:diagnostics_channel';
 import pg from 'pg';
+
+/** Tells who subscribes (telemetry/tracing.ts) of each query, by its SQL command. */
+const queries = tracingChannel<object, object>('holdfast:query');
 
 export interface WatchedClients {
   /** The class for a pool's `Client` option. */
@@ -36,6 +40,8 @@ export function watchClients(onQuery: (operation: string, seconds: number) => vo
         onQuery(operationOf(args[0]), (performance.now() - began) / 1000);
       };
       answer.then(settled, settled);
+      if (queries.start.hasSubscribers)
+        queries.tracePromise(() => answer, { operation: operationOf(args[0]) }).catch(() => undefined);
       return answer as never;
     }
   }

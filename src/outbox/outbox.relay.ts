@@ -4,6 +4,7 @@
  * the one that marked it. So of whatever sequences several relays send, even one that has lost its lane without knowing,
  * each begins where nothing is missing, and first arrivals are in order. The lanes' locks only keep repeats rare.
  */
+import { tracingChannel } from 'node:diagnostics_channel';
 import {
   Injectable,
   Logger,
@@ -16,6 +17,9 @@ import { Config } from '../config.js';
 import { Broker, BrokerGoneError, type BrokerState, EventRefusedError } from './outbox.broker.js';
 import { type Fate, type Group, LARGEST, OutboxLanes, type WaitingEvent } from './outbox.lanes.js';
 import { OutboxMetrics } from './outbox.metrics.js';
+
+/** Tells who subscribes (telemetry/tracing.ts) of each event that goes out, and of the request that caused it. */
+const publishes = tracingChannel<object, object>('holdfast:publish');
 
 const IDLE_MS = 200;
 /** Lanes that one node works on at a time: with a batch of each, what it holds in memory. */
@@ -146,7 +150,11 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
         if (this.stopping) throw new Error('the relay stops');
         if (event.bytes > LARGEST)
           throw new EventRefusedError(`its data has ${event.bytes} bytes, ${LARGEST} is the most`, true);
-        await broker.publish(event);
+        const { type: operation, traceParent } = event;
+        const publish = (): Promise<void> => broker.publish(event);
+        await (publishes.start.hasSubscribers
+          ? publishes.tracePromise(publish, { operation, traceParent })
+          : publish());
         this.metrics.published();
         fates.push({ position: event.position, published: true, tried: true });
       } catch (error) {

@@ -37,12 +37,20 @@ type Level = 'info' | 'error' | 'warn' | 'debug' | 'trace' | 'fatal';
 
 /** Nest calls `log(message, ...rest, context)`; an error's stack comes as the second of three. */
 export class PinoLogger implements LoggerService {
+  private more: () => Record<string, string> = () => ({});
+
   constructor(private readonly logger: Logger) {}
+
+  /** Members that each line has from now on. */
+  addFields(more: () => Record<string, string>): void {
+    this.more = more;
+  }
 
   private write(level: Level, message: unknown, rest: unknown[]): void {
     const context = rest.at(-1);
     const [stack] = rest.length > 1 ? rest : [];
     const fields = {
+      ...this.more(),
       ...(typeof context === 'string' ? { context } : {}),
       ...(typeof stack === 'string' ? { stack } : {}),
     };
