@@ -3,6 +3,7 @@
  * belongs to the very connection that reads and marks: a relay that is cut off from PostgreSQL marks nothing, and another
  * has the lane. What a batch reads is bounded and by index, whatever waits, is held or was published.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import type { StoredEvent } from './cloud-event.js';
 
@@ -165,6 +166,33 @@ export class OutboxLanes {
       fates.map(({ tried = false }) => tried),
       fates.map(({ error = null }) => error),
     ]);
+  }
+
+  /** Gives a refused event up: it counts as published, and the next of its subject is due. False when there is none such. */
+  async skip(id: string): Promise<boolean> {
+    const refused = `id = $1 AND published_at IS NULL AND retry_at IS NOT NULL`;
+    for (const end = Date.now() + SILENCE_MS; Date.now() < end; await sleep(20)) {
+      const [row] = await this.query<{ lane: number }>(`SELECT ${LANE} AS lane FROM outbox WHERE ${refused}`, [id]);
+      if (!row) return false;
+      let skipped = false;
+      const locked = await this.lock(row.lane, async () => {
+        const [gone] = await this.query(
+          `WITH given_up AS (
+             UPDATE outbox SET published_at = now(), held = false, retry_at = null, last_error = 'skipped: ' || last_error
+              WHERE ${refused} RETURNING subject, position),
+           next AS (
+             UPDATE outbox SET retry_at = now() WHERE position = (
+               SELECT min(behind.position) FROM outbox AS behind, given_up
+                WHERE behind.subject = given_up.subject AND behind.held AND behind.published_at IS NULL
+                  AND behind.position > given_up.position))
+           SELECT FROM given_up`,
+          [id],
+        );
+        skipped = gone !== undefined;
+      });
+      if (locked) return skipped;
+    }
+    throw new Error('a relay has the lane, and does not let it go');
   }
 
   /** One at a time: several lanes share the connection. */

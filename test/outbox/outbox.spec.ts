@@ -2,16 +2,22 @@
  * Events from the API to a queue, over a real RabbitMQ that this file starts: what arrives, in which order, and what waits,
  * while the broker blocks, is killed, hangs, or refuses single events.
  */
+import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { type Channel, type ChannelModel, connect, type ConsumeMessage, type Options } from 'amqplib';
 import { Client } from 'pg';
 import { EXCHANGE } from '../../src/outbox/outbox.broker.js';
 import type { CloudEvent } from '../../src/outbox/cloud-event.js';
+import { compile } from '../campaign/compile.mjs';
 import { startApp, type TestApp } from '../support/app.js';
 import { adminToken, ORDER, PASSWORD, person, type Person, placeOrder } from '../support/factories.js';
+import { createTestDatabase } from '../support/postgres.js';
 import { type RabbitServer, startRabbit } from '../support/rabbitmq.js';
+import { runCampaign } from './campaign.js';
 
 /** Of messages, in bytes: less than the relay's own bound, so that the broker closes the channel over some. */
 const MOST_OF_BROKER = 40_000;
@@ -20,6 +26,8 @@ const SIZE = [`max_message_size = ${MOST_OF_BROKER}`];
 const ALARM = ['vm_memory_high_watermark.absolute = 1'];
 
 let rabbit: RabbitServer;
+/** The service and its commands as plain JavaScript, for processes of their own. */
+let compiled: Awaited<ReturnType<typeof compile>>;
 let app: TestApp;
 let user: Person;
 let psql: Client;
@@ -91,8 +99,15 @@ const append = async (subject: string, versions: number[], data: object = {}, ty
 };
 const versionsOf = (events: CloudEvent[]): unknown[] => events.map(({ data }) => data.version);
 
+/** `npm run outbox -- …`, as an operator runs it. */
+const operator = async (...words: string[]): Promise<string> => {
+  const env = { PATH: process.env.PATH, DATABASE_URL: app.databaseUrl };
+  const program = join(compiled.folder, 'scripts/outbox.js');
+  return (await promisify(execFile)(process.execPath, [program, ...words], { env })).stdout;
+};
+
 beforeAll(async () => {
-  rabbit = await startRabbit([...SIZE, ...ALARM]);
+  [rabbit, compiled] = await Promise.all([startRabbit([...SIZE, ...ALARM]), compile()]);
   app = await startApp({ RABBITMQ_URL: rabbit.url });
   psql = new Client({ connectionString: app.databaseUrl });
   await psql.connect();
@@ -108,6 +123,7 @@ afterAll(async () => {
   await psql?.end();
   await app?.close();
   await rabbit?.stop();
+  await compiled?.remove();
 });
 
 describe('a broker that blocks publishers, and then is killed and started again', () => {
@@ -303,18 +319,84 @@ describe('an event that the broker refuses', () => {
     for (const other of others) await append(other, [1, 2]);
     await until('the others', () => others.every((other) => new Set(versionsOf(queue.of(other))).size === 2));
     await until('held', async () => (await waiting(`subject = '${subject}' AND held`)) === 2);
-    const { rows } = await psql.query(
-      `SELECT last_error, retry_at = 'infinity' AS parked FROM outbox WHERE subject = $1 AND retry_at IS NOT NULL`,
+    const { rows: parked } = await psql.query(
+      `SELECT id, last_error FROM outbox WHERE subject = $1 AND retry_at = 'infinity'`,
       [subject],
     );
-    expect(rows).toEqual([{ parked: true, last_error: expect.stringMatching(why) }]);
+    expect(parked).toEqual([{ id: expect.any(String), last_error: expect.stringMatching(why) }]);
     expect(await metric('holdfast_outbox_held_subjects')).toBe(1);
-    await psql.query(
-      `UPDATE outbox SET data = data - 'text', retry_at = now() WHERE subject = $1 AND retry_at IS NOT NULL`,
-      [subject],
-    );
+    await psql.query(`UPDATE outbox SET data = data - 'text' WHERE subject = $1`, [subject]);
+    const id = (parked as { id: string }[])[0]!.id;
+    const told = await operator('list');
+    expect(told).toContain(`${id}  test.made of ${subject}`);
+    expect(told).toMatch(/1 behind it; refused 1 times, waits for you: /);
+    expect(told).toMatch(why);
+    await operator('requeue', id);
     await until('arrived', () => queue.of(subject).some(({ data }) => data.version === 3));
     expect([...new Set(versionsOf(queue.of(subject)))]).toEqual([1, 2, 3]);
     await drained();
   });
+
+  it('can be given up, and then its subject goes on without it', async () => {
+    const queue = await listen('test.*');
+    await queue.consume();
+    const subject = `tests/${randomUUID()}`;
+    await append(subject, [1]);
+    await append(subject, [2], { text: 'x'.repeat(80_000) });
+    await append(subject, [3, 4]);
+    await until('held', async () => (await waiting(`subject = '${subject}' AND held`)) === 3);
+    const { rows } = await psql.query('SELECT id FROM outbox WHERE subject = $1 ORDER BY position', [subject]);
+    const [, second, third] = (rows as { id: string }[]).map(({ id }) => id);
+    await expect(operator('skip', third!)).rejects.toThrow(`no refused event has the id ${third}`);
+    await operator('skip', second!);
+    await until('arrived', () => queue.of(subject).length === 3);
+    expect(versionsOf(queue.of(subject))).toEqual([1, 3, 4]);
+    await drained();
+  });
+});
+
+describe('a node that is stopped', () => {
+  it('waits for what it has sent to be confirmed, and marks it: nothing of it is sent again', async () => {
+    const queue = await listen('stop.#');
+    const database = await createTestDatabase();
+    const own = new Client({ connectionString: database.url });
+    await own.connect();
+    try {
+      const node = await startApp({ RABBITMQ_URL: rabbit.url, SHUTDOWN_GRACE_SECONDS: '3' }, database.url);
+      await own.query(
+        `INSERT INTO outbox (id, type, subject, data)
+         SELECT gen_random_uuid(), 'stop.it', 'tests/' || n % 40, '{"version": 1}' FROM generate_series(1, 8000) AS n`,
+      );
+      await until('some', async () => (await queue.channel.checkQueue(queue.queue)).messageCount > 300);
+      await node.close();
+      const { rows } = await own.query(
+        'SELECT count(*)::int AS n FROM outbox WHERE published_at IS NOT NULL AND type = $1',
+        ['stop.it'],
+      );
+      const [{ n }] = rows as [{ n: number }];
+      expect(n).toBeLessThan(8000);
+      expect((await queue.channel.checkQueue(queue.queue)).messageCount).toBe(n);
+    } finally {
+      await own.end();
+      await database.drop();
+    }
+  });
+});
+
+describe('two nodes, whose links are slowed, cut and stalled, and one of which is killed', () => {
+  it('lose no event, and let none overtake another of its order', async () => {
+    const database = await createTestDatabase();
+    const seed = Number(process.env.RELAY_SEED ?? Date.now() % 1_000_000);
+    try {
+      const options = { folder: compiled.folder, databaseUrl: database.url, rabbit, orders: 40, seed, restarts: false };
+      const result = await runCampaign(options);
+      expect({ seed, ...result }).toMatchObject({
+        ...{ seed, lost: [], invented: [], outOfOrder: [], astray: 0 },
+        faults: { 'node killed with SIGKILL': 1 },
+      });
+      expect(result.written).toBeGreaterThan(80);
+    } finally {
+      await database.drop();
+    }
+  }, 120_000);
 });
