@@ -52,8 +52,8 @@ export const idempotencyProblems = {
 
 /** Hours a key is kept. */
 export const KEPT_HOURS = 24;
-/** Expired keys are removed this many at a time, this often. */
-const PURGE = { rows: 1_000, everyMs: 60_000 } as const;
+/** Expired keys are removed this many at a time, at most so many times, this often. */
+const PURGE = { rows: 1_000, batches: 50, everyMs: 60_000 } as const;
 
 /** A request as far as sameness goes. */
 export interface IdempotentRequest {
@@ -167,13 +167,18 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
 
   onModuleInit(): void {
     this.timer = setInterval(
-      () => void this.purge().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
+      () => void this.purgeAll().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
       PURGE.everyMs,
     ).unref();
   }
 
   onApplicationShutdown(): void {
     clearInterval(this.timer);
+  }
+
+  /** A short statement after the other, so that no lock is held for long; more than 50 000 a minute wait for the next one. */
+  private async purgeAll(): Promise<void> {
+    for (let batch = 0; batch < PURGE.batches && (await this.purge()); batch++);
   }
 
   /** Removes keys past their time, a bounded number; true when there may be more. */
