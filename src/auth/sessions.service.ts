@@ -3,7 +3,7 @@
  * lives. Ending one deletes the row through the fenced cache, so from the answer on no node finds it. `lastSeenAt` alone is
  * written behind (last-uses.ts).
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LRUCache } from 'lru-cache';
@@ -29,7 +29,7 @@ const TOKEN_BYTES = 32;
 /** Sessions past their end are removed this many a transaction and this many transactions at a time, this often. */
 const PURGE = { everyMs: 60_000, rows: 200, batches: 25 } as const;
 
-export const tokenHashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
+export const tokenHashOf = (token: string): string => hash('sha256', token);
 
 @Injectable()
 export class SessionsService implements OnModuleInit, OnApplicationShutdown {

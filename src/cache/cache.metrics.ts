@@ -8,7 +8,8 @@ export type RefreshOutcome = 'refreshed' | 'lost' | 'failed' | 'skipped';
 
 @Injectable()
 export class CacheMetrics {
-  private readonly requests: Counter<'entity' | 'outcome'>;
+  /** Reads since the counter was last looked at, by entity and outcome: to count one here costs next to nothing. */
+  private readonly reads = new Map<string, Map<Outcome, number>>();
   private readonly rowsLoaded: Counter<'entity'>;
   private readonly fillsRejected: Counter<'entity'>;
   private readonly refreshes: Counter<'entity' | 'outcome'>;
@@ -17,11 +18,18 @@ export class CacheMetrics {
 
   constructor(registry: Registry) {
     const registers = [registry];
-    this.requests = new Counter({
+    const { reads } = this;
+    new Counter({
       name: 'holdfast_cache_requests_total',
       help: 'Reads by entity and by how they were answered',
       labelNames: ['entity', 'outcome'],
       registers,
+      collect() {
+        for (const [entity, outcomes] of reads)
+          for (const [outcome, count] of outcomes)
+            this.inc({ entity, outcome: outcome === 'request' ? 'bypass' : outcome }, count);
+        reads.clear();
+      },
     });
     this.rowsLoaded = new Counter({
       name: 'holdfast_cache_loads_total',
@@ -56,7 +64,9 @@ export class CacheMetrics {
   }
 
   request(entity: string, outcome: Outcome): void {
-    this.requests.inc({ entity, outcome: outcome === 'request' ? 'bypass' : outcome });
+    let outcomes = this.reads.get(entity);
+    if (!outcomes) this.reads.set(entity, (outcomes = new Map()));
+    outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
   }
 
   loads(entity: string, rows: number): void {

@@ -74,6 +74,9 @@ export interface CacheStore {
   /** After a rollback: takes `token` out of each fence and writes nothing. */
   unfence(keys: readonly string[], token: string): Promise<void>;
 
+  /** True where keys live on several servers, so that a read of many waits for the slowest. */
+  readonly sharded?: boolean;
+
   /** Whether a command sent now could succeed (connected, incarnation known). Never blocks. */
   readonly available: boolean;
 

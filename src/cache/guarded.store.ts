@@ -28,8 +28,19 @@ const operations = tracingChannel<object, object>('holdfast:cache');
 /** Failures in a row that open it, and milliseconds until the next probe. */
 const BREAKER = { failures: 3, halfOpenAfterMs: 500 } as const;
 
+/** Keys of one read: more would keep the server from everybody else. */
+const MAX_BATCHED_KEYS = 500;
+
+/** What will be read once this turn of the event loop is over. */
+interface Batch {
+  /** Of each key among the entries. */
+  readonly places: Map<string, number>;
+  readonly entries: Promise<CacheEntry[]>;
+}
+
 export class GuardedStore implements CacheStore {
   private readonly breaker: CircuitBreakerPolicy;
+  private batch: Batch | undefined;
 
   /** @param onStateChange told of each change of {@link available} that the breaker makes */
   constructor(
@@ -55,8 +66,20 @@ export class GuardedStore implements CacheStore {
     return this.breaker.state === CircuitState.Open;
   }
 
+  /**
+   * What is asked for in the same turn of the event loop, by whomever, is read at once, after the last of them has asked: so
+   * no answer is older than its question. Not where keys live on several servers: none waits for another's.
+   */
   get(keys: readonly string[]): Promise<CacheEntry[]> {
-    return this.guarded('get', () => this.inner.get(keys));
+    if (this.inner.sharded) return this.guarded('get', () => this.inner.get(keys));
+    const batch = (this.batch ??= this.openBatch());
+    const places = keys.map((key) => {
+      const place = batch.places.get(key) ?? batch.places.size;
+      batch.places.set(key, place);
+      return place;
+    });
+    if (batch.places.size >= MAX_BATCHED_KEYS) this.batch = undefined;
+    return batch.entries.then((entries) => places.map((place) => entries[place]!));
   }
 
   lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
@@ -89,6 +112,15 @@ export class GuardedStore implements CacheStore {
 
   close(): Promise<void> {
     return this.inner.close();
+  }
+
+  private openBatch(): Batch {
+    const places = new Map<string, number>();
+    const entries = new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
+      if (this.batch?.places === places) this.batch = undefined;
+      return this.guarded('get', () => this.inner.get([...places.keys()]));
+    });
+    return { places, entries };
   }
 
   private async guarded<T>(operation: string, step: () => Promise<T>): Promise<T> {

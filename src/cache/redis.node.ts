@@ -25,7 +25,6 @@ export interface NodeOptions {
 const HEARTBEAT_MS = 1_000;
 const IDENTIFY_TIMEOUT_MS = 1_000;
 const IDENTIFY_RETRY_MS = 250;
-const MAX_BATCHED_KEYS = 500;
 
 /** The server had begun another life when it ran the command, which has changed nothing there that anybody will see. */
 export class AnotherLifeError extends CacheUnavailableError {
@@ -73,7 +72,6 @@ export class RedisNode {
   private readonly clustered: boolean;
   private life: { readonly epoch: number; readonly runId: string; prefix: string | undefined } | undefined;
   private certificate: Promise<string> | undefined;
-  private batch: { readonly places: Map<string, number>; readonly entries: Promise<CacheEntry[]> } | undefined;
   private heartbeat: NodeJS.Timeout | undefined;
   private closed = false;
 
@@ -113,18 +111,13 @@ export class RedisNode {
     return life && client.isReady && life.epoch === client.socketEpoch && !this.closed ? life.prefix : undefined;
   }
 
-  /** Reads asked for in the same turn of the event loop, by whomever, go out as one MGET. Not for a cluster: slots differ. */
+  /** One MGET, bounded by the command timeout. Not for a cluster: slots differ. */
   async read(locals: readonly string[]): Promise<CacheEntry[]> {
-    this.demandPrefix();
-    const batch = (this.batch ??= this.openBatch());
-    const placed = locals.map((local) => {
-      const place = batch.places.get(local) ?? batch.places.size;
-      batch.places.set(local, place);
-      return place;
-    });
-    if (batch.places.size >= MAX_BATCHED_KEYS) this.batch = undefined;
-    const entries = await batch.entries;
-    return placed.map((place) => entries[place]!);
+    const asked = this.run((prefix) => this.client.mGet(locals.map((local) => prefix + local)));
+    const replies = await within(asked, this.options.commandTimeoutMs);
+    if (Array.isArray(replies) && replies.length === locals.length) return replies.map(decode);
+    this.reconnect();
+    throw new CacheUnavailableError('Redis answered something else than was asked');
   }
 
   async readOne(local: string): Promise<CacheEntry> {
@@ -237,21 +230,6 @@ export class RedisNode {
     const prefix = this.prefix;
     if (prefix === undefined) throw new CacheUnavailableError('Redis is not connected');
     return prefix;
-  }
-
-  private openBatch() {
-    const places = new Map<string, number>();
-    const turn = new Promise<void>((resolve) => setImmediate(resolve));
-    const entries = turn.then(async () => {
-      if (this.batch?.places === places) this.batch = undefined;
-      // The prefix is the one in force when the command goes out, whatever it was when the keys were asked for.
-      const asked = this.run((prefix) => this.client.mGet(Array.from(places.keys(), (local) => prefix + local)));
-      const replies = await within(asked, this.options.commandTimeoutMs);
-      if (Array.isArray(replies) && replies.length === places.size) return replies.map(decode);
-      this.reconnect();
-      throw new CacheUnavailableError('Redis answered something else than was asked');
-    });
-    return { places, entries };
   }
 
   private open(): void {

@@ -105,6 +105,10 @@ export class RedisStore implements CacheStore {
     return !this.closed && this.topology.nodes.length > 0;
   }
 
+  get sharded(): boolean {
+    return this.topology.sharded;
+  }
+
   /** The name that `key` has in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
   nameOf(key: string): string | undefined {
     const local = this.topology.local(key);
@@ -115,7 +119,6 @@ export class RedisStore implements CacheStore {
   async get(keys: readonly string[]): Promise<CacheEntry[]> {
     if (keys.length === 0) return [];
     if (this.topology.sharded) return this.read(keys, (node, local) => node.readOne(local));
-    // The common case, which a timer for each call would slow down: the node bounds the whole batch.
     return this.at(keys[0]!, (node) => node.read(keys));
   }
 

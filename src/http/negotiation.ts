@@ -99,6 +99,12 @@ function isDecodable(query: string): boolean {
   }
 }
 
+/** Whether the caller takes what the route gives: most callers say nothing, or that they take anything. */
+const isAcceptable = ({ headers: { accept }, raw, routeOptions: { config } }: FastifyRequest): boolean =>
+  accept === undefined ||
+  accept === '*/*' ||
+  accepts(raw).type([...(config.produces ?? ['application/json'])]) !== false;
+
 /** Installs the conventions. Call before any route is registered, so that it sees them all. */
 export function installNegotiation(fastify: FastifyInstance): void {
   fastify.server.maxConnections = MOST_CONNECTIONS;
@@ -153,7 +159,7 @@ export function installNegotiation(fastify: FastifyInstance): void {
       const allow = allowOf(path);
       if (allow && request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();
       if (allow) refusal = problems.methodNotAllowed(`${path} has ${allow}.`, { headers: { Allow: allow } });
-    } else if (!accepts(request.raw).type([...(request.routeOptions.config.produces ?? ['application/json'])])) {
+    } else if (!isAcceptable(request)) {
       if (path.startsWith('/v1/')) refusal = problems.notAcceptable();
     }
     done(refusal);

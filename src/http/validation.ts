@@ -104,11 +104,24 @@ const isObject = (value: unknown): value is object =>
 
 /** The pipe of every body and query: the DTO of the handler's parameter, or a `validation-failed` that names every fault. */
 @Injectable()
-export class StrictValidationPipe implements PipeTransform<unknown, Promise<unknown>> {
-  async transform(value: unknown, { type, metatype }: ArgumentMetadata): Promise<unknown> {
+export class StrictValidationPipe implements PipeTransform {
+  /** DTOs that nothing has to be said for. */
+  private readonly validWhenEmpty = new WeakSet<Type>();
+
+  transform(value: unknown, { type, metatype }: ArgumentMetadata): unknown {
     if ((type !== 'body' && type !== 'query') || metatype === undefined || namesIn(metatype).size === 0) return value;
     // No body is an empty one: a DTO that needs members then names them.
     const given = value === undefined ? {} : value;
+    const isEmpty = isObject(given) && Object.keys(given).length === 0;
+    if (isEmpty && this.validWhenEmpty.has(metatype)) return new metatype();
+    return this.validated(given, metatype).then((dto) => {
+      if (isEmpty) this.validWhenEmpty.add(metatype);
+      return dto;
+    });
+  }
+
+  /** @throws Problem validation-failed */
+  private async validated(given: unknown, metatype: Type): Promise<object> {
     if (!isObject(given))
       throw validationFailed([{ pointer: '', code: 'object', detail: 'The body must be a JSON object' }]);
     const faults: Fault[] = [];

@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
 import { type CacheStore, CacheUnavailableError } from '../../src/cache/cache.store.js';
+import { GuardedStore } from '../../src/cache/guarded.store.js';
 import { RedisStore, type RedisStoreOptions } from '../../src/cache/redis.store.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import { show, storeContract } from './store.contract.js';
@@ -219,7 +220,7 @@ describe('on the wire', () => {
 
 describe('round trips', () => {
   it('gets of one tick by many callers are one MGET, each key in it once', async () => {
-    const store = await openReady(shared.url);
+    const store = new GuardedStore(await openReady(shared.url), () => undefined);
     const watcher = await inspect(shared.url);
     const lines: string[] = [];
     await watcher.monitor((line) => void lines.push(String(line)));
