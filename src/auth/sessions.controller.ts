@@ -6,6 +6,7 @@ import { Config } from '../config.js';
 import { CurrentReading } from '../cache/cache.headers.js';
 import { Reading } from '../cache/reading.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
+import { addressOf } from '../http/client-address.js';
 import { OneOf } from '../http/fields.js';
 import { Operation } from '../http/openapi.js';
 import { problems } from '../http/problem.js';
@@ -51,7 +52,7 @@ export class SessionsController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<NewSessionView> {
-    const { session, token } = await this.auth.logIn(body, { userAgent: userAgentOf(request), ip: request.ip });
+    const { session, token } = await this.auth.logIn(body, { userAgent: userAgentOf(request), ip: addressOf(request) });
     void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
     return { ...sessionView(session, this.config.sessionIdleSeconds, session.id), token };
   }

@@ -7,6 +7,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RateLimiterRes } from 'rate-limiter-flexible';
 import { REDIS_CLIENT, type RedisClient } from '../cache/cache.module.js';
 import { Config } from '../config.js';
+import { addressOf } from './client-address.js';
 import { type Counter, counter, networkOf } from './counters.js';
 import { problems } from './problem.js';
 
@@ -27,7 +28,7 @@ export class RateLimit {
   /** Counts one request and writes the headers. @throws Problem rate-limited */
   async consume(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (!this.limiter) return;
-    const key = request.actor ? `user:${request.actor.userId}` : `address:${networkOf(request.ip)}`;
+    const key = request.actor ? `user:${request.actor.userId}` : `address:${networkOf(addressOf(request))}`;
     let state: RateLimiterRes;
     let refused = false;
     try {
