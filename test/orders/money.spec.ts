@@ -1,7 +1,7 @@
 /** Money is whole minor units: every sum is exact or refused, up to 2^53 - 1 and not a unit further, wherever it is made. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { evolve, type OrderState, totalOf } from '../../src/orders/order-events.js';
+import { changed, EVENT_SCHEMA, type OrderState, placed, replay, totalOf } from '../../src/orders/order-events.js';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
 import { ORDER, person, type Person, placeOrder } from '../support/factories.js';
 import { faultsOf } from '../support/problem.js';
@@ -82,9 +82,9 @@ describe(`a total (seed ${SEED})`, () => {
   it('is the replay’s too, whatever was changed in between', () => {
     fc.assert(
       fc.property(fc.array(items, { minLength: 1, maxLength: 5 }), ([first, ...later]) => {
-        const placed = { type: 'order.placed', data: { userId: 'u', currency: 'EUR', items: first, note: null } };
-        const events = [placed, ...later.map((changed) => ({ type: 'order.changed', data: { items: changed } }))];
-        const state = events.reduce<OrderState | null>((before, event) => evolve(before, event), null) as OrderState;
+        const order = { userId: 'u', currency: 'EUR', items: first as Item[], note: null };
+        const facts = [placed(order), ...later.map((next) => changed({ items: next }))];
+        const state = replay(facts.map((fact) => ({ ...fact, schema: EVENT_SCHEMA }))) as OrderState;
         return isRight(() => state.total, later.at(-1) ?? (first as Item[]));
       }),
       { seed: SEED, numRuns: 100 },
