@@ -4,6 +4,7 @@
  */
 import { execFile } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -104,6 +105,20 @@ const operator = async (...words: string[]): Promise<string> => {
   const env = { PATH: process.env.PATH, DATABASE_URL: app.databaseUrl };
   const program = join(compiled.folder, 'scripts/outbox.js');
   return (await promisify(execFile)(process.execPath, [program, ...words], { env })).stdout;
+};
+
+function documentedData(): Record<string, unknown> {
+  const page = readFileSync(new URL('../../docs/events.md', import.meta.url), 'utf8');
+  const blocks = [...page.matchAll(/^```json\n(.*?)^```/gms)].map(
+    ([, text = '']) => JSON.parse(text) as Record<string, unknown>,
+  );
+  return blocks.find((block) => 'order.placed' in block) ?? {};
+}
+/** The names in it and the kinds of their values. */
+const shapeOf = (value: unknown): unknown => {
+  if (Array.isArray(value)) return 'list';
+  if (value === null || typeof value !== 'object') return value === null ? null : typeof value;
+  return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, shapeOf(member)]));
 };
 
 beforeAll(async () => {
@@ -221,6 +236,11 @@ describe('what arrives', () => {
         event.type,
       ]);
     }
+
+    // What docs/events.md shows of each type is what came, and all that came.
+    const examples = documentedData();
+    expect([...new Set(queue.arrivals.map(({ event }) => event.type))].sort()).toEqual(Object.keys(examples).sort());
+    for (const { event } of queue.arrivals) expect(shapeOf(event.data)).toEqual(shapeOf(examples[event.type]));
 
     const secrets = await psql.query(
       `SELECT password_hash AS secret FROM credentials UNION SELECT token_hash FROM sessions`,
