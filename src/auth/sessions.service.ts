@@ -158,6 +158,7 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
 
   /** Ends sessions that the transaction has locked. */
   async endEach(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
+    transaction.inForceWhenAnswered();
     for (const session of sessions) {
       if (!(await transaction.remove(session))) continue;
       const data = { version: session.version + 1, userId: session.userId };

@@ -7,6 +7,7 @@
  * While this node could have missed one, its {@link ReadGate} is closed.
  */
 import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { CacheMetrics } from './cache.metrics.js';
@@ -30,6 +31,11 @@ const RECONNECT_MS = 250;
 const RETRY = { firstMs: 50, lastMs: 5_000, most: 10_000 } as const;
 /** A LISTEN connection that answers nothing for this long is dead, whatever TCP thinks. */
 const SILENCE_MS = 2_000;
+/** Every node that may answer from the cache holds this advisory lock, shared, on its LISTEN connection. */
+const READERS_LOCK = 0x686f6c64;
+/** After so long no node is left that has neither taken the keys out nor closed its gate: it polls and finds a dead connection. */
+const APPLIED_WITHIN_MS = POLL_MS + SILENCE_MS;
+const APPLIED_LOOK_MS = 20;
 
 @Injectable()
 export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicationShutdown {
@@ -39,6 +45,7 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   private running: Promise<void> = Promise.resolve();
   private wake: () => void = () => undefined;
   private notified = false;
+  private holdsReadersLock = false;
   private readonly heldBack = { positions: new Set<string>(), until: 0, retries: 0 };
 
   constructor(
@@ -76,6 +83,23 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   }
 
   /**
+   * Resolves when no node answers any more from what the cache held under these keys before they were left here: they are taken
+   * out, or no node reads the cache. For a write that must be in force everywhere once it is acknowledged and could not be fenced.
+   * Waits 3 s at most. @throws a driver error
+   */
+  async untilApplied(keys: readonly string[]): Promise<void> {
+    for (const until = performance.now() + APPLIED_WITHIN_MS; performance.now() < until; await sleep(APPLIED_LOOK_MS)) {
+      const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
+        `SELECT EXISTS (SELECT FROM cache_invalidations WHERE keys && $1) AND EXISTS (
+           SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $2 AND granted
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS waiting`,
+        [keys, READERS_LOCK],
+      );
+      if (!waiting) return;
+    }
+  }
+
+  /**
    * Of these PostgreSQL processes, those that are in a transaction that has written, with its number: what such a transaction
    * does is not to be seen by others yet. @throws a driver error
    */
@@ -100,10 +124,12 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
         if (!this.notified) await this.heartbeat();
         // With the gate closed no reader tries the cache, so the probe that a breaker waits for must come from here.
         if (!this.store.available) await this.store.ping().catch(() => undefined);
+        // Before the table is looked at: a writer that saw no reader has committed by then.
+        await this.holdReadersLock(this.store.available);
         const pass = this.gate.pass();
         this.notified = false;
         const empty = await this.drain();
-        if (empty && this.store.available) this.gate.open(pass);
+        if (empty && this.store.available && this.holdsReadersLock) this.gate.open(pass);
         if (!this.notified) await this.pause(this.gate.isOpen ? POLL_MS : CLOSED_POLL_MS);
       } catch (error) {
         this.disconnect();
@@ -138,6 +164,14 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       throw error;
     }
     this.client = client;
+    this.holdsReadersLock = false;
+  }
+
+  private async holdReadersLock(wanted: boolean): Promise<void> {
+    if (wanted === this.holdsReadersLock) return;
+    const step = wanted ? 'pg_advisory_lock_shared' : 'pg_advisory_unlock_shared';
+    await this.client?.query(`SELECT ${step}($1)`, [READERS_LOCK]);
+    this.holdsReadersLock = wanted;
   }
 
   /** The connection may be half-open: asked each round, since a node that hears nothing must not believe that nothing was said. */

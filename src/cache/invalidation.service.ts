@@ -67,6 +67,8 @@ export class Invalidation {
   private readonly changes = new Map<string, Change>();
   private readonly dropped = new Set<string>();
   private failure: unknown;
+  /** Whether the answer waits for readers on every node where the keys could not be fenced. */
+  awaited = false;
 
   constructor(
     private readonly store: CacheStore,
@@ -136,7 +138,11 @@ export class Invalidation {
       ]);
     } catch (error) {
       // Without fences the transaction itself has left the keys there, at its COMMIT.
-      if (this.failure !== undefined) return;
+      if (this.failure !== undefined) {
+        if (this.awaited)
+          await this.database.untilApplied(this.keys).catch((cause: unknown) => this.logger.warn(String(cause)));
+        return;
+      }
       this.logger.warn(`publish failed, ${this.fencedKeys.size} keys go the database's way: ${String(error)}`);
       await this.database.leave(this.keys).catch((cause: unknown) => {
         this.logger.error(`and that failed too, they stay fenced for up to ${FENCE_MS} ms: ${String(cause)}`);

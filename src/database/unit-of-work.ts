@@ -45,6 +45,14 @@ export class Transaction {
     return this.invalidation.keys;
   }
 
+  /**
+   * What is written takes a right away: where its keys cannot be fenced (CACHE_DEGRADED_WRITES is `allow`), {@link UnitOfWork.run}
+   * resolves only when no node answers from the cache as it was before.
+   */
+  inForceWhenAnswered(): void {
+    this.invalidation.awaited = true;
+  }
+
   /** Inserts and gives the row as the database made it. */
   async insert<E extends CachedRow>(entity: Type<E>, values: Partial<E> & { id: string }): Promise<E> {
     this.invalidation.fence(entity, null, Object.assign(new entity(), values));

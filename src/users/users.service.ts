@@ -102,6 +102,7 @@ export class UsersService {
     return this.unitOfWork.runAs(actor, async (transaction) => {
       const before = await this.live(transaction, id);
       ifMatch.check(before.version);
+      transaction.inForceWhenAnswered();
       const after = await transaction.update(before, { roles });
       if (!after) throw problems.versionMismatch();
       await this.tell(transaction, 'user.roles-changed', after, { roles });
