@@ -15,6 +15,7 @@ import { Passwords } from '../src/auth/passwords.js';
 import { type Config, loadConfig } from '../src/config.js';
 import { dataSourceOptions } from '../src/database/data-source.js';
 import { migrateDatabase, pendingMigrations } from '../src/database/migrate.js';
+import { Figures } from './figures.js';
 import { changed, EVENT_SCHEMA, evolve, type OrderFact, type OrderState, placed } from '../src/orders/order-events.js';
 import { EDITABLE, type OrderAction, type OrderStatus, TRANSITIONS } from '../src/orders/order-lifecycle.js';
 import { command, CommandError, readArguments, startProgress, wholeNumber, withDatabase } from './command.js';
@@ -246,6 +247,7 @@ async function fillOrders(client: Client, plan: Plan, { ids, since, clerkId }: P
       if ((since[customer] as number) < at || customer === 0) return customer;
     }
   };
+  const figures = new Figures();
   let events = 0;
   let writing = Promise.resolve();
   const began = performance.now();
@@ -258,6 +260,7 @@ async function fillOrders(client: Client, plan: Plan, { ids, since, clerkId }: P
       orderCounts[customer] = (orderCounts[customer] as number) + 1;
       const made = order(dice, { userId: ids[customer] as string, clerkId, placedAt, until });
       events += made.events.length;
+      figures.add(new Date(placedAt), made.state);
       batch.push(made);
     }
     // PostgreSQL writes one batch while the next is made.
@@ -266,6 +269,7 @@ async function fillOrders(client: Client, plan: Plan, { ids, since, clerkId }: P
     progress.update(done, `${Math.round(done / ((performance.now() - began) / 1000))} a second`);
   }
   await writing;
+  await figures.store(client);
   progress.stop();
   const busiest = orderCounts.reduce((best, count, i) => (count > (orderCounts[best] as number) ? i : best), 0);
   return { events, busiest, most: orderCounts[busiest] as number };

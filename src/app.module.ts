@@ -9,6 +9,7 @@ import { HealthModule } from './health/health.module.js';
 import { ProblemFilter } from './http/problem.filter.js';
 import { ProblemsController } from './http/problems.controller.js';
 import { StrictValidationPipe } from './http/validation.js';
+import { InboxModule } from './inbox/inbox.module.js';
 import { OrdersModule } from './orders/orders.module.js';
 import { OutboxModule } from './outbox/outbox.module.js';
 import { TelemetryModule } from './telemetry/telemetry.module.js';
@@ -37,6 +38,7 @@ export class AppModule {
           }),
         }),
         OutboxModule,
+        InboxModule,
         UsersModule,
         AuthModule,
         OrdersModule,

@@ -125,6 +125,7 @@ const OWN_DOORS: Readonly<Record<string, readonly string[]>> = {
     'reading.ts',
     'representation.ts',
   ],
+  inbox: ['on-event.ts'],
   database: ['unit-of-work.ts', 'columns.ts', 'database.probe.ts'],
 };
 /** What is HTTP and no module's own is open to all. */
@@ -144,6 +145,7 @@ const TRANSACTION_SQL =
 /** Who may end a transaction, besides the migrations. */
 const COMMITTERS: Readonly<Record<string, string>> = {
   'src/database/unit-of-work.ts': 'the one place that commits what a request changed',
+  'src/inbox/inbox.service.ts': 'marks its own rows, which no cache holds, with what a handler did through it',
   'src/cache/database-invalidations.ts': 'removes its own rows, which no cache holds, when their keys are gone',
 };
 

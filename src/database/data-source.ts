@@ -15,6 +15,7 @@ import { CacheInvalidations1763683200005 } from '../../migrations/1763683200005-
 import { OrderConstraints1763683200006 } from '../../migrations/1763683200006-order-constraints.js';
 import { OutboxLanes1763683200007 } from '../../migrations/1763683200007-outbox-lanes.js';
 import { OrderHistory1763683200008 } from '../../migrations/1763683200008-order-history.js';
+import { Inbox1763683200009 } from '../../migrations/1763683200009-inbox.js';
 import { KnownDevices1763683200010 } from '../../migrations/1763683200010-known-devices.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
@@ -30,6 +31,7 @@ export const MIGRATIONS = [
   OrderConstraints1763683200006,
   OutboxLanes1763683200007,
   OrderHistory1763683200008,
+  Inbox1763683200009,
   KnownDevices1763683200010,
 ];
 

@@ -75,6 +75,7 @@ export const RESPONSE_HEADERS = {
   'Cache-Status': 'How the cache answered (RFC 9211): hit, fwd=miss, fwd=request or fwd=bypass.',
   'Cache-Control':
     'private, no-cache: keep it, but ask again before each use. no-store: what holds a token or is a refusal.',
+  Age: 'How many seconds old the answer may be (RFC 9111): nothing older is missing from it.',
   'Idempotent-Replayed': '"true" when this is the kept answer of an earlier request with the same key.',
   'Retry-After': 'Seconds after which to try again.',
   'WWW-Authenticate': 'Bearer: how to authenticate (RFC 6750).',

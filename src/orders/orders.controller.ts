@@ -118,15 +118,22 @@ export class OrdersController {
   @Operation({
     allow: 'order.summary',
     summary: 'Counts and totals by day, status and currency',
-    description: 'May lag by half a minute; with `Cache-Control: no-cache` it does not.',
+    description:
+      'From figures that follow the events, kept for up to 10 seconds: `Age` says how many seconds old they may be. With `Cache-Control: no-cache` the orders are counted.',
     type: OrderSummary,
     returns: 'The counts and totals.',
-    headers: ['Cache-Control', 'Cache-Status'],
+    headers: ['Age', 'Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
     problems: [problems.validationFailed, problems.forbidden],
   })
-  summarizeOrders(@Query() query: SummaryQuery, @CurrentReading() reading: Reading): Promise<OrderSummary> {
-    return this.summaries.summary(query, reading);
+  async summarizeOrders(
+    @Query() query: SummaryQuery,
+    @CurrentReading() reading: Reading,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<OrderSummary> {
+    const { summary, asOf } = await this.summaries.summary(query, reading);
+    void reply.header('Age', String(Math.max(0, Math.ceil((Date.now() - asOf) / 1000))));
+    return summary;
   }
 
   @Get('export')

@@ -8,6 +8,7 @@ import { IdempotencyRecord } from '../http/idempotency.entity.js';
 import { UsersModule } from '../users/users.module.js';
 import { faultsOfLifecycle, TRANSITIONS } from './order-lifecycle.js';
 import { OrderEvent } from './order-event.entity.js';
+import { OrderFigure, OrderFigures } from './order-figures.js';
 import { OrderSummaryService } from './order-summary.service.js';
 import { Order } from './order.entity.js';
 import { OrdersController, UserOrdersController } from './orders.controller.js';
@@ -17,11 +18,11 @@ import { OrdersService } from './orders.service.js';
   imports: [
     AuthModule,
     UsersModule,
-    TypeOrmModule.forFeature([Order, OrderEvent, IdempotencyRecord]),
+    TypeOrmModule.forFeature([Order, OrderEvent, OrderFigure, IdempotencyRecord]),
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderSummaryService, Idempotency],
+  providers: [OrdersService, OrderSummaryService, OrderFigures, Idempotency],
   exports: [OrdersService],
 })
 export class OrdersModule {

@@ -361,6 +361,28 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   known_devices_hash_form: ['', 'a'.repeat(63), 'A'.repeat(64)].map(
     (hash) => () => insert('known_devices', device({ device_hash: hash })),
   ),
+  event_consumers_pkey: [
+    async () => {
+      const values = { name: randomUUID(), prefix: 'none.' };
+      await insert('event_consumers', values);
+      await insert('event_consumers', values);
+    },
+  ],
+  inbox_pkey: [
+    async () => {
+      const event = { type: 'a.b', subject: 'a/1', data: '{}', occurred_at: new Date() };
+      const delivery = { ...event, consumer: 'none', event_id: randomUUID(), position: 1 };
+      await insert('inbox', delivery);
+      await insert('inbox', delivery);
+    },
+  ],
+  order_figures_pkey: [
+    async () => {
+      const values = { day: '2026-01-31', status: randomUUID(), currency: 'EUR', count: 1, total: 1 };
+      await insert('order_figures', values);
+      await insert('order_figures', values);
+    },
+  ],
   cache_invalidations_pkey: [
     async () => {
       const { position } = await insert('cache_invalidations', { keys: ['a'] });

@@ -87,9 +87,9 @@ const BY_HAND = 2;
 /** So that even a few orders take many batches. */
 const SMALL = { orders: 7, events: 11, locked: 3 };
 
-const run = async (mode: 'check' | 'mend'): Promise<{ code: number; lines: string[] }> => {
+const run = async (mode: 'check' | 'all'): Promise<{ code: number; lines: string[] }> => {
   const lines: string[] = [];
-  const code = await rebuild(nodes[0].databaseUrl, mode === 'check', (line) => void lines.push(line), SMALL);
+  const code = await rebuild(nodes[0].databaseUrl, mode, (line) => void lines.push(line), SMALL);
   return { code, lines };
 };
 
@@ -122,7 +122,7 @@ describe('orders:rebuild', () => {
         'Every order is what its events make of it',
       ],
     });
-    expect((await run('mend')).code).toBe(0);
+    expect((await run('all')).code).toBe(0);
     expect((await get(`/v1/orders/${id}`)).body.version).toBe(2);
   });
 
@@ -194,13 +194,13 @@ describe('orders:rebuild', () => {
     };
     const others = [reader(0), reader(1), writer()];
     await sleep(300);
-    const mended = await run('mend');
+    const mended = await run('all');
     await sleep(1_200);
     stop = true;
     await Promise.all(others);
 
     expect(mended.code).toBe(0);
-    expect(mended.lines.at(-1)).toBe(`${DAMAGES.length + 1} differed, ${DAMAGES.length + 1} mended`);
+    expect(mended.lines.at(-2)).toBe(`${DAMAGES.length + 1} differed, ${DAMAGES.length + 1} mended`);
     expect(faults).toEqual([]);
     expect(reads).toBeGreaterThan(50);
     expect(writes).toBeGreaterThan(5);
@@ -246,8 +246,8 @@ describe('orders:rebuild', () => {
     await psql.query(`SET session_replication_role = origin`);
     const rows = (): Promise<pg.QueryResult> => psql.query('SELECT * FROM orders ORDER BY id');
     const before = (await rows()).rows;
-    const { code, lines } = await run('mend');
-    expect([code, lines.slice(0, 3), lines.at(-1)]).toEqual([
+    const { code, lines } = await run('all');
+    expect([code, lines.slice(0, 3), lines.at(-2)]).toEqual([
       1,
       [
         `${orphan}: no events`,
@@ -267,11 +267,11 @@ describe('orders:rebuild', () => {
     await holder.connect();
     await holder.query('BEGIN');
     await holder.query('SELECT FROM orders WHERE id = $1 FOR UPDATE', [id]);
-    const waiting = await run('mend');
+    const waiting = await run('all');
     expect([waiting.code, waiting.lines]).toEqual([1, expect.arrayContaining([`${id}: note, version, updated_at`])]);
     await holder.query('ROLLBACK');
     await holder.end();
-    expect((await run('mend')).lines).toContain(`${id}: note, version, updated_at, mended`);
+    expect((await run('all')).lines).toContain(`${id}: note, version, updated_at, mended`);
   });
 
   it('runs once at a time', async () => {
