@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { transform } from '@swc/core';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/campaign', 'test/outbox'];
+const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/campaign', 'test/outbox', 'test/orders'];
 
 /** File → the numbers in it that are times: the name before, the digits. */
 const TIMES = {

@@ -1,0 +1,69 @@
+/** The crashes' long form: a PostgreSQL of its own that keeps what it commits, many deaths, and the figures as Markdown. */
+import { migrateDatabase } from '../../../src/database/migrate.js';
+import { Random } from '../../campaign/random.js';
+import { startTestPostgres } from '../../support/postgres.js';
+import { RULES } from './audit.js';
+import { deathsOf, type Result, Shop } from './crashes.js';
+import { STEPS } from './steps.js';
+
+export interface LongOptions {
+  readonly folder: string;
+  readonly crashes: number;
+  readonly seed: number;
+}
+
+/** @returns the report, and whether anything was found */
+export async function runLong({ folder, crashes, seed }: LongOptions): Promise<{ report: string; failed: boolean }> {
+  console.log(`orders: ${crashes} crashes, seed ${seed}`);
+  const postgres = await startTestPostgres(['fsync=on', 'synchronous_commit=on', 'full_page_writes=on']);
+  let shop: Shop | undefined;
+  try {
+    await migrateDatabase(postgres.url);
+    shop = await Shop.open(folder, postgres.url);
+    const result = await shop.round(seed, deathsOf(crashes, new Random(seed)));
+    for (const fault of result.faults) console.log(`FAULT ${fault}`);
+    for (const { rule, what } of result.violations) console.log(`VIOLATION ${rule}: ${what}`);
+    return { report: reportOf(result, crashes, seed), failed: result.faults.length + result.violations.length > 0 };
+  } finally {
+    await shop?.close();
+    await postgres.stop();
+  }
+}
+
+function reportOf(
+  { crashes: happened, orders, events, counts, faults, violations, seconds }: Result,
+  crashes: number,
+  seed: number,
+): string {
+  const count = (...rules: (typeof RULES)[number][]): number =>
+    violations.filter(({ rule }) => rules.includes(rule)).length;
+  const total = Object.values(happened).reduce((sum, times) => sum + times, 0);
+  return `# Orders and crashes
+
+\`npm run test:orders -- --crashes ${crashes} --seed ${seed}\`: two nodes of the built service over one PostgreSQL (with fsync) and one
+Redis. Each kills itself with SIGKILL at a step of a write, comes back, and dies again, often both at once; six customers place,
+change and pay orders all the while, send each keyed request again until it is answered, to the other node, and one in three to both
+nodes at once. At the end every key is sent once more to both nodes, and an audit reads the database.
+
+|                                                   |      |
+| ------------------------------------------------- | ---: |
+| crashes injected                                  | ${total} |
+| orders audited                                    | ${orders} |
+| events audited                                    | ${events} |
+| requests sent                                     | ${counts.sent} |
+| requests without an answer                        | ${counts.unanswered} |
+| repetitions answered with the first one's bytes   | ${counts.replayed} |
+| orders lost                                       | ${count('acknowledged and there')} |
+| orders doubled                                    | ${count('one order for a key')} |
+| keys with two answers, or without the answer kept | ${count('the same bytes again', 'the key’s row is the answer')} |
+| gaps in events, or differences in the outbox      | ${count('events 1 to n', 'the outbox tells each event, in order')} |
+| projections that are not their replay             | ${count('the projection is the replay')} |
+| keys stuck in flight                              | ${count('no key in flight')} |
+| answers that no client should get                 | ${faults.length} |
+| seconds                                           | ${seconds.toFixed(0)} |
+
+| a node died | times |
+| --- | ---: |
+${STEPS.map((step) => `| ${step} | ${happened[step] ?? 0} |`).join('\n')}
+`;
+}
