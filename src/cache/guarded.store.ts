@@ -1,7 +1,7 @@
 /**
  * A circuit breaker around a store that is reached over a network: after a few failures in a row nobody waits for it any
- * more, until a single probe gets through. Where the store is skipped, reads go to PostgreSQL and writes are invalidated
- * through the database; so "open" is slower, never wrong.
+ * more, until a single probe (a ping, which no request waits for) gets through. Where the store is skipped, reads go to PostgreSQL
+ * and writes are invalidated through the database; so "open" is slower, never wrong.
  */
 import { tracingChannel } from 'node:diagnostics_channel';
 import {
@@ -63,7 +63,7 @@ export class GuardedStore implements CacheStore {
   }
 
   get isOpen(): boolean {
-    return this.breaker.state === CircuitState.Open;
+    return this.breaker.state !== CircuitState.Closed;
   }
 
   /**
@@ -106,6 +106,7 @@ export class GuardedStore implements CacheStore {
     return this.guarded('unfence', () => this.inner.unfence(keys, token));
   }
 
+  /** The one call that goes out as a probe when the breaker is open and its time has come. */
   ping(): Promise<void> {
     return this.guarded('ping', () => this.inner.ping());
   }
@@ -124,6 +125,8 @@ export class GuardedStore implements CacheStore {
   }
 
   private async guarded<T>(operation: string, step: () => Promise<T>): Promise<T> {
+    // Neither a probe nor a wait for one: while it is not known that the cache answers, no request waits for it.
+    if (this.isOpen && operation !== 'ping') throw new CacheUnavailableError('the breaker is open');
     const run = (): Promise<T> => this.breaker.execute(step);
     try {
       return await (operations.start.hasSubscribers ? operations.tracePromise(run, { operation }) : run());

@@ -131,14 +131,15 @@ export class ReadThrough<T> {
     }
 
     const answers = new Map<string, Answer<T>>();
-    const [leased, foreign, fenced]: [string[], string[], string[]] = [[], [], []];
+    const [leased, foreign, fenced, unread]: [string[], string[], string[], string[]] = [[], [], [], []];
     entries.forEach((entry, index) => {
       const value = values[index] as string;
       const hit = this.hit(value, entry);
       if (hit) answers.set(value, hit);
       else if (entry.state === 'absent') leased.push(value);
       else if (entry.state === 'lease') foreign.push(value);
-      else fenced.push(value);
+      else if (entry.state === 'fence') fenced.push(value);
+      else unread.push(value);
     });
     const answer = (asked: string[], given: Answer<T>[]): void =>
       asked.forEach((value, index) => answers.set(value, given[index] as Answer<T>));
@@ -146,6 +147,7 @@ export class ReadThrough<T> {
       leased.length > 0 && this.loadAndFill(leased, token).then((given) => answer(leased, given)),
       foreign.length > 0 && this.awaitForeignLease(foreign).then((given) => answer(foreign, given)),
       fenced.length > 0 && this.readPrimary(fenced, 'fenced').then((given) => answer(fenced, given)),
+      unread.length > 0 && this.readPrimary(unread, 'miss').then((given) => answer(unread, given)),
     ]);
     return values.map((value) => answers.get(value) as Answer<T>);
   }

@@ -8,7 +8,6 @@
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, writeFile } from 'node:fs/promises';
-import { cpus, loadavg, totalmem } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -19,6 +18,7 @@ import { v7 as uuidv7 } from 'uuid';
 import { migrateDatabase } from '../../../src/database/migrate.js';
 import { createTestDatabase, startSharedPostgres } from '../../support/postgres.js';
 import { startRedis } from '../../support/redis.js';
+import { machine } from '../machine.js';
 import { startDelayProxy } from './delay-proxy.js';
 import type { Command, Log } from './node.js';
 import { type Peer, PEERS, type Servers, TTL_MS } from './peers.js';
@@ -144,24 +144,6 @@ async function onRedis<T>(
   } finally {
     client.destroy();
   }
-}
-
-/** Where it ran, in a line, without a date. */
-async function machine(postgresUrl: string, redisUrl: string): Promise<string> {
-  const database = new pg.Client({ connectionString: postgresUrl });
-  await database.connect();
-  const { rows } = await database.query<{ server_version: string }>('SHOW server_version');
-  await database.end();
-  const info = await onRedis(redisUrl, (redis) => redis.info('server'));
-  const load = loadavg().map((value) => value.toFixed(1));
-  return [
-    `${cpus().length} × ${cpus()[0]?.model.trim()}`,
-    `${Math.round(totalmem() / 2 ** 30)} GiB`,
-    `Node ${process.versions.node}`,
-    `PostgreSQL ${rows[0]?.server_version}`,
-    `Redis ${/redis_version:(\S+)/.exec(info)?.[1]}`,
-    `load before the run ${load.join(' ')}`,
-  ].join(', ');
 }
 
 const shape = `${NODES} nodes, ${READERS} readers and ${WRITERS} writers over ${ROWS} rows`;
