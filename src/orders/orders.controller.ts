@@ -1,5 +1,4 @@
 /** The routes of orders. */
-import { Readable } from 'node:stream';
 import { Body, Controller, Get, HttpCode, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
@@ -14,6 +13,7 @@ import { Operation } from '../http/openapi.js';
 import { nextLink, type Page } from '../http/pagination.js';
 import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
 import { problems } from '../http/problem.js';
+import { StreamedAnswers } from '../http/streamed-answers.js';
 import { IdPipe, invalid } from '../http/validation.js';
 import { ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
 import { OrderSummaryService } from './order-summary.service.js';
@@ -59,6 +59,7 @@ export class OrdersController {
   constructor(
     private readonly orders: OrdersService,
     private readonly summaries: OrderSummaryService,
+    private readonly streams: StreamedAnswers,
     private readonly idempotency: Idempotency,
     private readonly unitOfWork: UnitOfWork,
   ) {}
@@ -149,11 +150,9 @@ export class OrdersController {
     problems: [problems.forbidden],
   })
   exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
-    void reply
-      .header('Content-Type', NDJSON)
-      .header('Cache-Control', 'no-store')
-      // HEAD would otherwise read every order to throw it away.
-      .send(Readable.from(method === 'HEAD' ? [] : this.orders.export()));
+    void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
+    // HEAD would otherwise read every order to throw it away.
+    this.streams.send(reply, method === 'HEAD' ? [] : this.orders.export());
   }
 
   @Get(':id')

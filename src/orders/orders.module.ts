@@ -5,6 +5,7 @@ import { AuthModule } from '../auth/auth.module.js';
 import { CacheModule } from '../cache/cache.module.js';
 import { Idempotency } from '../http/idempotency.js';
 import { IdempotencyRecord } from '../http/idempotency.entity.js';
+import { StreamedAnswers } from '../http/streamed-answers.js';
 import { UsersModule } from '../users/users.module.js';
 import { faultsOfLifecycle, TRANSITIONS } from './order-lifecycle.js';
 import { OrderEvent } from './order-event.entity.js';
@@ -22,7 +23,7 @@ import { OrdersService } from './orders.service.js';
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderSummaryService, OrderFigures, Idempotency],
+  providers: [OrdersService, OrderSummaryService, OrderFigures, StreamedAnswers, Idempotency],
   exports: [OrdersService],
 })
 export class OrdersModule {
