@@ -23,9 +23,12 @@ declare module 'fastify' {
 const BODY_LIMIT = 256 * 1024;
 const METHODS: readonly HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
 
-/** Taken over from the caller when it is well-formed, so that logs of both sides can be joined; made here otherwise. */
+/**
+ * Taken over from the caller when it is well-formed, so that logs of both sides can be joined; made here otherwise. A token of
+ * ours is none: what stands here is logged.
+ */
 const requestId = (header: string | string[] | undefined): string =>
-  typeof header === 'string' && /^[A-Za-z0-9._~+/=-]{1,128}$/.test(header) ? header : randomUUID();
+  typeof header === 'string' && /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/.test(header) ? header : randomUUID();
 
 /** A problem for a connection that has no request, or none that can be read to its end. */
 function answerSocket(socket: Socket, factory: ProblemFactory): void {

@@ -1,7 +1,8 @@
 /**
  * One line of log for each thing worth knowing, by pino, behind Nest's LoggerService. Secrets have no way in: bodies and
- * Authorization headers are never logged, and control characters in what callers send are escaped by the JSON encoding.
+ * Authorization headers are never logged, and control characters in what callers send are written as escapes in both forms.
  */
+import { Writable } from 'node:stream';
 import type { LoggerService } from '@nestjs/common';
 import { pino, stdTimeFunctions, type DestinationStream, type Logger } from 'pino';
 import pretty from 'pino-pretty';
@@ -25,13 +26,30 @@ export function createPino(
     ignore: 'context',
     messageFormat: '{context}: {msg}',
     sync: true,
-    ...(to ? { destination: to } : {}),
+    ...(to
+      ? {
+          destination: new Writable({
+            decodeStrings: false,
+            write: (line, _, done) => (to.write(String(line)), done()),
+          }),
+        }
+      : {}),
   });
   return pino(options, stream as DestinationStream);
 }
 
 /** Nest's own account of its start: one line for each module and route, which helps only who debugs the wiring. */
 const WIRING = new Set(['InstanceLoader', 'NestApplication', 'NestFactory', 'RouterExplorer', 'RoutesResolver']);
+
+/** What a terminal acts on or a reader of lines takes for another line; the frames of a stack stay lines of their own. */
+const CONTROL = /\n(?! {4}at )|[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029]/g;
+const legible = (text: string): string =>
+  text.replace(CONTROL, (control) =>
+    JSON.stringify(control)
+      .slice(1, -1)
+      .replace(/[^\x20-\x7e]/, escape),
+  );
+const escape = (control: string): string => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`;
 
 type Level = 'info' | 'error' | 'warn' | 'debug' | 'trace' | 'fatal';
 
@@ -52,10 +70,12 @@ export class PinoLogger implements LoggerService {
     const fields = {
       ...this.more(),
       ...(typeof context === 'string' ? { context } : {}),
-      ...(typeof stack === 'string' ? { stack } : {}),
+      ...(typeof stack === 'string' ? { stack: legible(stack) } : {}),
     };
-    if (message instanceof Error) this.logger[level]({ ...fields, stack: message.stack }, message.message);
-    else this.logger[level](fields, typeof message === 'string' ? message : JSON.stringify(message));
+    const text =
+      typeof message === 'string' ? message : message instanceof Error ? message.message : JSON.stringify(message);
+    const thrown = message instanceof Error && message.stack ? { stack: legible(message.stack) } : {};
+    this.logger[level]({ ...fields, ...thrown }, legible(text ?? 'undefined'));
   }
 
   log(message: unknown, ...rest: unknown[]): void {
