@@ -40,6 +40,15 @@ const ORDERS = `
             FROM outbox WHERE subject = 'orders/' || orders.id) AS told
     FROM orders WHERE note = ANY ($1)`;
 
+/** Undefined for a sequence that no order can have. */
+function replayed(events: NonNullable<OrderRow['events']>): OrderState | null | undefined {
+  try {
+    return replay(events);
+  } catch {
+    return undefined;
+  }
+}
+
 /** As text that equal values share, whatever the order of their members. */
 const canonical = (value: unknown): string =>
   JSON.stringify(value, (_, part: unknown) =>
@@ -99,7 +108,7 @@ export async function audit(client: Client, customerId: string, purchases: reado
     expect('events 1 to n', canonical(versions) === canonical(wanted), () => `${id}: ${versions.join()} of ${version}`);
     const happened = (events ?? []).map(({ version, type }) => ({ version, type }));
     expect('the outbox tells each event, in order', canonical(told ?? []) === canonical(happened), () => id);
-    expect('the projection is the replay', events !== null && canonical(replay(events)) === canonical(state), () => id);
+    expect('the projection is the replay', canonical(replayed(events ?? [])) === canonical(state), () => id);
   }
 
   const { rows: locks } = await client.query(
