@@ -77,10 +77,10 @@ export class OrderSummaryService {
     const began = Date.now();
     const [{ rows, age }] = await manager.query<[{ rows: CountedRow[]; age: number }]>(
       `WITH waiting AS MATERIALIZED (
-         SELECT data, position, data ?& '{createdAt,previous}' AS known FROM inbox
+         SELECT data, position, occurred_at, data ?& '{createdAt,previous}' AS known FROM inbox
           WHERE consumer = $3 AND handled_at IS NULL ORDER BY position LIMIT ${MOST_WAITING}),
        missing AS (
-         (SELECT occurred_at FROM waiting JOIN inbox USING (position) WHERE consumer = $3 AND NOT known ORDER BY position LIMIT 1)
+         (SELECT occurred_at FROM waiting WHERE NOT known ORDER BY position LIMIT 1)
          UNION ALL
          (SELECT occurred_at FROM inbox WHERE consumer = $3 AND handled_at IS NULL
              AND position > (SELECT max(position) FROM waiting) ORDER BY position LIMIT 1)),
