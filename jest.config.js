@@ -3,8 +3,11 @@ export default {
   rootDir: '.',
   testEnvironment: 'node',
   testMatch: ['<rootDir>/test/**/*.spec.ts'],
-  // The campaign against whole processes is not steady yet: it has a command of its own and no part in `npm test`.
-  testPathIgnorePatterns: ['/node_modules/', process.env.HOLDFAST_CAMPAIGN ? '/never/' : '<rootDir>/test/campaign/'],
+  // Not yet shown to be steady on a machine with many times more to do than cores: `npm run test:campaign -- --form short`.
+  testPathIgnorePatterns: [
+    '/node_modules/',
+    ...(process.env.HOLDFAST_CAMPAIGN ? [] : ['test/campaign/campaign.spec.ts']),
+  ],
   extensionsToTreatAsEsm: ['.ts'],
   moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
   transform: {

@@ -1,306 +1,301 @@
 /**
- * Judges one round's history, after it, without a look at the code: each row is a register whose versions are what the
- * database's audit says was committed. A read that began after a write was acknowledged must not return an older version
- * (G1), and nothing may be returned that was not committed (G3). Where the promise itself ends (docs/cache-protocol.md, G2),
- * a stale read is measured and not a violation: each such exception is one line of {@link Judge.excuse}.
+ * Judges one round's history, after it, without a look at the code: each subject is a register whose versions are what the
+ * database's audit says was committed. Three rules: a read that began after a write was acknowledged does not return an older
+ * version (G1); nothing is returned that was not committed (G3); and no read goes back behind what another read had returned
+ * before it began. Where the promise itself ends (docs/cache-protocol.md, G2) a read is not a violation but measured against
+ * a bound; each such exception is one line of {@link Judge.excuse} or {@link Judge.excuseBehind}.
  */
-import type { Flags, Line } from './history.js';
+import { type Happened, type How, kindOf, READ_WIDTH, type Subject, type WriteEvent } from './history.js';
 
-/** What the database's trigger saw committed: one version of one row. */
+/** What the database's trigger saw committed: one version of one subject. */
 export interface Committed {
-  readonly row: string;
+  readonly subject: number;
   readonly version: number;
   readonly gone: boolean;
   readonly stamp: number;
-  /** The names under which the row was found then. */
-  readonly aliases: readonly string[];
-}
-
-export interface Span {
-  readonly from: number;
-  readonly to: number;
+  /** The name that a user had then. */
+  readonly name: string | null;
 }
 
 export interface History {
-  readonly lines: readonly Line[];
+  readonly subjects: readonly Subject[];
+  readonly reads: readonly Float64Array[];
+  readonly writes: readonly WriteEvent[];
   readonly committed: readonly Committed[];
-  /** Stamp → owner of each placement that was committed. */
-  readonly placed: ReadonlyMap<number, string>;
-  /** When entries may have vanished from a Redis that nobody lost sight of. */
-  readonly evictions: readonly Span[];
-  /** When no node at all could reach Redis. */
-  readonly outages: readonly Span[];
+  readonly happened: readonly Happened[];
+  /** Where they are allowed, nothing is promised of what reads see of each other. */
+  readonly degradedWrites: 'allow' | 'reject';
+  /** Milliseconds that a fence stands. */
+  readonly fenceMs: number;
+  /** Milliseconds after which even a read that is excused from G1 is a violation. */
+  readonly boundMs: number;
 }
 
-export type Rule =
-  | 'G1 stale read'
-  | 'G3 never committed'
-  | 'acknowledged and lost'
-  | 'wrong row for an alias'
-  | 'order missing'
-  | 'behind another read';
+/** Faults by which entries, fences among them, may vanish from a Redis that nobody lost sight of. */
+export const EVICTIONS: readonly string[] = ['FLUSHALL', 'evictions'];
+/** Those, and faults by which another life of Redis begins. */
+const LOSSES: readonly string[] = [
+  ...EVICTIONS,
+  ...['Redis back empty', 'Redis back with an old dataset'],
+  ...['failover by hand', 'master killed', 'master hangs'],
+];
+/** No node at all can reach Redis. */
+const OUTAGES: readonly string[] = ['outage'];
 
 export interface Violation {
-  readonly rule: Rule;
-  readonly subject: string;
+  readonly rule: 'G1: stale' | 'G3: never committed' | 'behind another read' | 'acknowledged and lost';
+  readonly subject: number;
   readonly what: string;
   readonly from: number;
   readonly to: number;
 }
 
+/** Reads that are no violation and yet not the newest: how many, and by how many milliseconds at most. */
+export interface Excused {
+  reads: number;
+  worstMs: number;
+}
+
 export interface Verdict {
   readonly reads: number;
-  /** Rows seen: a read of many sees several. */
-  readonly rows: number;
-  readonly writes: number;
+  readonly acknowledged: number;
   readonly failed: number;
+  /** All of them in number, the first of them in full. */
+  readonly violated: Readonly<Record<string, number>>;
   readonly violations: readonly Violation[];
-  /** Microseconds that each excused stale read was behind, by why it is excused. */
-  readonly excused: ReadonlyMap<string, readonly number[]>;
-  /** Reads older than what another read had already returned before they began: not promised, but told. */
-  readonly behind: readonly Violation[];
-  readonly tally: Readonly<Record<string, number>>;
+  readonly excused: Readonly<Record<string, Excused>>;
 }
 
-type LineOf<K> = Extract<Line, readonly [K, ...unknown[]]>;
+/** A version that only grows, by time: the greatest that was known at a moment. */
+class Growth {
+  private readonly times: number[] = [];
+  private readonly versions: number[] = [];
+
+  constructor(events: Iterable<readonly [version: number, at: number]>) {
+    let greatest = 0;
+    for (const [version, at] of [...events].sort(([, one], [, other]) => one - other)) {
+      if (version <= greatest) continue;
+      this.times.push(at);
+      this.versions.push((greatest = version));
+    }
+  }
+
+  /** Strictly before `time`. */
+  before(time: number): number {
+    let [low, high] = [0, this.times.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.times[middle] as number) < time) low = middle + 1;
+      else high = middle;
+    }
+    return low === 0 ? 0 : (this.versions[low - 1] as number);
+  }
+}
 
 interface Write {
-  readonly stamp: number;
-  readonly begin: number;
-  readonly ack: number;
-  readonly flags: Flags;
   readonly version: number;
+  readonly begin: number;
+  /** Infinity when nobody was told that it succeeded. */
+  readonly ack: number;
+  readonly how: How;
 }
 
-/** All that is known of one row. */
+/** All that is known of one subject. */
 class Register {
-  readonly versions = new Map<number, Committed>();
-  /** By the time of acknowledgement, with the newest version acknowledged so far. */
-  readonly writes: Write[] = [];
-  private newest: number[] = [];
-  /** Deletions, the newest first, with the time before which nobody can have seen them. */
-  private deletions: { readonly version: number; readonly begin: number }[] = [];
-  readonly seen: { begin: number[]; end: number[]; version: number[] } = { begin: [], end: [], version: [] };
+  readonly committed = new Map<number, Committed>();
+  readonly writes = new Map<number, Write>();
+  /** When each version was first returned. */
+  readonly seen = new Map<number, number>();
+  acknowledged = new Growth([]);
+  returned = new Growth([]);
+  /** Versions that are deletions, the newest first. */
+  private deletions: number[] = [];
 
   ready(): void {
-    this.writes.sort((one, other) => one.ack - other.ack);
-    let newest = 0;
-    this.newest = this.writes.map(({ version }) => (newest = Math.max(newest, version)));
-    const begins = new Map(this.writes.map(({ version, begin }) => [version, begin]));
-    this.deletions = [...this.versions.values()]
+    const done = [...this.writes.values()].filter(({ ack }) => ack < Infinity);
+    this.acknowledged = new Growth(done.map(({ version, ack }) => [version, ack]));
+    this.deletions = [...this.committed.values()]
       .filter(({ gone }) => gone)
-      .map(({ version }) => ({ version, begin: begins.get(version) ?? 0 }))
-      .sort((one, other) => other.version - one.version);
+      .map(({ version }) => version)
+      .sort((one, other) => other - one);
   }
 
   /** The newest deletion that a read which ended then could have seen; 0 when there was none. */
   deletionBefore(end: number): number {
-    return this.deletions.find(({ begin }) => begin < end)?.version ?? 0;
+    return this.deletions.find((version) => (this.writes.get(version)?.begin ?? 0) < end) ?? 0;
   }
 
-  /** The newest version whose write was acknowledged before this time. */
-  floor(time: number): number {
-    let [low, high] = [0, this.writes.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((this.writes[middle] as Write).ack < time) low = middle + 1;
-      else high = middle;
-    }
-    return low === 0 ? 0 : (this.newest[low - 1] as number);
-  }
-
-  /** Acknowledged before `time` and newer than `version`. */
-  missed(version: number, time: number): Write[] {
-    return this.writes.filter((write) => write.ack < time && write.version > version);
-  }
-
-  /** Reads that saw less than a read which had ended before they began. Not promised for what is written by hand. */
-  behind(subject: string): Violation[] {
-    if (this.writes.some(({ flags }) => flags.includes('h'))) return [];
-    const { begin, end, version } = this.seen;
-    const byBegin = begin.map((_, index) => index).sort((a, b) => (begin[a] as number) - (begin[b] as number));
-    const byEnd = end.map((_, index) => index).sort((a, b) => (end[a] as number) - (end[b] as number));
-    const found: Violation[] = [];
-    let [ended, known] = [0, 0];
-    for (const index of byBegin) {
-      const [from, to, seen] = [begin[index] as number, end[index] as number, version[index] as number];
-      for (let next = byEnd[ended]; next !== undefined && (end[next] as number) < from; next = byEnd[++ended]) {
-        known = Math.max(known, version[next] as number);
-      }
-      const what = `saw version ${seen} after another had seen ${known}`;
-      if (seen < known) found.push({ rule: 'behind another read', subject, what, from, to });
-    }
-    return found;
+  /** Writes of versions greater than one and not greater than another. */
+  between(version: number, newest: number): Write[] {
+    return [...this.writes.values()].filter((it) => it.version > version && it.version <= newest);
   }
 }
 
-class Judge {
-  private readonly rows = new Map<string, Register>();
-  private readonly begins = new Map<number, number>();
-  private readonly placements = new Map<string, Write[]>();
-  private readonly byAlias = new Map<string, Committed[]>();
-  private readonly violations: Violation[] = [];
-  private readonly excused = new Map<string, number[]>();
-  private readonly tally: Record<string, number> = {};
-  private counts = { reads: 0, rows: 0, writes: 0, failed: 0 };
+/** How many violations are told in full. */
+const MOST_TOLD = 5;
 
-  constructor(private readonly history: History) {}
+class Judge {
+  private readonly registers: Register[];
+  private readonly users: readonly number[];
+  private readonly evictions: readonly Happened[];
+  private readonly losses: readonly Happened[];
+  private readonly outages: readonly Happened[];
+  private readonly violated: Record<string, number> = {};
+  private readonly violations: Violation[] = [];
+  private readonly excused: Record<string, Excused> = {};
+  private counts = { reads: 0, acknowledged: 0, failed: 0 };
+
+  constructor(private readonly history: History) {
+    this.registers = history.subjects.map(() => new Register());
+    this.users = [...history.subjects.keys()].filter((index) => kindOf(history.subjects[index] as Subject) === 'u');
+    const of = (kinds: readonly string[]) => history.happened.filter(({ kind }) => kinds.includes(kind));
+    [this.evictions, this.losses, this.outages] = [of(EVICTIONS), of(LOSSES), of(OUTAGES)];
+  }
 
   judge(): Verdict {
-    this.learn();
-    for (const line of this.history.lines) this.look(line);
-    const behind = [...this.rows].flatMap(([key, row]) => row.behind(key));
-    const { violations, excused, tally } = this;
-    return { ...this.counts, violations, excused, behind, tally };
+    this.learnWrites();
+    this.eachRead((register, version, _, __, end) => {
+      const first = register.seen.get(version);
+      if (version > 0 && (first === undefined || end < first)) register.seen.set(version, end);
+    });
+    for (const register of this.registers) register.returned = new Growth(register.seen);
+    this.eachRead((...read) => this.look(...read));
+    const { violated, violations, excused } = this;
+    return { ...this.counts, violated, violations, excused };
   }
 
-  private learn(): void {
-    const { lines, committed } = this.history;
-    for (const version of committed) {
-      this.row(version.row).versions.set(version.version, version);
-      for (const alias of version.aliases) push(this.byAlias, alias, version);
+  private learnWrites(): void {
+    const { committed, writes } = this.history;
+    const begins = new Map<number, number>();
+    for (const event of writes) if (event.event === 'begun') begins.set(event.stamp, event.at);
+    for (const it of committed) {
+      const register = this.register(it.subject);
+      register.committed.set(it.version, it);
+      // Unless somebody tells otherwise below: nobody knows when it began (its node died before it told), nor that it succeeded.
+      const begin = begins.get(it.stamp) ?? 0;
+      register.writes.set(it.version, { version: it.version, begin, ack: Infinity, how: 'fenced' });
     }
-    for (const line of lines) if (line[0] === 'b') this.begins.set(line[1], line[2]);
-    for (const line of lines) {
-      if (line[0] === 'x') this.counts.failed++;
-      else if (line[0] === 'w') this.learnWrite(line);
-      else if (line[0] === 'p') {
-        const [, stamp, ack, flags, owner] = line;
-        this.counts.writes++;
-        push(this.placements, owner, { stamp, begin: this.begins.get(stamp) ?? ack, ack, flags, version: 1 });
-        if (this.history.placed.get(stamp) !== owner) this.lost(`placement ${stamp}`, ack);
-      } else if (line[0] === 't') {
-        for (const [name, count] of Object.entries(line[1])) this.tally[name] = (this.tally[name] ?? 0) + count;
-      }
-    }
-    for (const row of this.rows.values()) row.ready();
-  }
-
-  private learnWrite([, stamp, ack, flags, ...written]: LineOf<'w'>): void {
-    this.counts.writes++;
-    for (let index = 0; index < written.length; index += 2) {
-      const [row, version] = [written[index] as string, written[index + 1] as number];
-      this.row(row).writes.push({ stamp, begin: this.begins.get(stamp) ?? ack, ack, flags, version });
-      const committed = this.row(row).versions.get(version);
-      if (!committed || (!committed.gone && committed.stamp !== stamp)) this.lost(`${row} version ${version}`, ack);
-    }
-  }
-
-  private lost(subject: string, ack: number): void {
-    const what = 'acknowledged, but the database does not have it';
-    this.violations.push({ rule: 'acknowledged and lost', subject, what, from: ack, to: ack });
-  }
-
-  private look(line: Line): void {
-    switch (line[0]) {
-      case 'r':
-        this.counts.reads++;
-        return this.observe(line[3], line[4], line[5], line[1], line[2]);
-      case 'm':
-        this.counts.reads++;
-        for (let index = 3; index < line.length; index += 3) {
-          const [row, version, stamp] = line.slice(index, index + 3) as [string, number, number];
-          this.observe(row, version, stamp, line[1], line[2]);
+    for (const event of writes) {
+      if (event.event === 'failed') this.counts.failed++;
+      if (event.event !== 'acknowledged') continue;
+      this.counts.acknowledged++;
+      const { stamp, at, how } = event;
+      for (const [subject, version] of event.written) {
+        const register = this.register(subject);
+        const found = register.committed.get(version);
+        if (!found || (!found.gone && found.stamp !== stamp)) {
+          const what = `version ${version} by write ${stamp}, but the database does not have it`;
+          this.violate({ rule: 'acknowledged and lost', subject, what, from: at, to: at });
         }
-        return;
-      case 'a':
-        this.counts.reads++;
-        return this.observeAlias(line);
-      case 'c':
-        this.counts.reads++;
-        return this.observeCollection(line);
-    }
-  }
-
-  private observe(key: string, version: number, stamp: number, begin: number, end: number): void {
-    this.counts.rows++;
-    const row = this.row(key);
-    // Nothing there: as new as the last deletion that this read could have seen.
-    const seen = version === 0 ? row.deletionBefore(end) : version;
-    const committed = row.versions.get(version);
-    if (version !== 0 && (!committed || committed.gone || committed.stamp !== stamp)) {
-      const what = `version ${version} with stamp ${stamp}; committed is ${JSON.stringify(committed ?? null)}`;
-      this.violations.push({ rule: 'G3 never committed', subject: key, what, from: begin, to: end });
-    }
-    row.seen.begin.push(begin);
-    row.seen.end.push(end);
-    row.seen.version.push(seen);
-    if (seen >= row.floor(begin)) return;
-    const what = `returned version ${version === 0 ? `none (${seen})` : version}`;
-    this.missed('G1 stale read', key, what, row.missed(seen, begin), begin, end);
-  }
-
-  private observeAlias([, begin, end, alias, key, version, stamp]: LineOf<'a'>): void {
-    const name = alias.toLowerCase();
-    if (key !== '') {
-      const committed = this.rows.get(key)?.versions.get(version);
-      if (committed && !committed.aliases.includes(name)) {
-        const what = `answered with version ${version}, which is ${committed.aliases.join(' and ')}`;
-        this.violations.push({
-          rule: 'wrong row for an alias',
-          subject: `${name} → ${key}`,
-          what,
-          from: begin,
-          to: end,
-        });
+        register.writes.set(version, { version, begin: begins.get(stamp) ?? 0, ack: at, how });
       }
-      return this.observe(key, version, stamp, begin, end);
     }
-    for (const had of this.byAlias.get(name) ?? []) {
-      const row = this.row(had.row);
-      const write = row.writes.find(({ version }) => version === had.version);
-      if (!write || write.ack >= begin) continue;
-      let next = row.versions.get(had.version + 1);
-      while (next?.aliases.includes(name)) next = row.versions.get(next.version + 1);
-      if (next && (this.begins.get(next.stamp) ?? 0) <= end) continue;
-      this.missed('G1 stale read', `${name} → ${had.row}`, 'no row for the alias', [write], begin, end);
+    for (const register of this.registers) register.ready();
+  }
+
+  private eachRead(
+    visit: (register: Register, version: number, stamp: number, begin: number, end: number, subject: number) => void,
+  ): void {
+    for (const reads of this.history.reads) {
+      for (let at = 0; at < reads.length; at += READ_WIDTH) {
+        const [subject, version] = [reads[at] as number, reads[at + 1] as number];
+        const [stamp, begin, end] = [reads[at + 2] as number, reads[at + 3] as number, reads[at + 4] as number];
+        visit(this.register(subject), version, stamp, begin, end, subject);
+      }
     }
   }
 
-  private observeCollection([, begin, end, owner, stamps]: LineOf<'c'>): void {
-    this.counts.rows += stamps.length;
-    const held = new Set(stamps);
-    for (const stamp of held) {
-      if (this.history.placed.get(stamp) === owner) continue;
-      const what = `order ${stamp} was never placed by ${owner}`;
-      this.violations.push({ rule: 'G3 never committed', subject: owner, what, from: begin, to: end });
+  private look(register: Register, version: number, stamp: number, begin: number, end: number, subject: number): void {
+    this.counts.reads++;
+    const kind = kindOf(this.history.subjects[subject] as Subject);
+    if (kind === 'n') return this.lookForName(subject, begin, end);
+    const committed = register.committed.get(version);
+    if (version !== 0 && (!committed || committed.gone || committed.stamp !== stamp)) {
+      const what = `version ${version} of write ${stamp}; committed is ${JSON.stringify(committed ?? null)}`;
+      this.violate({ rule: 'G3: never committed', subject, what, from: begin, to: end });
+      return;
     }
-    const missing = (this.placements.get(owner) ?? []).filter(({ stamp, ack }) => ack < begin && !held.has(stamp));
-    if (missing.length > 0) this.missed('order missing', owner, `listed ${held.size}`, missing, begin, end);
+    // Nothing there: as new as the last deletion that this read could have seen.
+    const seen = version === 0 ? register.deletionBefore(end) : version;
+    const due = register.acknowledged.before(begin);
+    if (seen < due) return this.stale(register, seen, due, begin, end, subject);
+    const known = this.history.degradedWrites === 'reject' ? register.returned.before(begin) : 0;
+    if (seen < known) this.behind(register, seen, known, begin, end, subject);
   }
 
-  /** A read did not show these acknowledged writes: a violation, unless the promise excepts every one of them. */
-  private missed(rule: Rule, subject: string, what: string, writes: Write[], begin: number, end: number): void {
-    const reasons = writes.map((write) => this.excuse(write, end));
-    const broken = writes.find((_, index) => reasons[index] === undefined);
-    if (broken) {
-      const since = `${Math.round((begin - broken.ack) / 1000)} ms after version ${broken.version} (write ${broken.stamp}${broken.flags}) was acknowledged`;
-      this.violations.push({ rule, subject, what: `${what}, ${since}`, from: Math.min(broken.begin, begin), to: end });
-    } else push(this.excused, reasons[0] as string, begin - Math.min(...writes.map(({ ack }) => ack)));
+  /** No user has this name: wrong if one had taken it before the read began and had not begun to give it up when it ended. */
+  private lookForName(subject: number, begin: number, end: number): void {
+    const name = this.history.subjects[subject]?.id;
+    for (const user of this.users) {
+      const register = this.register(user);
+      const due = register.acknowledged.before(begin);
+      if (register.committed.get(due)?.name !== name || due === 0) continue;
+      const later = [...register.writes.values()].filter((write) => write.version > due && write.begin <= end);
+      if (later.some(({ version }) => register.committed.get(version)?.name !== name)) continue;
+      this.stale(register, due - 1, due, begin, end, user, `no user is ${name}`);
+    }
   }
 
-  /** Why a read that ended at `end` need not show this write; undefined when it must. */
-  private excuse({ begin, ack, flags }: Write, end: number): string | undefined {
-    const { evictions, outages } = this.history;
-    if (flags.includes('h')) return 'written by hand';
+  private stale(
+    register: Register,
+    seen: number,
+    due: number,
+    begin: number,
+    end: number,
+    subject: number,
+    what = `version ${seen}`,
+  ): void {
+    const missed = register.between(seen, due).filter(({ ack }) => ack < begin);
+    const behindMs = (begin - Math.min(...missed.map(({ ack }) => ack))) / 1000;
+    const reasons = missed.map((write) => this.excuse(write, end));
+    const unexcused = missed.filter((_, index) => reasons[index] === undefined);
+    if (unexcused.length === 0 && behindMs <= this.history.boundMs) return this.measure(reasons[0] as string, behindMs);
+    const worst = unexcused[0] ?? (missed[0] as Write);
+    const told = `${what}, begun ${behindMs.toFixed(1)} ms after version ${worst.version} (${worst.how}) was acknowledged`;
+    const bound = unexcused.length === 0 ? `, over the bound of ${this.history.boundMs} ms` : '';
+    this.violate({ rule: 'G1: stale', subject, what: told + bound, from: Math.min(worst.begin, begin), to: end });
+  }
+
+  private behind(register: Register, seen: number, known: number, begin: number, end: number, subject: number): void {
+    const unexcused = register.between(seen, known).filter((write) => !this.excuseBehind(write, end));
+    const returned = register.seen.get(known) as number;
+    if (unexcused.length === 0) return this.measure('behind another read', (begin - returned) / 1000);
+    const what = `version ${seen}, begun ${((begin - returned) / 1000).toFixed(1)} ms after another read had returned ${known}`;
+    this.violate({ rule: 'behind another read', subject, what, from: begin, to: end });
+  }
+
+  /** Why a read that ended at `end` need not show this acknowledged write; undefined when it must. */
+  private excuse({ begin, ack, how }: Write, end: number): string | undefined {
+    if (how === 'by hand') return 'written by hand';
     // Committed without fences, which is for a writer alone that cannot reach Redis: when nobody could, G1 holds.
-    if (flags.includes('f') && !outages.some(({ from, to }) => from <= begin && ack <= to)) return 'writer cut off';
+    if (how === 'unfenced' && !this.outages.some(({ from, to }) => from <= begin && ack <= to)) return 'writer cut off';
     // Its publication failed, and the fence that stood in for it may have been evicted: the model's residual.
-    if (flags.includes('p') && evictions.some(({ from, to }) => from <= end && to >= begin)) return 'fence evicted';
+    if (how === 'unpublished' && overlaps(this.evictions, begin, end)) return 'fence evicted and publication lost';
     return undefined;
   }
 
-  private row(key: string): Register {
-    let row = this.rows.get(key);
-    if (!row) this.rows.set(key, (row = new Register()));
-    return row;
+  /** Whether reads may disagree about this write: it is not acknowledged, so nobody was promised that all show it. */
+  private excuseBehind({ begin }: Write, end: number): boolean {
+    return end - begin > this.history.fenceMs * 1000 || overlaps(this.losses, begin, end);
+  }
+
+  private measure(reason: string, behindMs: number): void {
+    const sum = (this.excused[reason] ??= { reads: 0, worstMs: 0 });
+    sum.reads++;
+    sum.worstMs = Math.max(sum.worstMs, behindMs);
+  }
+
+  private violate(violation: Violation): void {
+    this.violated[violation.rule] = (this.violated[violation.rule] ?? 0) + 1;
+    if (this.violations.length < MOST_TOLD) this.violations.push(violation);
+  }
+
+  private register(subject: number): Register {
+    return this.registers[subject] as Register;
   }
 }
 
-function push<K, V>(map: Map<K, V[]>, key: K, value: V): void {
-  const list = map.get(key);
-  if (list) list.push(value);
-  else map.set(key, [value]);
-}
+const overlaps = (spans: readonly Happened[], from: number, to: number): boolean =>
+  spans.some((span) => span.from <= to && span.to >= from);
 
 export const judge = (history: History): Verdict => new Judge(history).judge();

@@ -1,97 +1,147 @@
 /**
- * What goes wrong in a round, and when: a schedule that the seed alone decides. Faults of one thing (a link, a process, the
- * Redis server) follow each other; those of different things overlap, which is where the interesting histories are.
+ * What goes wrong in a round, and when: lanes of faults that the seed alone decides. Faults of one thing (a link, a process,
+ * the Redis server) follow each other in a lane; those of different lanes overlap, which is where the interesting histories
+ * are. A pass through a lane has each of its kinds once, in a random order, so that no kind is left to luck.
  */
 import { type Step, STEPS } from './history.js';
 import type { Random } from './random.js';
 
-export type Fault = { readonly at: number; readonly ms: number } & (
-  | { readonly kind: 'delay'; readonly node: number; readonly link: LinkName; readonly jitterMs: number }
-  | { readonly kind: 'cut' | 'refuse' | 'stall'; readonly node: number; readonly link: LinkName }
+export type LinkName = 'redis' | 'postgres';
+
+/** What befalls no node of its own. */
+type ServerFault =
+  | 'outage'
+  | 'Redis hangs'
+  | 'Redis back empty'
+  | 'Redis back with an old dataset'
+  | 'FLUSHALL'
+  | 'evictions'
+  | 'LISTEN cut'
+  | 'failover by hand'
+  | 'master killed'
+  | 'master hangs';
+
+export type Fault =
   | {
-      readonly kind: 'half-open';
+      readonly kind: 'link delayed';
+      readonly node: number;
+      readonly link: LinkName;
+      readonly ms: number;
+      readonly jitterMs: number;
+    }
+  | {
+      readonly kind: 'link cut' | 'link refused' | 'link stalled';
+      readonly node: number;
+      readonly link: LinkName;
+      readonly ms: number;
+    }
+  | {
+      readonly kind: 'link half-open';
       readonly node: number;
       readonly link: LinkName;
       readonly direction: 'up' | 'down';
       readonly silently: boolean;
+      readonly ms: number;
     }
-  | { readonly kind: 'die'; readonly node: number; readonly step: Step }
-  | { readonly kind: 'kill' | 'stop'; readonly node: number }
-  | { readonly kind: 'outage' | 'redis hangs' | 'redis restarts empty' | 'redis restarts old' | 'flush' | 'evict' }
-  | { readonly kind: 'listeners cut' }
-);
-export type FaultKind = Fault['kind'];
-export type LinkName = 'redis' | 'postgres';
+  | { readonly kind: `SIGKILL ${Step}`; readonly node: number; readonly step: Step; readonly ms: number }
+  | { readonly kind: 'SIGSTOP'; readonly node: number; readonly ms: number }
+  | { readonly kind: ServerFault; readonly ms: number };
 
-/** Which faults a round has: how likely each is within its lane, and the mean quiet time in each lane. */
-export interface Weather {
-  readonly ms: number;
-  readonly nodes: number;
-  readonly quietMs: Readonly<Record<Lane, number>>;
-  readonly weights: Readonly<Partial<Record<FaultKind, number>>>;
-  /** How long a node is stopped; and how long what is half-open stays so. */
-  readonly stopMs: readonly [number, number];
-  readonly halfOpenMs: readonly [number, number];
+/** One lane: what it may do, and how long it is quiet between two faults. */
+export interface Lane {
+  readonly faults: readonly ((random: Random) => Fault)[];
+  readonly quietMs: readonly [number, number];
 }
-export type Lane = 'link' | 'node' | 'redis' | 'postgres' | 'evictions';
 
-const LANES: Readonly<Record<Lane, readonly FaultKind[]>> = {
-  link: ['delay', 'cut', 'refuse', 'stall', 'half-open'],
-  node: ['die', 'kill', 'stop'],
-  redis: ['redis hangs', 'redis restarts empty', 'redis restarts old', 'outage'],
-  evictions: ['flush', 'evict'],
-  postgres: ['listeners cut'],
+/** How long what outlasts leases and fences must last, and what is about a second long with the service's real times. */
+export interface Times {
+  readonly fenceMs: number;
+  /** By how much the service's long times are shorter than in production. */
+  readonly dividedBy: number;
+}
+
+type Maker = (random: Random) => Fault;
+
+export function linkLane(node: number, link: LinkName, { dividedBy }: Times): Lane {
+  const at = { node, link };
+  const halfOpen = (direction: 'up' | 'down'): Maker => {
+    return (random) => ({
+      ...{ kind: 'link half-open', ...at, direction, silently: random.chance(0.4) },
+      ms: random.between(200, 8_000 / dividedBy),
+    });
+  };
+  return {
+    faults: [
+      (random) => ({ kind: 'link delayed', ...at, jitterMs: random.between(1, 40), ms: random.between(100, 1_000) }),
+      () => ({ kind: 'link cut', ...at, ms: 0 }),
+      (random) => ({ kind: 'link refused', ...at, ms: random.between(50, 1_000) }),
+      (random) => ({ kind: 'link stalled', ...at, ms: random.between(20, 900) }),
+      halfOpen('up'),
+      halfOpen('down'),
+    ],
+    quietMs: [50, 500],
+  };
+}
+
+export const kill =
+  (node: number, step: Step): Maker =>
+  (random) => ({ kind: `SIGKILL ${step}`, node, step, ms: random.between(0, 400) });
+
+/** Longer than any lease or fence. */
+export const stop =
+  (node: number, { fenceMs }: Times): Maker =>
+  (random) => ({ kind: 'SIGSTOP', node, ms: Math.round(fenceMs * (1.1 + 0.2 * random.next())) });
+
+/** SIGKILL at each step whose order is sure, and SIGSTOP, dealt out to the nodes. */
+export function nodeLanes(nodes: number, times: Times, kinds: { readonly stops: boolean }): Lane[] {
+  const lanes: Maker[][] = Array.from({ length: nodes }, () => []);
+  if (kinds.stops) lanes[0]?.push(stop(0, times));
+  for (const [index, step] of STEPS.filter((it) => it !== 'commit sent').entries()) {
+    const node = nodes - 1 - (index % nodes);
+    lanes[node]?.push(kill(node, step));
+  }
+  return lanes.map((faults) => ({ faults, quietMs: [100, 700] }));
+}
+
+/** Every node, with everything that can befall it. */
+export function hardNodeLanes(nodes: number, times: Times): Lane[] {
+  return Array.from({ length: nodes }, (_, node) => ({
+    faults: [stop(node, times), ...STEPS.map((step) => kill(node, step))],
+    quietMs: [200, 4_000],
+  }));
+}
+
+const lasting =
+  (kind: ServerFault, least: number, most: number): Maker =>
+  (random) => ({ kind, ms: random.between(least, most) });
+
+export const redisLane: Lane = {
+  faults: [
+    lasting('Redis hangs', 50, 1_000),
+    lasting('Redis back empty', 20, 500),
+    lasting('Redis back with an old dataset', 50, 400),
+    lasting('outage', 300, 1_200),
+  ],
+  quietMs: [300, 1_200],
 };
 
-export function schedule(weather: Weather, random: Random): Fault[] {
-  const faults: Fault[] = [];
-  const lane = (name: Lane, label: string, make: (at: number, kind: FaultKind, random: Random) => Fault): void => {
-    const kinds = LANES[name].flatMap((kind) => Array.from({ length: weather.weights[kind] ?? 0 }, () => kind));
-    if (kinds.length === 0) return;
-    const own = random.fork(label);
-    const quiet = (): number => 50 - Math.log(1 - own.next()) * weather.quietMs[name];
-    for (let at = quiet(); at < weather.ms;) {
-      const fault = make(Math.round(at), own.pick(kinds), own);
-      faults.push(fault);
-      at += fault.ms + quiet();
-    }
-  };
-  for (let node = 0; node < weather.nodes; node++) {
-    for (const link of ['redis', 'postgres'] as const) {
-      lane('link', `${link} of ${node}`, (at, kind, own) => linkFault(at, kind, node, link, own, weather));
-    }
-    lane('node', `node ${node}`, (at, kind, own): Fault => {
-      if (kind === 'die') return { at, kind, node, step: own.pick(STEPS), ms: own.between(100, 800) };
-      const ms = kind === 'stop' ? own.between(...weather.stopMs) : own.between(0, 500);
-      return { at, kind: kind as 'kill' | 'stop', node, ms };
-    });
-  }
-  const DURATION: Partial<Record<FaultKind, [number, number]>> = {
-    'redis hangs': [50, 1_500],
-    'redis restarts empty': [50, 1_000],
-    'redis restarts old': [50, 500],
-    outage: [500, 2_000],
-    evict: [0, 150],
-  };
-  for (const name of ['redis', 'evictions', 'postgres'] as const) {
-    lane(name, name, (at, kind, own) => ({ at, kind, ms: own.between(...(DURATION[kind] ?? [0, 0])) }) as Fault);
-  }
-  return faults.sort((one, other) => one.at - other.at);
-}
+export const evictionLane: Lane = {
+  faults: [lasting('FLUSHALL', 0, 0), lasting('evictions', 50, 300)],
+  quietMs: [200, 1_000],
+};
 
-function linkFault(at: number, kind: FaultKind, node: number, link: LinkName, own: Random, weather: Weather): Fault {
-  switch (kind) {
-    case 'delay':
-      return { at, kind, node, link, jitterMs: own.between(1, 40), ms: own.between(100, 1_500) };
-    case 'half-open': {
-      const direction = own.pick(['up', 'down'] as const);
-      return { at, kind, node, link, direction, silently: own.chance(0.4), ms: own.between(...weather.halfOpenMs) };
+export const listenLane: Lane = { faults: [lasting('LISTEN cut', 0, 0)], quietMs: [300, 1_500] };
+
+export const failoverLane: Lane = {
+  faults: [lasting('failover by hand', 0, 0), lasting('master killed', 0, 0), lasting('master hangs', 0, 0)],
+  quietMs: [300, 2_000],
+};
+
+/** Passes through a lane, one fault after the other, each after its quiet time. */
+export function* along(lane: Lane, random: Random, calm: number): Generator<{ quietMs: number; fault: Fault }> {
+  for (;;) {
+    for (const make of random.shuffled(lane.faults)) {
+      yield { quietMs: Math.round(random.between(...lane.quietMs) * calm), fault: make(random) };
     }
-    case 'refuse':
-      return { at, kind, node, link, ms: own.between(50, 1_500) };
-    case 'stall':
-      return { at, kind, node, link, ms: own.between(20, 900) };
-    default:
-      return { at, kind: 'cut', node, link, ms: 0 };
   }
 }

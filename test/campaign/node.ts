@@ -1,146 +1,178 @@
 /**
- * One node of the campaign: the real application (without its HTTP server) in a process of its own, whose clients read and
- * write through CachedRepository and UnitOfWork as fast as they can and write down what they saw. On command it dies at a
- * given step of a write, or breaks the protocol; both are wrapped around the real classes here, so that src/ knows nothing.
+ * One node of the campaign: the service's cache and database modules in a process of their own, with clients that read and
+ * write through CachedRepository and UnitOfWork and tell what they saw. On command it dies by SIGKILL at a given step of a
+ * write; that is wrapped around the real classes here, so that src/ knows nothing of it.
  */
 import 'reflect-metadata';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createHash, randomUUID } from 'node:crypto';
-import { closeSync, openSync, writeSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Type } from '@nestjs/common';
+import { Global, type INestApplicationContext, Module, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { createClient } from 'redis';
-import { DataSource, type QueryRunner } from 'typeorm';
-import { AppModule } from '../../src/app.module.js';
+import pg from 'pg';
+import { Registry } from 'prom-client';
 import { Session } from '../../src/auth/session.entity.js';
-import { CacheMetrics } from '../../src/cache/cache.metrics.js';
+import { CacheModule } from '../../src/cache/cache.module.js';
 import { type CachedRow, cachedRepositoryToken } from '../../src/cache/cached.decorator.js';
 import type { CachedRepository } from '../../src/cache/cached-repository.js';
 import { GuardedStore } from '../../src/cache/guarded.store.js';
 import { Invalidation, InvalidationService } from '../../src/cache/invalidation.service.js';
-import { ReadGate } from '../../src/cache/read-gate.js';
-import { loadConfig } from '../../src/config.js';
+import { Config, loadConfig } from '../../src/config.js';
+import { DatabaseModule } from '../../src/database/database.module.js';
 import { type Transaction, UnitOfWork } from '../../src/database/unit-of-work.js';
-import { Idempotency } from '../../src/http/idempotency.js';
 import { Order } from '../../src/orders/order.entity.js';
-import { OrdersService } from '../../src/orders/orders.service.js';
 import { User } from '../../src/users/user.entity.js';
 import {
-  type Breakage,
   type Command,
-  type Line,
+  type How,
+  type Kind,
+  kindOf,
   micros,
   microsUp,
   type Plan,
+  READ_WIDTH,
   type Report,
   type Step,
-  writesOf,
+  type Subject,
+  type WriteEvent,
 } from './history.js';
 import { Random } from './random.js';
 
-/** What is known of the write that runs in this asynchronous context. */
-const write = new AsyncLocalStorage<{ flags: string }>();
-let dieAt: Step | undefined;
-let broken: Breakage | null = null;
+/** How often what was seen is told. */
+const TELL_EVERY_MS = 50;
+const MOST_READS_TOLD = 4_096;
+/** Orders that a shopper may place: fewer than the list keeps (order.entity.ts). */
+const MOST_PLACED = 100;
+const END_MS = 20_000;
 
-const die = (step: Step): void => {
+// ---- steps at which it can die ----
+
+/** What is known of the write that runs in this asynchronous context. */
+const write = new AsyncLocalStorage<{ how: How }>();
+let dieAt: Step | undefined;
+
+const reached = (step: Step): void => {
   if (dieAt === step && write.getStore()) process.kill(process.pid, 'SIGKILL');
 };
 
-/** Puts `around` in the place of a method of a class; it gets the method as it was. */
-function wrap<T extends object, K extends keyof T & string>(
+type Method = (...args: unknown[]) => unknown;
+
+/** Puts `around` in the place of a method of a class; it gets what the method would have been called with, and the call. */
+function wrap<T extends object>(
   prototype: T,
-  name: K,
-  around: (original: T[K], self: T, args: unknown[]) => unknown,
+  name: keyof T & string,
+  around: (call: () => Promise<unknown>, args: unknown[]) => unknown,
 ): void {
-  const original = prototype[name];
+  const original = prototype[name] as Method;
   Object.defineProperty(prototype, name, {
     value: function (this: T, ...args: unknown[]) {
-      return around(original, this, args);
+      return around(() => original.apply(this, args) as Promise<unknown>, args);
     },
   });
 }
-type Method = (...args: unknown[]) => Promise<unknown>;
-const call = (method: unknown, self: object, args: unknown[]): Promise<unknown> => (method as Method).apply(self, args);
 
-/** Notes in the write's flags that the cache failed it, and passes the failure on. */
-const noting = (done: Promise<unknown>): Promise<unknown> =>
-  done.catch((error: unknown) => {
-    const store = write.getStore();
-    if (store && !store.flags.includes('p')) store.flags += 'p';
-    throw error;
-  });
-
-wrap(GuardedStore.prototype, 'fence', (fence, self, args) => {
-  if (broken === 'fences are dropped' && write.getStore()) return Promise.resolve();
-  return noting(call(fence, self, args));
-});
-wrap(GuardedStore.prototype, 'publish', (publish, self, args) => {
-  if (broken === 'publications are dropped and reported as done') return Promise.resolve();
-  return noting(call(publish, self, args));
-});
-wrap(GuardedStore.prototype, 'unfence', (unfence, self, args) => noting(call(unfence, self, args)));
-wrap(Invalidation.prototype, 'settled', async (settled, self, args) => {
-  const fenced = await call(settled, self, args);
-  const store = write.getStore();
-  if (store && !fenced) store.flags += 'f';
-  die('fenced');
+wrap(Invalidation.prototype, 'settled', async (settled) => {
+  const fenced = await settled();
+  const current = write.getStore();
+  if (current && !fenced) current.how = 'unfenced';
+  reached('fenced');
   return fenced;
 });
-wrap(Invalidation.prototype, 'publish', async (publish, self, args) => {
-  const done = call(publish, self, args);
-  setImmediate(() => die('publish-sent'));
-  await done;
-  die('published');
+wrap(GuardedStore.prototype, 'publish', (publish) =>
+  publish().catch((error: unknown) => {
+    const current = write.getStore();
+    if (current?.how === 'fenced') current.how = 'unpublished';
+    throw error;
+  }),
+);
+wrap(Invalidation.prototype, 'publish', async (publish) => {
+  await publish();
+  reached('published');
 });
-const isOpen = Object.getOwnPropertyDescriptor(ReadGate.prototype, 'isOpen')?.get as () => boolean;
-Object.defineProperty(ReadGate.prototype, 'isOpen', {
-  get(this: ReadGate) {
-    return broken === 'the gate is always open' || isOpen.call(this);
-  },
-});
-// What a server says of itself in INFO is all that the service knows of its incarnation.
-let client = Object.getPrototypeOf(createClient()) as ReturnType<typeof createClient>;
-while (!Object.hasOwn(client, 'sendCommand')) client = Object.getPrototypeOf(client) as typeof client;
-wrap(client, 'sendCommand', async (sendCommand, self, args) => {
-  const reply = await call(sendCommand, self, args);
-  if (broken !== 'every server has the same incarnation' || typeof reply !== 'string') return reply;
-  return reply.replace(/^(run_id|master_replid):.*$/gm, (_, name) => `${name}:${'0'.repeat(40)}`);
+wrap(pg.Client.prototype, 'query', (query, [text]) => {
+  const answer = query();
+  if (text !== 'COMMIT') return answer;
+  setImmediate(() => reached('commit sent'));
+  return answer.then((result) => (reached('committed'), result));
 });
 
-const tally: Record<string, number> = {};
-const count = (name: string): void => void (tally[name] = (tally[name] ?? 0) + 1);
-wrap(CacheMetrics.prototype, 'request', (request, self, args) => {
-  count(`cache ${String(args[1])}`);
-  return call(request, self, args);
-});
+// ---- the service ----
 
-const app = await NestFactory.createApplicationContext(AppModule.with(loadConfig()), {
-  logger: process.env.CAMPAIGN_LOG ? ['warn', 'error'] : false,
-  abortOnError: false,
-});
+const config = loadConfig();
+const registry = new Registry();
+
+@Global()
+@Module({
+  providers: [
+    { provide: Config, useValue: config },
+    { provide: Registry, useValue: registry },
+  ],
+  exports: [Config, Registry],
+})
+class SettingsModule {}
+
+@Module({
+  imports: [
+    SettingsModule,
+    DatabaseModule,
+    CacheModule.forRoot({
+      inject: [Config],
+      useFactory: ({ redisUrl, cacheDegradedWrites, cacheTtl }: Config) => ({
+        redisUrl,
+        degradedWrites: cacheDegradedWrites,
+        ttl: cacheTtl,
+      }),
+    }),
+    CacheModule.forFeature([Order, Session, User]),
+  ],
+})
+class NodeModule {}
+
+/** A node may be started while its links are down: it tries until somebody ends it. */
+async function start(): Promise<INestApplicationContext> {
+  for (;;) {
+    try {
+      return await NestFactory.createApplicationContext(NodeModule, { logger: false, abortOnError: false });
+    } catch (error) {
+      console.error(error);
+      registry.clear();
+      await sleep(100);
+    }
+  }
+}
+
+const app = await start();
 const repository = <E extends CachedRow>(entity: Type<E>): CachedRepository<E> =>
   app.get<CachedRepository<E>>(cachedRepositoryToken(entity), { strict: false });
 const orders = repository(Order);
-const users = repository(User);
 const sessions = repository(Session);
+const users = repository(User);
 const unitOfWork = app.get(UnitOfWork, { strict: false });
-const idempotency = app.get(Idempotency, { strict: false });
-const ordersService = app.get(OrdersService, { strict: false });
+const invalidations = app.get(InvalidationService, { strict: false });
 
-const runners = Object.getPrototypeOf(app.get(DataSource, { strict: false }).createQueryRunner()) as QueryRunner;
-wrap(runners, 'commitTransaction', async (commit, self, args) => {
-  const done = call(commit, self, args);
-  setImmediate(() => die('commit-sent'));
-  await done;
-  die('committed');
-});
+// ---- what it tells ----
 
-/** The last round that was begun. */
-let round: Round | undefined;
-const serial = Number(process.env.CAMPAIGN_SERIAL);
-let stamps = 0;
+const report = (message: Report): void => void process.send?.(message, undefined, {}, () => undefined);
+
+const reads = new Float64Array(MOST_READS_TOLD * READ_WIDTH);
+let used = 0;
+let writes: WriteEvent[] = [];
+
+function tell(): void {
+  if (used > 0) report({ said: 'reads', reads: reads.slice(0, used) });
+  if (writes.length > 0) report({ said: 'writes', writes });
+  used = 0;
+  writes = [];
+}
+
+function saw(subject: number, version: number, stamp: number, begin: number, end: number): void {
+  reads[used++] = subject;
+  reads[used++] = version;
+  reads[used++] = stamp;
+  reads[used++] = begin;
+  reads[used++] = end;
+  if (used === reads.length) tell();
+}
 
 const stampOf = (row: CachedRow | null): number => {
   if (row instanceof Order) return Number(row.note);
@@ -148,212 +180,232 @@ const stampOf = (row: CachedRow | null): number => {
   return row instanceof User ? Number(row.email?.split('@')[0]) : 0;
 };
 
+// ---- its clients ----
+
+/** Each life of a process has stamps of its own. */
+let stamps = Number(process.env.CAMPAIGN_LIFE) * 10_000_000;
+
+type Written = readonly (readonly [subject: number, version: number])[];
+class RefusedError extends Error {}
+
 class Round {
-  private readonly file: number;
-  private readonly writes: number;
+  private readonly of: Record<Kind, number[]> = { o: [], s: [], u: [], h: [], c: [], n: [] };
+  private readonly indexOf: ReadonlyMap<string, number>;
   private readonly random: Random;
-  private readonly keyOf: ReadonlyMap<string, string>;
-  private readonly keys: Readonly<Record<'o' | 'h' | 'u' | 's', string[]>>;
-  private readonly placed = new Map<string, number>();
+  /** Names and addresses that were seen a moment ago. */
   private readonly emails: string[] = [];
-  private lines: string[] = [];
+  private readonly clients: Promise<void>[] = [];
   private over = false;
-  private closed = false;
-  private clients: Promise<void>[] = [];
+  private busy = 0;
+  private failedReads = 0;
 
-  constructor(readonly plan: Plan) {
-    this.file = openSync(plan.file, 'a');
-    this.writes = openSync(writesOf(plan.file), 'a');
-    this.random = new Random(plan.seed);
-    this.keyOf = new Map(Object.entries(plan.rows).map(([key, id]) => [id, key]));
-    const of = (kind: string): string[] => Object.keys(plan.rows).filter((key) => key.startsWith(kind));
-    this.keys = { o: of('o'), h: of('h'), u: of('u'), s: of('s') };
+  constructor(private readonly plan: Plan) {
+    plan.subjects.forEach((subject, index) => this.of[kindOf(subject)].push(index));
+    this.indexOf = new Map(plan.subjects.map(({ id }, index) => [id, index]));
+    this.random = new Random(plan.seed + Number(process.env.CAMPAIGN_LIFE));
+    const run = (count: number, act: (random: Random) => Promise<unknown>, restMs: number): void => {
+      for (let index = 0; index < count; index++) this.clients.push(this.client(act, restMs));
+    };
+    run(plan.readers, (random) => this.read(random), plan.readRestMs);
+    run(plan.writers, (random) => this.write(random), plan.writeRestMs);
   }
 
-  begin(): void {
-    const { readers, writers } = this.plan;
-    const readerOf = (): Promise<void> => this.client((random) => this.read(random), this.plan.readRestMs);
-    const writerOf = (): Promise<void> => this.client((random) => this.write(random), this.plan.writeRestMs);
-    this.clients = [...Array.from({ length: readers }, readerOf), ...Array.from({ length: writers }, writerOf)];
-  }
-
-  /** Stops the clients and waits for what is under way, but not for what hangs; the rows can still be looked at. */
+  /** Stops the clients and waits for what is under way, but not for what hangs. */
   async end(): Promise<void> {
     this.over = true;
-    await Promise.race([Promise.all(this.clients), sleep(1_500)]);
-    this.flush();
-    this.closed = true;
-    closeSync(this.file);
-    closeSync(this.writes);
+    await Promise.race([Promise.all(this.clients), sleep(END_MS)]);
+    const outcomes: Record<string, number> = {};
+    const counted = await registry.getSingleMetric('holdfast_cache_requests_total')?.get();
+    for (const { labels, value } of counted?.values ?? []) {
+      const outcome = String((labels as Record<string, unknown>).outcome);
+      outcomes[outcome] = (outcomes[outcome] ?? 0) + value;
+    }
+    registry.resetMetrics();
+    tell();
+    report({ said: 'ended', hanging: this.busy, failedReads: this.failedReads, outcomes });
   }
 
-  private async client(act: (random: Random) => Promise<void>, restMs: number): Promise<void> {
+  private async client(act: (random: Random) => Promise<unknown>, restMs: number): Promise<void> {
     const random = this.random.fork(String(this.random.next()));
+    // Not all of them at once.
+    await sleep(random.between(0, restMs + 5));
     while (!this.over) {
+      this.busy++;
       try {
         await act(random);
-      } catch (error) {
-        count(`read failed: ${error instanceof Error ? error.name : String(error)}`);
+      } catch {
+        // PostgreSQL cannot be reached: no answer is no stale answer.
+        this.failedReads++;
         await sleep(5);
+      } finally {
+        this.busy--;
       }
       if (restMs > 0) await sleep(random.between(0, restMs));
     }
   }
 
-  private note(line: Line): void {
-    if (this.closed) return;
-    this.lines.push(JSON.stringify(line));
-    if (this.lines.length >= 256) this.flush();
+  private id(subject: number): string {
+    return this.plan.subjects[subject]?.id as string;
   }
 
-  /** In a file of its own, at once: what a dying node had begun must be known, and quick to read. */
-  private noteNow(line: Line): void {
-    if (!this.closed) writeSync(this.writes, JSON.stringify(line) + '\n');
-  }
+  // ---- reading ----
 
-  private flush(): void {
-    if (Object.keys(tally).length > 0) {
-      this.lines.push(JSON.stringify(['t', tally]));
-      for (const name of Object.keys(tally)) delete tally[name];
-    }
-    if (this.lines.length > 0) writeSync(this.file, this.lines.join('\n') + '\n');
-    this.lines = [];
-  }
-
-  private id(key: string): string {
-    return this.plan.rows[key] as string;
-  }
-
-  private async read(random: Random): Promise<void> {
+  private async read(random: Random): Promise<unknown> {
     const dice = random.next();
-    if (dice < 0.55) {
-      const key = random.pick(
-        dice < 0.3 ? this.keys.o : dice < 0.4 ? this.keys.u : dice < 0.5 ? this.keys.s : this.keys.h,
-      );
-      const begin = micros();
-      const row = await this.find(key);
-      this.note(['r', begin, microsUp(), key, row?.version ?? 0, stampOf(row)]);
-    } else if (dice < 0.8) {
-      const many = Array.from({ length: random.between(2, 8) }, () => random.pick(this.keys.o));
-      const begin = micros();
-      const rows = await orders.findByIds(many.map((key) => this.id(key)));
-      const end = microsUp();
-      const seen = rows.flatMap((row, index) => [many[index] as string, row?.version ?? 0, stampOf(row)]);
-      this.note(['m', begin, end, ...seen]);
-    } else if (dice < 0.93) {
-      const email = dice < 0.84 && this.emails.length > 0 ? random.pick(this.emails) : undefined;
-      const alias = email ?? random.pick(this.plan.names);
-      const begin = micros();
-      const user = await users.findByAlias(email ? 'email' : 'username', alias);
-      const key = user ? (this.keyOf.get(user.id) ?? user.id) : '';
-      this.note(['a', begin, microsUp(), alias, key, user?.version ?? 0, stampOf(user)]);
-      if (user?.email) this.emails[random.between(0, 7)] = user.email;
-    } else {
-      const shopper = random.pick(Object.keys(this.plan.shoppers));
-      const begin = micros();
-      const rows = await orders.findCollection('ofUser', this.plan.shoppers[shopper] as string, 101);
-      this.note(['c', begin, microsUp(), shopper, rows.map(stampOf)]);
+    if (dice < 0.55) return this.readOne(random.pick(this.of.o));
+    if (dice < 0.63) return this.readOne(random.pick(this.of.u));
+    if (dice < 0.7) return this.readOne(random.pick(this.of.s));
+    if (dice < 0.73) return this.readOne(random.pick(this.of.h));
+    if (dice < 0.83) return this.readMany(Array.from({ length: random.between(2, 8) }, () => random.pick(this.of.o)));
+    if (dice < 0.96) return this.readAlias(random);
+    return this.readList(random.pick(this.of.c));
+  }
+
+  private async readOne(subject: number): Promise<number> {
+    const begin = micros();
+    const row = await this.find(subject);
+    const version = row?.version ?? 0;
+    saw(subject, version, stampOf(row), begin, microsUp());
+    return version;
+  }
+
+  private find(subject: number): Promise<CachedRow | null> {
+    const id = this.id(subject);
+    switch (this.plan.subjects[subject]?.name[0]) {
+      case 'u':
+        return users.findById(id);
+      case 's':
+        return sessions.findById(id);
+      default:
+        return orders.findById(id);
     }
   }
 
-  private find(key: string): Promise<CachedRow | null> {
-    const id = this.id(key);
-    return key.startsWith('u') ? users.findById(id) : key.startsWith('s') ? sessions.findById(id) : orders.findById(id);
+  private async readMany(subjects: readonly number[]): Promise<void> {
+    const begin = micros();
+    const rows = await orders.findByIds(subjects.map((subject) => this.id(subject)));
+    const end = microsUp();
+    rows.forEach((row, index) => saw(subjects[index] as number, row?.version ?? 0, stampOf(row), begin, end));
   }
 
-  async look(): Promise<Record<string, number>> {
-    const keys = Object.keys(this.plan.rows);
-    const rows = await Promise.all(keys.map((key) => this.find(key)));
-    return Object.fromEntries(keys.map((key, index) => [key, rows[index]?.version ?? 0]));
+  private async readAlias(random: Random): Promise<void> {
+    const email = this.emails.length > 0 && random.chance(0.3) ? random.pick(this.emails) : undefined;
+    const name = random.pick(this.of.n);
+    const wanted = email ?? this.id(name);
+    const begin = micros();
+    const user = await users.findByAlias(email ? 'email' : 'username', wanted);
+    const end = microsUp();
+    if (!user) {
+      if (!email) saw(name, 0, 0, begin, end);
+      return;
+    }
+    if ((email ? user.email?.toLowerCase() : user.username) !== wanted.toLowerCase()) {
+      report({ said: 'wrong row', what: `${wanted} found ${user.id}, which is ${user.username} and ${user.email}` });
+    }
+    saw(this.indexOf.get(user.id) as number, user.version, stampOf(user), begin, end);
+    if (user.email) this.emails[random.between(0, 7)] = user.email;
   }
+
+  /** Orders of a list are numbered by their totals, from 1 on. */
+  private async readList(subject: number): Promise<number> {
+    const begin = micros();
+    const rows = await orders.findCollection('ofUser', this.id(subject), MOST_PLACED);
+    const end = microsUp();
+    const byNumber = new Map(rows.map((row) => [row.total, row]));
+    let version = 0;
+    while (byNumber.has(version + 1)) version++;
+    saw(subject, version, stampOf(byNumber.get(version) ?? null), begin, end);
+    return version;
+  }
+
+  async look(): Promise<void> {
+    const look = async (subject: Subject, index: number): Promise<number> => {
+      const kind = kindOf(subject);
+      if (kind === 'n') return 0;
+      return kind === 'c' ? this.readList(index) : this.readOne(index);
+    };
+    // What cannot be read just now is asked for again by whoever wants to know.
+    const versions = await Promise.all(this.plan.subjects.map((...it) => look(...it).catch(() => -1)));
+    tell();
+    report({ said: 'looked', versions });
+  }
+
+  // ---- writing ----
 
   private async write(random: Random): Promise<void> {
-    const dice = random.next();
-    if (dice < 0.12) return this.place(random);
-    const work =
-      dice < 0.45
-        ? this.changeOne(random)
-        : dice < 0.6
-          ? this.changeTwo(random)
-          : dice < 0.68
-            ? this.changeOptimistically(random)
-            : dice < 0.76
-              ? this.changeAndRollBack(random)
-              : dice < 0.88
-                ? this.comeOrGo(random)
-                : this.rename(random);
-    const stamp = serial * 10_000_000 + ++stamps;
-    this.noteNow(['b', stamp, micros()]);
-    await write.run({ flags: '' }, async () => {
+    const work = this.workOf(random);
+    const stamp = ++stamps;
+    writes.push({ event: 'begun', stamp, at: micros() });
+    await write.run({ how: 'fenced' }, async () => {
       try {
-        const versions = await work(stamp);
-        this.noteNow(['w', stamp, microsUp(), write.getStore()?.flags ?? '', ...versions]);
+        const written = await work(stamp);
+        const { how } = write.getStore() as { how: How };
+        writes.push({ event: 'acknowledged', stamp, at: microsUp(), how, written });
       } catch (error) {
-        const why = error instanceof Error ? `${error.name} ${error.message.slice(0, 60)}` : String(error);
-        this.noteNow(['x', stamp, microsUp(), why]);
-        await sleep(5);
+        const why = error instanceof Error ? `${error.name}: ${error.message.slice(0, 80)}` : String(error);
+        writes.push({ event: 'failed', stamp, at: microsUp(), why });
+        if (!(error instanceof RefusedError)) await sleep(5);
       }
     });
   }
 
-  private change(transaction: Transaction, key: string, stamp: number): Promise<(string | number)[]> {
-    return transaction.lock(Order, this.id(key)).then(async (row) => {
-      const after = row && (await transaction.update(row, { note: String(stamp) }));
-      if (!after) throw new Error('no such row');
-      return [key, after.version];
-    });
+  private workOf(random: Random): (stamp: number) => Promise<Written> {
+    const dice = random.next();
+    if (dice < 0.4) return this.changeOrders([random.pick(this.of.o)]);
+    if (dice < 0.55) return this.changeOrders([random.pick(this.of.o), random.pick(this.of.o)]);
+    if (dice < 0.63) return this.changeOptimistically(random.pick(this.of.o));
+    if (dice < 0.71) return this.changeAndRollBack(random.pick(this.of.o), random.between(0, 5));
+    if (dice < 0.82) return this.comeOrGo(random.pick(this.of.s));
+    if (dice < 0.93) return this.rename(random);
+    return this.place(random.pick(this.of.c));
   }
 
-  private changeOne(random: Random) {
-    const key = random.pick(this.keys.o);
-    return (stamp: number) =>
+  private async change(transaction: Transaction, subject: number, stamp: number): Promise<[number, number]> {
+    const row = (await transaction.lock(Order, this.id(subject))) as Order;
+    const after = (await transaction.update(row, { note: String(stamp) })) as Order;
+    return [subject, after.version];
+  }
+
+  /** Rows are locked in one order by everyone. */
+  private changeOrders(subjects: readonly number[]) {
+    const inOrder = [...new Set(subjects)].sort((one, other) => one - other);
+    return (stamp: number): Promise<Written> =>
       unitOfWork.run(async (transaction) => {
-        const written = await this.change(transaction, key, stamp);
-        die('sql');
+        const written: [number, number][] = [];
+        for (const subject of inOrder) written.push(await this.change(transaction, subject, stamp));
+        reached('sql');
         return written;
       });
   }
 
-  private changeTwo(random: Random) {
-    const [one, other] = [random.pick(this.keys.o), random.pick(this.keys.o)];
-    return (stamp: number) =>
-      unitOfWork.run(async (transaction) => {
-        const written = await this.change(transaction, one, stamp);
-        return one === other ? written : [...written, ...(await this.change(transaction, other, stamp))];
-      });
-  }
-
-  private changeOptimistically(random: Random) {
-    const key = random.pick(this.keys.o);
-    return async (stamp: number) => {
-      const before = await orders.findById(this.id(key));
+  private changeOptimistically(subject: number) {
+    return async (stamp: number): Promise<Written> => {
+      const before = (await orders.findById(this.id(subject))) as Order;
       return unitOfWork.run(async (transaction) => {
-        const after = before && (await transaction.update(before, { note: String(stamp) }));
-        if (!after) throw new Error('another was first');
-        return [key, after.version];
+        const after = await transaction.update(before, { note: String(stamp) });
+        if (!after) throw new RefusedError('another was first');
+        return [[subject, after.version]];
       });
     };
   }
 
-  private changeAndRollBack(random: Random) {
-    const key = random.pick(this.keys.o);
-    return (stamp: number) =>
-      unitOfWork.run(async (transaction): Promise<(string | number)[]> => {
-        await this.change(transaction, key, stamp);
-        await sleep(random.between(0, 5));
-        throw new Error('rolled back on purpose');
+  private changeAndRollBack(subject: number, ms: number) {
+    return (stamp: number): Promise<Written> =>
+      unitOfWork.run(async (transaction): Promise<Written> => {
+        await this.change(transaction, subject, stamp);
+        await sleep(ms);
+        throw new RefusedError('rolled back on purpose');
       });
   }
 
-  private comeOrGo(random: Random) {
-    const key = random.pick(this.keys.s);
-    const id = this.id(key);
-    return (stamp: number) =>
-      unitOfWork.run(async (transaction): Promise<(string | number)[]> => {
+  private comeOrGo(subject: number) {
+    const id = this.id(subject);
+    return (stamp: number): Promise<Written> =>
+      unitOfWork.run(async (transaction): Promise<Written> => {
         const there = await transaction.lock(Session, id);
         if (there) {
-          if (!(await transaction.remove(there))) throw new Error('another was first');
-          return [key, there.version + 1];
+          if (!(await transaction.remove(there))) throw new RefusedError('another was first');
+          return [[subject, there.version + 1]];
         }
         const now = Date.now();
         const row = await transaction.insert(Session, {
@@ -365,93 +417,73 @@ class Round {
           lastSeenAt: new Date(now),
           expiresAt: new Date(now + 3_600_000),
         });
-        return [key, row.version];
+        return [[subject, row.version]];
       });
   }
 
   /** A user takes another name; sometimes a second user takes the one that becomes free, in the same transaction. */
   private rename(random: Random) {
-    const [first, second] = [random.pick(this.keys.u), random.pick(this.keys.u)];
-    const name = random.pick(this.plan.names);
+    const [first, second] = [random.pick(this.of.u), random.pick(this.of.u)];
+    const name = this.id(random.pick(this.of.n));
     const handOver = first !== second && random.chance(0.5);
-    return (stamp: number) =>
-      unitOfWork.run(async (transaction) => {
-        const one = await transaction.lock(User, this.id(first));
-        const other = handOver ? await transaction.lock(User, this.id(second)) : null;
-        if (!one) throw new Error('no such user');
-        const changed = await transaction.update(one, { username: name, email: `${stamp}@campaign.test` });
-        const written = [first, changed?.version ?? 0];
-        if (!other) return written;
+    return (stamp: number): Promise<Written> =>
+      unitOfWork.run(async (transaction): Promise<Written> => {
+        const one = (await transaction.lock(User, this.id(first))) as User;
+        const other = handOver ? ((await transaction.lock(User, this.id(second))) as User) : undefined;
+        const changed = (await transaction.update(one, { username: name, email: `${stamp}@campaign.test` })) as User;
+        if (!other) return [[first, changed.version]];
         const after = await transaction.update(other, { username: one.username, email: `${stamp}@Other.test` });
-        return [...written, second, after?.version ?? 0];
+        return [
+          [first, changed.version],
+          [second, (after as User).version],
+        ];
       });
   }
 
-  private async place(random: Random): Promise<void> {
-    const shopper = random.pick(Object.keys(this.plan.shoppers));
-    const before = this.placed.get(shopper) ?? 0;
-    if (before >= this.plan.placements) return sleep(2).then(() => undefined);
-    this.placed.set(shopper, before + 1);
-    const stamp = serial * 10_000_000 + ++stamps;
-    const key = randomUUID();
-    this.noteNow(['b', stamp, micros(), shopper, key]);
-    for (let attempt = 0; attempt < 4 && !this.over; attempt++) {
-      if (await this.placeOnce(stamp, shopper, key)) return;
-      await sleep(random.between(5, 100));
-    }
-  }
-
-  /** True when it is acknowledged, by the first request with this key or by this one. */
-  async placeOnce(stamp: number, shopper: string, key: string): Promise<boolean> {
-    const userId = this.plan.shoppers[shopper] as string;
-    const actor = { userId, roles: ['user'], sessionId: '', hold: () => Promise.resolve() } as const;
-    const reply = { header: () => reply, headers: () => reply, code: () => reply, send: () => reply };
-    return write.run({ flags: '' }, async () => {
-      try {
-        await idempotency.once({ key, fingerprint: String(stamp) }, actor, reply as never, async (transaction) => {
-          const items = [{ sku: 'A', name: 'a', quantity: 1, unitPrice: 1 }];
-          const order = { currency: 'EUR', items, note: String(stamp) };
-          return { status: 201, headers: {}, body: await ordersService.place(transaction, actor, order) };
+  /** The shopper's row is locked, so that the list's orders are numbered in the order of their commits. */
+  private place(subject: number) {
+    const shopper = this.id(subject);
+    return (stamp: number): Promise<Written> =>
+      unitOfWork.run(async (transaction): Promise<Written> => {
+        await transaction.lock(User, shopper);
+        const number = 1 + (await transaction.manager.countBy(Order, { userId: shopper }));
+        if (number > MOST_PLACED) throw new RefusedError('the list is full');
+        await transaction.insert(Order, {
+          id: randomUUID(),
+          userId: shopper,
+          status: 'placed',
+          currency: 'EUR',
+          items: [{ sku: 'A', name: 'a', quantity: 1, unitPrice: number }],
+          total: number,
+          note: String(stamp),
         });
-        this.noteNow(['p', stamp, microsUp(), write.getStore()?.flags ?? '', shopper]);
-        return true;
-      } catch (error) {
-        this.noteNow(['x', stamp, microsUp(), `place: ${error instanceof Error ? error.message.slice(0, 60) : ''}`]);
-        return false;
-      }
-    });
+        return [[subject, number]];
+      });
   }
 }
 
-const report = (message: Report): void => void process.send?.(message, undefined, {}, () => undefined);
+let round: Round | undefined;
 
 async function obey(command: Command): Promise<void> {
-  switch (command.kind) {
+  switch (command.do) {
     case 'begin':
-      Object.assign(app.get(InvalidationService, { strict: false }), { degradedWrites: command.plan.degradedWrites });
+      Object.assign(invalidations, { degradedWrites: command.plan.degradedWrites });
       dieAt = undefined;
       round = new Round(command.plan);
-      return round.begin();
-    case 'end':
-      await round?.end();
-      return report({ kind: 'ended' });
+      return;
     case 'die':
       dieAt = command.step;
       return;
-    case 'break':
-      broken = command.breakage;
-      return;
-    case 'repeat':
-      for (let attempt = 0; attempt < 20 && round; attempt++) {
-        if (await round.placeOnce(command.stamp, command.owner, command.key)) return;
-        await sleep(100);
-      }
-      return;
+    case 'end':
+      return round?.end();
     case 'look':
-      if (round) report({ kind: 'seen', rows: await round.look() });
+      return round?.look();
   }
 }
 
+setInterval(tell, TELL_EVERY_MS);
 process.on('disconnect', () => process.exit(0));
-process.on('message', (command: Command) => void obey(command).catch(() => undefined));
-report({ kind: 'ready' });
+process.on('message', (command: Command) => {
+  obey(command).catch((error: unknown) => console.error(error));
+});
+report({ said: 'ready' });

@@ -26,6 +26,11 @@ export class Random {
     return items[Math.floor(this.next() * items.length)] as T;
   }
 
+  shuffled<T>(items: readonly T[]): T[] {
+    const left = [...items];
+    return items.map(() => left.splice(Math.floor(this.next() * left.length), 1)[0] as T);
+  }
+
   chance(probability: number): boolean {
     return this.next() < probability;
   }
