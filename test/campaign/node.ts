@@ -325,7 +325,9 @@ class Round {
       return kind === 'c' ? this.readList(index) : this.readOne(index);
     };
     // What cannot be read just now is asked for again by whoever wants to know.
-    const versions = await Promise.all(this.plan.subjects.map((...it) => look(...it).catch(() => -1)));
+    const versions = await Promise.all(
+      this.plan.subjects.map((subject, index) => look(subject, index).catch(() => -1)),
+    );
     tell();
     report({ said: 'looked', versions });
   }
