@@ -135,6 +135,7 @@ type Exception = readonly [from: string, to: string, reason: string];
 const DOOR_EXCEPTIONS: readonly Exception[] = [
   ['src/app.ts', 'src/telemetry/logger.ts', 'the logger exists before the container, which logs its own start'],
   ['src/main.ts', 'src/telemetry/logger.ts', 'the same logger, also for a start that fails'],
+  ['src/app.ts', 'src/telemetry/tracing.ts', 'traces every request, and is loaded only when a collector is named'],
   ['src/app.ts', 'src/telemetry/metrics.ts', 'measures every request: hooked into the HTTP server when it is made'],
   ['src/health/health.controller.ts', 'src/outbox/outbox.relay.ts', 'asks whether the broker is connected'],
 ];
