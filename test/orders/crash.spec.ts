@@ -97,8 +97,11 @@ describe('orders', () => {
   it('are doubled, and the audit says so, when two nodes race for a key that nothing locks', async () => {
     await shop.database.query('ALTER TABLE idempotency_keys DROP CONSTRAINT idempotency_keys_pkey');
     shop.break('the key is not locked');
-    const result = await shop.round(SEED + 1, [], 500);
-    expect(rulesBroken(result)).toContain('one order for a key');
+    const rules = new Set<string>();
+    // Whether two requests meet is a matter of timing: what one round does not show, another will.
+    for (let attempt = 0; attempt < 10 && !rules.has('one order for a key'); attempt++)
+      for (const rule of rulesBroken(await shop.round(SEED + 100 + attempt, [], 500))) rules.add(rule);
+    expect([...rules]).toContain('one order for a key');
   }, 300_000);
 
   it('are doubled, and the audit says so, when the key is committed after the order', async () => {
