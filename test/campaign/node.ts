@@ -252,10 +252,12 @@ class Round {
 
   private async read(random: Random): Promise<unknown> {
     const dice = random.next();
-    if (dice < 0.55) return this.readOne(random.pick(this.of.o));
+    if (dice < 0.4) return this.readOne(random.pick(this.of.o));
+    if (dice < 0.55) return this.readMany(random.shuffled(this.of.o).slice(0, random.between(2, this.of.o.length)));
     if (dice < 0.63) return this.readOne(random.pick(this.of.u));
     if (dice < 0.7) return this.readOne(random.pick(this.of.s));
     if (dice < 0.73) return this.readOne(random.pick(this.of.h));
+    // Some of them twice.
     if (dice < 0.83) return this.readMany(Array.from({ length: random.between(2, 8) }, () => random.pick(this.of.o)));
     if (dice < 0.96) return this.readAlias(random);
     return this.readList(random.pick(this.of.c));
