@@ -1,7 +1,7 @@
 /**
  * The campaign's short form: real nodes over a real PostgreSQL and Redis, everything around them hurt by a seed, their history
  * judged. It runs in a process of its own that ends by itself; HOLDFAST_SEED=<seed> repeats the same faults. The long form is
- * `npm run test:campaign`. HOLDFAST_CAMPAIGN=1 makes it part of `npm test` (jest.config.js).
+ * `npm run test:campaign`.
  */
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
@@ -14,7 +14,7 @@ import { faultsOf } from './report.js';
 
 const PROGRAM = fileURLToPath(new URL('./run.mjs', import.meta.url));
 const SEED = Number(process.env.HOLDFAST_SEED ?? Date.now() % 1_000_000);
-const BOUND_MS = 250_000;
+const BOUND_MS = 125_000;
 
 /** Each of them at least once, whatever the seed. */
 const FAULTS = [
@@ -45,14 +45,20 @@ describe(`nodes in a storm of faults (seed ${SEED})`, () => {
   let report: CampaignReport;
   let folder: string;
 
-  beforeAll(async () => {
-    folder = await mkdtemp(join(tmpdir(), 'holdfast-campaign-report-'));
-    const file = join(folder, 'report.json');
-    const { code, said } = await run(['--form', 'short', '--seed', String(SEED), '--report', file]);
-    if (code !== 0 && code !== 1) throw new Error(`the campaign ended with ${code}: ${said}`);
-    console.log(said);
-    report = JSON.parse(await readFile(file, 'utf8')) as CampaignReport;
-  }, BOUND_MS + 10_000);
+  beforeAll(
+    async () => {
+      folder = await mkdtemp(join(tmpdir(), 'holdfast-campaign-report-'));
+      const file = join(folder, 'report.json');
+      const once = (): ReturnType<typeof run> => run(['--form', 'short', '--seed', String(SEED), '--report', file]);
+      let { code, said } = await once();
+      // It never came to a judgement, since something of its own did not start in time: asked once more, and only then.
+      if (code === 2) ({ code, said } = await once());
+      if (code !== 0 && code !== 1) throw new Error(`the campaign ended with ${code}: ${said}`);
+      console.log(said);
+      report = JSON.parse(await readFile(file, 'utf8')) as CampaignReport;
+    },
+    2 * BOUND_MS + 10_000,
+  );
 
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
