@@ -4,30 +4,36 @@
  * stream was made of is released whenever it ends, however it ends.
  */
 import { Readable } from 'node:stream';
-import { type BeforeApplicationShutdown, Injectable } from '@nestjs/common';
+import { type BeforeApplicationShutdown, Injectable, Optional } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
 
-/** Milliseconds without a byte taken after which a client is cut; and the same while the process drains. */
-export const STALL = { serving: 30_000, draining: 1_000 } as const;
+/** Milliseconds without a byte taken after which a client is cut. */
+export interface Patience {
+  readonly serving: number;
+  readonly draining: number;
+}
+
+export const PATIENCE: Patience = { serving: 30_000, draining: 1_000 };
 
 @Injectable()
 export class StreamedAnswers implements BeforeApplicationShutdown {
   private readonly open = new Set<FastifyReply>();
-  private patience: number = STALL.serving;
+  private draining = false;
+
+  constructor(@Optional() private readonly patience: Patience = PATIENCE) {}
 
   /** Sends what `chunks` gives, as fast as the client takes it; the generator is closed when the client goes. */
   send(reply: FastifyReply, chunks: AsyncIterable<string> | Iterable<string>): void {
     const { raw } = reply;
     this.open.add(reply);
     raw.once('close', () => this.open.delete(reply));
-    // The socket's own timer: any byte that leaves starts it again, so that slow is not stalled.
-    raw.on('timeout', () => raw.destroy());
-    raw.setTimeout(this.patience);
+    // The socket's own timer: any byte that leaves starts it again, so that slow is not stalled. When it ends, Node destroys the socket.
+    raw.setTimeout(this.draining ? this.patience.draining : this.patience.serving);
     void reply.send(Readable.from(chunks, { highWaterMark: 1 }));
   }
 
   beforeApplicationShutdown(): void {
-    this.patience = STALL.draining;
-    for (const { raw } of this.open) raw.setTimeout(this.patience);
+    this.draining = true;
+    for (const { raw } of this.open) raw.setTimeout(this.patience.draining);
   }
 }
