@@ -201,8 +201,11 @@ export class CachedRepository<E extends CachedRow> {
         const rows = await this.cached.repository
           .createQueryBuilder('row')
           .select('row.id')
-          .where(`row.${collection.by} = :value`, { value })
-          .orderBy(`row.${collection.newest}`, 'DESC')
+          // As a range of the collection's index: `=` would let PostgreSQL walk all rows by time and leave out the others'.
+          .where(`(row.${collection.by}, row.${collection.newest}) >= (:value, '-infinity')`, { value })
+          .andWhere(`(row.${collection.by}, row.${collection.newest}) <= (:value, 'infinity')`)
+          .orderBy(`row.${collection.by}`, 'DESC')
+          .addOrderBy(`row.${collection.newest}`, 'DESC')
           .addOrderBy('row.id', 'DESC')
           .limit(collection.size)
           .getMany();

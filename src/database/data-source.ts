@@ -17,6 +17,7 @@ import { OutboxLanes1763683200007 } from '../../migrations/1763683200007-outbox-
 import { OrderHistory1763683200008 } from '../../migrations/1763683200008-order-history.js';
 import { Inbox1763683200009 } from '../../migrations/1763683200009-inbox.js';
 import { KnownDevices1763683200010 } from '../../migrations/1763683200010-known-devices.js';
+import { OrderLists1763683200012 } from '../../migrations/1763683200012-order-lists.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
 export const BOUNDS = { connect: 800, statement: 5_000, lock: 3_000, idleInTransaction: 5_000, query: 6_000 } as const;
@@ -33,6 +34,7 @@ export const MIGRATIONS = [
   OrderHistory1763683200008,
   Inbox1763683200009,
   KnownDevices1763683200010,
+  OrderLists1763683200012,
 ];
 
 /** @param pool connections of this process @param Client the pool's client class, pg's own when absent */

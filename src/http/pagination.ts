@@ -70,21 +70,43 @@ export function decodePosition(cursor: string | undefined, list: string): number
   throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list');
 }
 
-/** Orders and cuts a query of `row` for one page; one more row than asked tells whether there is a next page. */
+/** What of a list is asked for; all of it when empty. */
+export interface Part {
+  /** Values that the rows have, by property, in the order in which an index has these columns before (createdAt, id). */
+  readonly where?: Readonly<Record<string, string>>;
+  readonly from?: Date | undefined;
+  /** Exclusive. */
+  readonly to?: Date | undefined;
+}
+
+/**
+ * Orders and cuts a query of `row` for one page; one more row than asked tells whether there is a next page.
+ *
+ * A page is a range of one index, said as a comparison of rows that begins with the values asked for, and so does the order. Said as
+ * `status = …`, PostgreSQL would be free to walk all rows by time and to leave out those that do not have it: it takes a value that
+ * most rows have for one that is soon met, and reads all newer rows where none of these has it yet.
+ */
 export function keyset<E extends ObjectLiteral>(
   query: SelectQueryBuilder<E>,
   after: Keyset | undefined,
   limit: number,
+  { where = {}, from, to }: Part = {},
 ): SelectQueryBuilder<E> {
+  const names = Object.keys(where);
+  const columns = [...names, 'createdAt'].map((name) => `row.${name}`);
+  const placed = columns.join(', ');
+  const at = (...place: string[]): string => [...names.map((name) => `:${name}`), ...place].join(', ');
+  query.setParameters(where);
+  if (from || names.length > 0) query.andWhere(`(${placed}) >= (${at(from ? ':from' : `'-infinity'`)})`, { from });
+  // A cursor was given out below `to`.
   if (after)
-    query.andWhere('(row.createdAt, row.id) < (:afterTime, :afterId)', {
+    query.andWhere(`(${placed}, row.id) < (${at(':afterTime', ':afterId')})`, {
       afterTime: after.createdAt,
       afterId: after.id,
     });
-  return query
-    .orderBy('row.createdAt', 'DESC')
-    .addOrderBy('row.id', 'DESC')
-    .limit(limit + 1);
+  else if (to || names.length > 0) query.andWhere(`(${placed}) < (${at(to ? ':to' : `'infinity'`)})`, { to });
+  for (const column of [...columns, 'row.id']) query.addOrderBy(column, 'DESC');
+  return query.limit(limit + 1);
 }
 
 /** A page out of up to `limit + 1` rows. */

@@ -167,13 +167,13 @@ export class OrdersService {
     if (owner !== undefined && !after && !status && !createdFrom && !createdTo) {
       return pageOf(await this.orders.findCollection('ofUser', owner, limit + 1, reading), limit, filters, orderView);
     }
-    const query = this.table.createQueryBuilder('row');
-    if (owner !== undefined) query.andWhere('row.userId = :owner', { owner });
-    if (status) query.andWhere('row.status = :status', { status });
-    if (createdFrom) query.andWhere('row.createdAt >= :createdFrom', { createdFrom: new Date(createdFrom) });
-    // Behind a cursor the keyset says it already, and a second bound would make PostgreSQL walk from the first.
-    if (createdTo && !after) query.andWhere('row.createdAt < :createdTo', { createdTo: new Date(createdTo) });
-    return pageOf(await keyset(query, after, limit).getMany(), limit, filters, orderView);
+    const part = {
+      where: { ...(status && { status }), ...(owner !== undefined && { userId: owner }) },
+      from: createdFrom === undefined ? undefined : new Date(createdFrom),
+      to: createdTo === undefined ? undefined : new Date(createdTo),
+    };
+    const query = keyset(this.table.createQueryBuilder('row'), after, limit, part);
+    return pageOf(await query.getMany(), limit, filters, orderView);
   }
 
   /** One user's; a deleted user's orders stay. @throws Problem not-found for a user that never was */
