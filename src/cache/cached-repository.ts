@@ -196,14 +196,14 @@ export class CachedRepository<E extends CachedRow> {
   }
 
   private async loadCollections(collection: Collection, values: string[]): Promise<Map<string, Versioned<string[]>>> {
+    const place = `(row.${collection.by}, row.${collection.newest})`;
     const lists = await Promise.all(
       values.map(async (value) => {
         const rows = await this.cached.repository
           .createQueryBuilder('row')
           .select('row.id')
           // As a range of the collection's index: `=` would let PostgreSQL walk all rows by time and leave out the others'.
-          .where(`(row.${collection.by}, row.${collection.newest}) >= (:value, '-infinity')`, { value })
-          .andWhere(`(row.${collection.by}, row.${collection.newest}) <= (:value, 'infinity')`)
+          .where(`${place} >= (:value, '-infinity') AND ${place} <= (:value, 'infinity')`, { value })
           .orderBy(`row.${collection.by}`, 'DESC')
           .addOrderBy(`row.${collection.newest}`, 'DESC')
           .addOrderBy('row.id', 'DESC')
