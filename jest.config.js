@@ -23,6 +23,6 @@ export default {
   globalTeardown: '<rootDir>/test/support/global-teardown.ts',
   reporters: ['default', '<rootDir>/test/support/closing-line.mjs'],
   testTimeout: 30_000,
-  // Twice two cores: half of a run is waiting, for a failover, a time-out, a process that starts.
-  maxWorkers: 4,
+  // More than the cores: much of a run is waiting, for a failover, a time-out, a process that starts.
+  maxWorkers: 3,
 };

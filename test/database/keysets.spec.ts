@@ -394,7 +394,8 @@ describe('what runs by itself', () => {
 
     it('takes a batch by index', async () => {
       const cost = await explain({ sql: TAKE, parameters: [lane] });
-      nothingWhole(cost);
+      // The planner may sort the few that are due, or the batch; never more, which the rows below tell.
+      expect(cost.nodes.filter((node) => /Seq Scan/.test(node))).toEqual([]);
       expect(cost.indexes).toEqual(['outbox_held', 'outbox_lane', 'outbox_retry']);
       // Each event of the batch asks once for what is held before it.
       expect(cost.rows).toBeLessThanOrEqual(2 * events + subjects * (held + 1));

@@ -45,7 +45,8 @@ describe(`an export of ${ROWS} orders`, () => {
     let [lines, next] = [0, ROWS / 10];
     const response = await open();
     for await (const chunk of response) {
-      for (const byte of chunk as Buffer) if (byte === 10) lines++;
+      const bytes = chunk as Buffer;
+      for (let at = bytes.indexOf(10); at >= 0; at = bytes.indexOf(10, at + 1)) lines++;
       if (lines < next) continue;
       next += ROWS / 5;
       collect();
@@ -55,7 +56,7 @@ describe(`an export of ${ROWS} orders`, () => {
     expect(heaps).toHaveLength(5);
     // All of them would be some 20 MB.
     expect((heaps.at(-1) as number) - (heaps[0] as number)).toBeLessThan(8_000_000);
-  });
+  }, 60_000);
 
   it('reads no further than the client, and is cut at once by a stop when that client reads nothing', async () => {
     const orders = app.app.get(OrdersService);
