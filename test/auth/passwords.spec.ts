@@ -2,8 +2,9 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { hash } from '@node-rs/argon2';
 import pg from 'pg';
+import { ARGON2ID } from '../../src/auth/passwords.js';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { logIn, PASSWORD, person } from '../support/factories.js';
+import { logIn, PASSWORD, person, uniqueName } from '../support/factories.js';
 import { expectProblem } from '../support/problem.js';
 
 describe('a password', () => {
@@ -63,6 +64,40 @@ describe('a password', () => {
     const stronger = await keepOld(someone.id, { memoryCost: 24_576, timeCost: 3 });
     expect((await open(someone.username)).status).toBe(201);
     expect(await kept(someone.id)).toBe(stronger);
+  });
+
+  it('costs the same work whether it is wrong or its user unknown', async () => {
+    const PAIRS = 15;
+    /** Milliseconds of CPU of the whole process, the hashing threads among them: waiting for a core does not count. */
+    const workOf = async (action: () => Promise<unknown>): Promise<number> => {
+      const before = process.cpuUsage();
+      await action();
+      const { user, system } = process.cpuUsage(before);
+      return (user + system) / 1000;
+    };
+    const median = (values: readonly number[]): number =>
+      values.toSorted((one, other) => one - other)[values.length >> 1] as number;
+    const names = [uniqueName(), uniqueName()];
+    for (const username of names)
+      await app.call('POST', '/v1/users', {
+        body: { username, email: `${username}@example.com`, password: PASSWORD },
+      });
+    const refuse = async (username: string): Promise<void> =>
+      expectProblem(await open(username, 'not the one that it is'), 401, 'invalid-credentials');
+    for (const username of [uniqueName(), names[0] as string]) await refuse(username); // Compiled and connected.
+    const [wrong, unknown, hashing]: [number[], number[], number[]] = [[], [], []];
+    for (let pair = 0; pair < PAIRS; pair++) {
+      const sides = [
+        async () => wrong.push(await workOf(() => refuse(names[pair % 2] as string))),
+        async () => unknown.push(await workOf(() => refuse(uniqueName()))),
+      ];
+      for (const side of pair % 2 ? sides : sides.toReversed()) await side();
+      hashing.push(await workOf(() => hash(PASSWORD, ARGON2ID)));
+    }
+    const difference = median(wrong.map((work, pair) => work - (unknown[pair] as number)));
+    // Both hash, and were one of them not to, the difference would be all of a hash.
+    expect(Math.min(median(wrong), median(unknown))).toBeGreaterThan(median(hashing));
+    expect(Math.abs(difference)).toBeLessThan(median(hashing) / 2);
   });
 
   it('waits its turn, and of too many at once the rest is shed with 503, while reads go on', async () => {

@@ -5,11 +5,11 @@
  *
  * `HOLDFAST_REVOCATIONS=120 npm test -- test/auth/revocations` goes on for two minutes; HOLDFAST_SEED repeats a run.
  */
-import { randomUUID } from 'node:crypto';
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { SessionsService } from '../../src/auth/sessions.service.js';
+import { SESSIONS_OF_A_USER, SessionsService } from '../../src/auth/sessions.service.js';
 import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js';
 import { ReadGate } from '../../src/cache/read-gate.js';
 import { UnitOfWork } from '../../src/database/unit-of-work.js';
@@ -259,4 +259,63 @@ it('is answered by a node that cannot reach Redis once no other node’s cache h
   expect(performance.now() - began).toBeLessThan(2_000);
   expect([await statusAt(nodes[0], other.token), await statusAt(nodes[1], other.token)]).toEqual([401, 401]);
   links.forEach((link) => link.heal());
+});
+
+it('comes to the sessions used longest ago, and to no others, when a user at the cap logs in on two nodes at once', async () => {
+  const LOGINS = 16;
+  const username = uniqueName();
+  const body = { username, email: `${username}@example.com`, password: PASSWORD };
+  const { id } = (await nodes[0].call('POST', '/v1/users', { body })).body as { id: string };
+  // Oldest first.
+  const before = Array.from({ length: SESSIONS_OF_A_USER }, () => randomBytes(8).toString('hex'));
+  await database.query(
+    `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
+     SELECT gen_random_uuid(), $1, hash, now() - interval '40 minutes', now() - interval '30 minutes' + make_interval(secs => ordinal::int), now() + interval '1 day'
+     FROM unnest($2::text[]) WITH ORDINALITY AS one (hash, ordinal)`,
+    [id, before.map((token) => createHash('sha256').update(token).digest('hex'))],
+  );
+  await bothInUse();
+  const alive = async (token: string): Promise<boolean[]> => {
+    const replies = await Promise.all(nodes.map((node) => node.call('GET', '/v1/sessions/current', { token })));
+    expect(replies.filter(({ status }) => status !== 200 && status !== 401)).toEqual([]);
+    return replies.map(({ status }) => status === 200);
+  };
+  const counts: number[] = [];
+  let going = true;
+  const watch = (async () => {
+    while (going) {
+      const { rows } = await database.query('SELECT count(*)::int AS alive FROM sessions WHERE user_id = $1', [id]);
+      counts.push((rows[0] as { alive: number }).alive);
+    }
+  })();
+  // Nobody can remove the oldest one until two logins are in the middle of it.
+  const holder = new pg.Client({ connectionString: nodes[0].databaseUrl });
+  await holder.connect();
+  await holder.query('BEGIN');
+  await holder.query('SELECT FROM sessions WHERE user_id = $1 ORDER BY last_seen_at LIMIT 1 FOR UPDATE', [id]);
+  const letGo = (async () => {
+    const waiting = `SELECT count(*)::int AS logins FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`;
+    while (((await database.query(waiting)).rows[0] as { logins: number }).logins < 2) await sleep(5);
+    await holder.end();
+  })();
+  const tokens = await Promise.all(
+    Array.from({ length: LOGINS }, async (_, turn) => {
+      // Of devices of their own: what is remembered of one device would line its logins up.
+      const headers = { 'User-Agent': `device ${turn}` };
+      const login = { body: { username, password: PASSWORD }, headers };
+      const { token } = (await (nodes[turn % 2] as TestApp).call('POST', '/v1/sessions', login)).body as {
+        token: string;
+      };
+      // Each new one works at once, on both nodes, while the others are still being made.
+      expect(await alive(token)).toEqual([true, true]);
+      return token;
+    }),
+  );
+  going = false;
+  await Promise.all([watch, letGo]);
+  expect(counts.length).toBeGreaterThan(LOGINS);
+  expect([Math.max(...counts), counts.at(-1)]).toEqual([SESSIONS_OF_A_USER, SESSIONS_OF_A_USER]);
+  const expected = before.map((_, turn) => (turn < LOGINS ? [false, false] : [true, true]));
+  expect(await Promise.all(before.map(alive))).toEqual(expected);
+  expect(await Promise.all(tokens.map(alive))).toEqual(tokens.map(() => [true, true]));
 });

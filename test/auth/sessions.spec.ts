@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { SessionsService } from '../../src/auth/sessions.service.js';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
 import { logIn, PASSWORD, person, type Person } from '../support/factories.js';
 import { anonymous, expectProblem, pointersOf } from '../support/problem.js';
@@ -204,6 +205,51 @@ describe('sessions', () => {
     const added = await logIn(app, someone.username);
     expect((await list(added)).body.data).toHaveLength(100);
     expect(await Promise.all([added, someone.token, youngest, oldest].map(isAlive))).toEqual([true, true, true, false]);
+  });
+
+  it('past their absolute end are removed two hundred a transaction, and no more than 25 transactions at a time', async () => {
+    const someone = await person(app);
+    const [client, holder] = [0, 1].map(() => new pg.Client({ connectionString: app.databaseUrl })) as [
+      pg.Client,
+      pg.Client,
+    ];
+    await Promise.all([client.connect(), holder.connect()]);
+    try {
+      await client.query(
+        `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
+         SELECT gen_random_uuid(), $1, lpad(age::text, 64, '0'), now() - interval '2 days', now() - interval '2 days', now() - make_interval(secs => age)
+         FROM generate_series(1, 451) AS age`,
+        [someone.id],
+      );
+      // A row that another transaction has is left for the next time, and waited for by nobody.
+      await holder.query(`BEGIN; SELECT FROM sessions WHERE token_hash = lpad('451', 64, '0') FOR UPDATE`);
+      const left = async (): Promise<number[]> => {
+        const { rows } = await client.query(
+          `SELECT right(token_hash, 8)::int AS age FROM sessions WHERE user_id = $1 AND expires_at < now() ORDER BY age`,
+          [someone.id],
+        );
+        return rows.map(({ age }) => age as number);
+      };
+      const sessions = app.app.get(SessionsService, { strict: false });
+      await sessions.purge();
+      expect(await left()).toEqual([451]);
+      const { rows } = await client.query(
+        `SELECT count(*)::int AS ended FROM outbox WHERE type LIKE '%session.ended' AND data->>'userId' = $1 GROUP BY xmin::text`,
+        [someone.id],
+      );
+      expect(rows.map(({ ended }) => ended as number).sort()).toEqual([200, 200, 50]);
+      await holder.query('ROLLBACK');
+      await sessions.purge();
+      expect(await left()).toEqual([]);
+      expect(await isAlive(someone.token)).toBe(true);
+      // Were there always more, it would stop all the same.
+      let transactions = 0;
+      const { purge } = SessionsService.prototype;
+      await purge.call({ unitOfWork: { run: () => Promise.resolve(++transactions && 200) } } as never);
+      expect(transactions).toBe(25);
+    } finally {
+      await Promise.all([client.end(), holder.end()]);
+    }
   });
 });
 
