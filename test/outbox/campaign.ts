@@ -1,7 +1,7 @@
 /**
  * Orders driven through two whole nodes over HTTP while their links to RabbitMQ are slowed and cut, RabbitMQ is killed and
- * started again, and nodes are killed with SIGKILL: then every event must be in the queue, in order within its order. The
- * judge (audit.ts) compares with the outbox, and this file the outbox with order_events, which no relay touches.
+ * started again, and nodes are killed with SIGKILL: then every event must be in the queue, in order within its order
+ * (arrivals.ts judges).
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
@@ -9,17 +9,14 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { connect } from 'amqplib';
 import { Client } from 'pg';
-import { EXCHANGE } from '../../src/outbox/outbox.broker.js';
-import type { CloudEvent } from '../../src/outbox/cloud-event.js';
 import { Link } from '../campaign/proxy.js';
 import { Random } from '../campaign/random.js';
 import { ADMIN, callUrl, type Reply } from '../support/app.js';
 import { ORDER, PASSWORD } from '../support/factories.js';
 import type { RabbitServer } from '../support/rabbitmq.js';
 import { startRedis } from '../support/redis.js';
-import { audit, type Verdict } from './audit.js';
+import { type Arrivals, bindQueue, judgeArrivals } from './arrivals.js';
 
 export interface CampaignOptions {
   /** What test/campaign/compile.mjs made. */
@@ -32,16 +29,11 @@ export interface CampaignOptions {
   readonly restarts: boolean;
 }
 
-export interface CampaignResult extends Verdict {
+export interface CampaignResult extends Arrivals {
   readonly orders: number;
-  /** Events of order_events that are not in the outbox, or the other way round. */
-  readonly astray: number;
   readonly faults: Readonly<Record<string, number>>;
   readonly driveSeconds: number;
-  readonly drainSeconds: number;
 }
-
-const QUEUE = 'campaign';
 
 /** One node of the service in a process of its own, with its own link to RabbitMQ. */
 class ServiceNode {
@@ -206,38 +198,10 @@ async function drive(
   await Promise.all(Array.from({ length: 12 }, (_, index) => client(random.fork(`client ${index}`))));
 }
 
-async function declare(rabbit: RabbitServer): Promise<void> {
-  const connection = await connect(rabbit.url);
-  const channel = await connection.createChannel();
-  await channel.assertExchange(EXCHANGE, 'topic', { durable: true });
-  await channel.assertQueue(QUEUE, { durable: true });
-  await channel.bindQueue(QUEUE, EXCHANGE, '#');
-  await connection.close();
-}
-
-/** Everything that is in the queue, in its order. */
-async function collect(rabbit: RabbitServer): Promise<CloudEvent[]> {
-  const connection = await connect(rabbit.url);
-  const channel = await connection.createChannel();
-  const { messageCount } = await channel.checkQueue(QUEUE);
-  const events: CloudEvent[] = [];
-  await new Promise<void>((resolve, reject) => {
-    if (messageCount === 0) return resolve();
-    const take = (content: Buffer): void => {
-      events.push(JSON.parse(content.toString()) as CloudEvent);
-      if (events.length === messageCount) resolve();
-    };
-    channel.consume(QUEUE, (message) => message && take(message.content), { noAck: true }).catch(reject);
-  });
-  await channel.deleteQueue(QUEUE);
-  await connection.close();
-  return events;
-}
-
 /** @throws Error when the service does not take the orders, or the outbox does not become empty within a minute */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
   const { folder, databaseUrl, rabbit, orders, seed } = options;
-  await declare(rabbit);
+  await bindQueue(rabbit);
   const running = await startNodes({ folder, databaseUrl, rabbit, count: 2, seed });
   const psql = new Client({ connectionString: databaseUrl });
   await psql.connect();
@@ -250,33 +214,14 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     await Promise.all([driving, storm(nodes, options, () => done, faults)]);
     const driven = performance.now();
     for (const { link } of nodes) link.heal();
-    const empty = async (): Promise<boolean> =>
-      (await psql.query('SELECT FROM outbox WHERE published_at IS NULL LIMIT 1')).rowCount === 0;
-    while (!(await empty())) {
-      if (performance.now() - driven > 60_000) throw new Error('the outbox does not become empty');
-      await sleep(50);
-    }
-    const drained = performance.now();
-    const events = await collect(rabbit);
-    const written = await psql.query('SELECT id, subject FROM outbox ORDER BY position');
-    const astray = await psql.query(
-      `SELECT FROM (SELECT 'orders/' || order_id AS subject, version, type FROM order_events) AS recorded
-         FULL JOIN (SELECT subject, (data ->> 'version')::bigint AS version, type FROM outbox WHERE subject LIKE 'orders/%') AS told
-             USING (subject, version, type)
-        WHERE recorded.* IS NULL OR told.* IS NULL`,
-    );
-    const verdict = audit(
-      written.rows as { id: string; subject: string }[],
-      events.map(({ id }) => id),
-    );
+    const arrivals = await judgeArrivals(psql, rabbit);
     const seconds = (ms: number): number => Math.round(ms / 100) / 10;
     return {
-      ...verdict,
+      ...arrivals,
       orders,
-      astray: (astray.rowCount ?? 0) + versionsOutOfOrder(events),
       faults,
       driveSeconds: seconds(driven - began),
-      drainSeconds: seconds(drained - driven),
+      drainSeconds: seconds(arrivals.drainSeconds * 1000),
     };
   } finally {
     await running.stop();
@@ -326,18 +271,4 @@ export async function startNodes({
     throw error;
   }
   return { nodes, stop };
-}
-
-/** The same order once more, by the versions that consumers see: of an order 1, 2, 3 …, each first arrival the next. */
-function versionsOutOfOrder(events: readonly CloudEvent[]): number {
-  const latest = new Map<string, number>();
-  const seen = new Set<string>();
-  let faults = 0;
-  for (const { id, subject, data } of events) {
-    if (!subject.startsWith('orders/') || seen.has(id)) continue;
-    seen.add(id);
-    if (data.version !== (latest.get(subject) ?? 0) + 1) faults++;
-    latest.set(subject, data.version as number);
-  }
-  return faults;
 }

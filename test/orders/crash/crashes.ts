@@ -7,11 +7,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import { Random } from '../../campaign/random.js';
 import { callUrl } from '../../support/app.js';
+import type { RabbitServer } from '../../support/rabbitmq.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
 import { audit, type Violation } from './audit.js';
 import { Customers, type Purchase } from './customers.js';
 import { Node } from './node.js';
-import { type Breakage, type Step, STEPS } from './steps.js';
+import type { Breakage, Step } from './steps.js';
 
 const ADMIN = { username: 'crash-admin', password: 'the admin of all the crashes' };
 const CUSTOMER = { username: 'customer', email: 'customer@example.com', password: 'nine tall ships at anchor' };
@@ -31,11 +32,11 @@ export interface Result {
   readonly seconds: number;
 }
 
-/** Every step in turn, shuffled by the seed, until there are that many. */
-export function deathsOf(crashes: number, random: Random): Step[] {
+/** Every one of the steps in turn, shuffled by the seed, until there are that many. */
+export function deathsOf(crashes: number, random: Random, steps: readonly Step[]): Step[] {
   const deaths: Step[] = [];
   while (deaths.length < crashes) {
-    const round: Step[] = [...STEPS];
+    const round = [...steps];
     while (round.length > 0 && deaths.length < crashes)
       deaths.push(...round.splice(random.between(0, round.length - 1), 1));
   }
@@ -50,8 +51,8 @@ export class Shop {
     readonly customer: { readonly id: string; readonly token: string },
   ) {}
 
-  /** @param folder the compiled service @param databaseUrl a migrated database of its own */
-  static async open(folder: string, databaseUrl: string): Promise<Shop> {
+  /** @param folder the compiled service @param databaseUrl a migrated database of its own @param rabbit without it, events wait */
+  static async open(folder: string, databaseUrl: string, rabbit?: RabbitServer): Promise<Shop> {
     const redis = await startRedis();
     const database = new Client({ connectionString: databaseUrl });
     const env = {
@@ -59,6 +60,7 @@ export class Shop {
       REDIS_URL: redis.url,
       ADMIN_USERNAME: ADMIN.username,
       ADMIN_PASSWORD: ADMIN.password,
+      ...(rabbit ? { RABBITMQ_URL: rabbit.url } : {}),
     };
     const nodes = [new Node(folder, env), new Node(folder, env)] as const;
     try {
@@ -95,7 +97,7 @@ export class Shop {
     const suffer = async (node: Node): Promise<void> => {
       for (let step = left.shift(); step !== undefined; step = left.shift()) {
         if (!(await node.dieAt(step, random.between(0, 8), PASSED_MS))) {
-          customers.faults.push(`no write passed "${step}" in ${PASSED_MS} ms`);
+          customers.faults.push(`nothing passed "${step}" in ${PASSED_MS} ms`);
           await node.kill();
         } else crashes[step] = (crashes[step] ?? 0) + 1;
         await node.start();

@@ -24,6 +24,8 @@ export interface Purchase {
   readonly pay: Keyed | undefined;
 }
 
+/** At most so long between two orders: customers who never pause would take the processor from the nodes that come back. */
+const PAUSE_MS = 100;
 /** How long a customer goes on with one request. */
 const PATIENCE_MS = 120_000;
 /** Answers after which a client may send the same again. */
@@ -48,7 +50,10 @@ export class Customers {
 
   begin(count: number): void {
     this.running = Array.from({ length: count }, async (_, customer) => {
-      for (let number = 0; !this.over; number++) await this.buy(`${this.round} ${customer}-${number}`);
+      for (let number = 0; !this.over; number++) {
+        await this.buy(`${this.round} ${customer}-${number}`);
+        await sleep(this.random.between(0, PAUSE_MS));
+      }
     });
   }
 

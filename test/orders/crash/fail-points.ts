@@ -1,25 +1,31 @@
 /**
- * Loaded before the service (`node --import`): wraps the driver, the cache's protocol and the HTTP answer, so that the process
- * kills itself with SIGKILL at a step of a write on orders, or breaks a guard. src/ knows nothing of it.
+ * Loaded before the service (`node --import`): wraps the driver, the cache's protocol, the HTTP answer and the relay, so that the
+ * process kills itself with SIGKILL at a step of a write on orders or of the relay, or breaks a guard. src/ knows nothing of it.
  */
 import 'reflect-metadata';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import http from 'node:http';
 import pg from 'pg';
 import { Invalidation } from '../../../src/cache/invalidation.service.js';
+import { Broker } from '../../../src/outbox/outbox.broker.js';
+import { OutboxLanes } from '../../../src/outbox/outbox.lanes.js';
 import type { Breakage, Command, Step } from './steps.js';
 
 type Method = (this: unknown, ...args: unknown[]) => unknown;
 
-/** Set while a write on orders is under way, in its asynchronous context. */
-const write = new AsyncLocalStorage<true>();
+/** Method and path while a write on orders is under way, in its asynchronous context. */
+const write = new AsyncLocalStorage<string>();
 let death: { readonly step: Step; passes: number } | undefined;
 let broken: Breakage | undefined;
 
 const die = (): void => void process.kill(process.pid, 'SIGKILL');
-const isNow = (step: Step): boolean => write.getStore() === true && death?.step === step && --death.passes < 0;
+const isDue = (step: Step): boolean => death?.step === step && --death.passes < 0;
+const isNow = (step: Step): boolean => write.getStore() !== undefined && isDue(step);
 const pass = (step: Step): void => {
   if (isNow(step)) die();
+};
+const passRelay = (step: Step): void => {
+  if (isDue(step)) die();
 };
 
 /** Puts `around` in the place of a method; it gets the method as it was, bound. */
@@ -54,7 +60,8 @@ wrap(pg.Client.prototype, 'query', (query, self, args) => {
   if (write.getStore() === undefined) return query(...args);
   const step = STATEMENTS.find(([pattern]) => pattern.test(sql))?.[1];
   if (step === 'begun') pass('before the transaction');
-  if (step === 'key written' && broken === 'the key is committed after the order') {
+  const late = broken === 'the key is committed after the order';
+  if (step === 'key written' && late && write.getStore() === 'POST /v1/orders') {
     heldBack.set(self as object, args);
     return Promise.resolve({ command: 'INSERT', rowCount: 1, rows: [{ created_at: new Date() }], fields: [] });
   }
@@ -63,9 +70,10 @@ wrap(pg.Client.prototype, 'query', (query, self, args) => {
   const answered = query(...args) as Promise<unknown>;
   if (step === 'committed') setImmediate(() => pass('commit sent'));
   return answered.then(async (answer) => {
-    pass(step);
-    const late = step === 'committed' ? heldBack.get(self as object) : undefined;
-    if (late) await query(...late);
+    const kept = step === 'committed' ? heldBack.get(self as object) : undefined;
+    // A death at another write would show nothing of the key that comes late.
+    if (!late || step !== 'committed' || kept) pass(step);
+    if (kept) await query(...kept);
     heldBack.delete(self as object);
     return answer;
   });
@@ -83,10 +91,21 @@ wrap(Invalidation.prototype, 'publish', async (publish) => {
   pass('published');
 });
 
+wrap(Broker.prototype, 'publish', async (publish) => {
+  const confirmed = publish() as Promise<void>;
+  setImmediate(() => passRelay('event sent'));
+  await confirmed;
+  passRelay('event confirmed');
+});
+wrap(OutboxLanes.prototype, 'settle', async (settle) => {
+  await settle();
+  passRelay('events marked');
+});
+
 wrap(http.Server.prototype, 'emit', (emit, _, args) => {
   const [event, request] = args as [string, http.IncomingMessage];
   const isWrite = event === 'request' && request.method !== 'GET' && /^\/v1\/orders\b/.test(request.url ?? '');
-  return isWrite ? write.run(true, () => emit(...args)) : emit(...args);
+  return isWrite ? write.run(`${request.method} ${request.url}`, () => emit(...args)) : emit(...args);
 });
 wrap(http.ServerResponse.prototype, 'end', (end, self, args) => {
   const [body] = args;

@@ -16,13 +16,16 @@ export const STEPS = [
   'half an answer',
   'answered',
 ] as const;
-export type Step = (typeof STEPS)[number];
+
+/** The steps of the relay, which carries what was written to RabbitMQ: only where there is one. */
+export const RELAY_STEPS = ['event sent', 'event confirmed', 'events marked'] as const;
+export type Step = (typeof STEPS | typeof RELAY_STEPS)[number];
 
 /** What the audit must find: a guard that is taken out while the nodes run. */
 export const BREAKAGES = ['the key is committed after the order', 'the key is not locked'] as const;
 export type Breakage = (typeof BREAKAGES)[number];
 
-/** What a node is told over IPC. `passes`: how many writes go by first. */
+/** What a node is told over IPC. `passes`: how often the step goes by first. */
 export type Command =
   | { readonly kind: 'die'; readonly step: Step; readonly passes: number }
   | { readonly kind: 'break'; readonly breakage: Breakage };
