@@ -91,14 +91,14 @@ wrap(Invalidation.prototype, 'publish', async (publish) => {
   pass('published');
 });
 
-wrap(Broker.prototype, 'publish', async (publish) => {
-  const confirmed = publish() as Promise<void>;
+wrap(Broker.prototype, 'publish', async (publish, _, args) => {
+  const confirmed = publish(...args) as Promise<void>;
   setImmediate(() => passRelay('event sent'));
   await confirmed;
   passRelay('event confirmed');
 });
-wrap(OutboxLanes.prototype, 'settle', async (settle) => {
-  await settle();
+wrap(OutboxLanes.prototype, 'settle', async (settle, _, args) => {
+  await settle(...args);
   passRelay('events marked');
 });
 
