@@ -1,14 +1,15 @@
 /**
  * Passwords (NIST SP 800-63B-4, 3.1.1): any Unicode in NFC, 15 to 128 code points, no composition rules, none that is common
- * or made of the user's own words. Hashed with argon2id, at one set of parameters; hashing leaves a core to everyone else, only
+ * or made of the user's own words. Hashed with argon2id, at one set of parameters, on threads that give way to all others; only
  * so many wait for it, and the rest is shed: a storm of logins makes logins slow, not reads.
  */
 import { availableParallelism } from 'node:os';
-import { Injectable } from '@nestjs/common';
-import { hash, verify } from '@node-rs/argon2';
+import { fileURLToPath } from 'node:url';
+import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
 import { ZxcvbnFactory } from '@zxcvbn-ts/core';
 import * as common from '@zxcvbn-ts/language-common';
 import { bulkhead, BulkheadRejectedError } from 'cockatiel';
+import { Piscina } from 'piscina';
 import { problems, retryLater } from '../http/problem.js';
 import { invalid } from '../http/validation.js';
 
@@ -17,8 +18,12 @@ import { invalid } from '../http/validation.js';
  * older hash is replaced at its user's next login.
  */
 export const ARGON2ID = { algorithm: 2, memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const;
-/** Of libuv's four threads at most three hash: name look-ups and files need one too. */
+/** Threads that hash. One core less than there are: libuv's own threads would be as urgent as the event loop, and are not used. */
 const RUNNING = Math.min(3, Math.max(1, availableParallelism() - 1));
+/** Added to the threads' niceness (setpriority(2)): whoever answers a read takes the core from whoever hashes. */
+const NICE = 15;
+/** A hashing thread ends when it had nothing to do for so many milliseconds. */
+const IDLE_MS = 60_000;
 /** About two seconds' worth: who would wait longer is told to come back. */
 const WAITING = 40 * RUNNING;
 /** Code points that are looked at: more cost time, and what begins like this is no common password any more. */
@@ -56,11 +61,23 @@ const isMadeOf = (folded: string, words: readonly string[]): boolean => {
 };
 
 @Injectable()
-export class Passwords {
+export class Passwords implements OnApplicationShutdown {
+  private readonly threads = new Piscina<object, string | boolean>({
+    filename: fileURLToPath(new URL('./argon2.worker.mjs', import.meta.url)),
+    minThreads: 0,
+    maxThreads: RUNNING,
+    idleTimeout: IDLE_MS,
+    niceIncrement: NICE,
+  });
   private readonly slots = bulkhead(RUNNING, WAITING);
   private readonly analyser = new ZxcvbnFactory({ dictionary: common.dictionary, graphs: common.adjacencyGraphs });
   /** What an unknown user's password is verified against, so that it costs what a known one's does. */
   private readonly decoy = this.hash('the password of nobody at all');
+
+  constructor() {
+    // A process that stops before it is made has not failed; whoever verifies is told.
+    this.decoy.catch(() => undefined);
+  }
 
   /**
    * @param names the user's own, which the password must not be made of
@@ -87,9 +104,15 @@ export class Passwords {
     return looked.length > 0 && (patterned || guessesLog10 < FEW_GUESSES_LOG10[form]);
   }
 
+  /** Logins that have not been answered by now are cut with their connections. */
+  async onApplicationShutdown(): Promise<void> {
+    await this.threads.destroy();
+  }
+
   /** @throws Problem overloaded when too many wait already */
   hash(password: string): Promise<string> {
-    return this.bounded(() => hash(password.normalize('NFC'), ARGON2ID));
+    const task = { password: password.normalize('NFC'), parameters: ARGON2ID };
+    return this.bounded(() => this.threads.run(task) as Promise<string>);
   }
 
   /**
@@ -104,8 +127,11 @@ export class Passwords {
     const decoy = await this.decoy;
     return this.bounded(async () => {
       const found = await find();
-      const matches = await verify(found.passwordHash ?? decoy, password.normalize('NFC'));
-      return { ...found, right: matches && found.passwordHash !== undefined };
+      const matches = await this.threads.run({
+        hash: found.passwordHash ?? decoy,
+        password: password.normalize('NFC'),
+      });
+      return { ...found, right: matches === true && found.passwordHash !== undefined };
     });
   }
 
