@@ -21,6 +21,7 @@ import { installTraceContext } from './http/trace-context.js';
 import { StrictQueryGuard } from './http/validation.js';
 import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
+import { installSecurityLog } from './telemetry/security-log.js';
 
 export const VERSION = (createRequire(import.meta.url)(packageJson()) as { version: string }).version;
 
@@ -63,6 +64,7 @@ export async function createApp(
     if (logger instanceof PinoLogger) logger.addFields(() => tracing.ids());
   } else installTraceContext(fastify);
   installCacheHeaders(fastify);
+  installSecurityLog(fastify);
   const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(config), adapter, {
     logger,
     bodyParser: false,

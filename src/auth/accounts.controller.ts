@@ -1,7 +1,7 @@
 /** The users' routes that touch a password or end sessions. */
-import { Body, Controller, Delete, HttpCode, Param, Post, Put, Res } from '@nestjs/common';
+import { Body, Controller, Delete, HttpCode, Param, Post, Put, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { type Actor, CurrentActor } from '../http/actor.js';
 import { Operation } from '../http/openapi.js';
 import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
@@ -30,8 +30,13 @@ export class AccountsController {
     body: true,
     problems: [userProblems.usernameTaken, userProblems.emailTaken],
   })
-  async register(@Body() body: RegisterUser, @Res({ passthrough: true }) reply: FastifyReply): Promise<UserView> {
+  async register(
+    @Body() body: RegisterUser,
+    @Req() request: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<UserView> {
     const user = await this.auth.register(body);
+    request.account = user.id;
     void reply.header('Location', `/v1/users/${user.id}`).header('ETag', etagOf(user.version));
     return user;
   }

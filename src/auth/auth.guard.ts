@@ -47,6 +47,6 @@ export class AuthGuard implements CanActivate {
     const { id } = request.params as { id?: string };
     const isUserRoute = action?.startsWith('user.') ?? false;
     if (allows(rule, actor, isUserRoute ? id?.toLowerCase() : actor.userId) || sees(rule, actor)) return true;
-    throw rule.owner ? problems.notFound() : problems.forbidden();
+    throw rule.owner ? problems.notFound(undefined, { hides: true }) : problems.forbidden();
   }
 }

@@ -68,14 +68,15 @@ export class AuthService implements OnApplicationBootstrap {
    */
   async logIn({ username, password }: LogIn, origin: Origin): Promise<{ session: Session; token: string }> {
     const { user, right, ...found } = await this.passwords.verify(password, () => this.find(username, origin));
-    if (!user || !found.passwordHash || !right) throw authProblems.invalidCredentials();
+    if (!user || !found.passwordHash || !right) throw authProblems.invalidCredentials(undefined, { account: user?.id });
     await this.guesses.wasRight(found.guess);
     let { passwordHash } = found;
     if (this.passwords.isOutdated(passwordHash)) passwordHash = await this.rehash(user.id, passwordHash, password);
     return this.unitOfWork.run(async (transaction) => {
       // Locked and looked at again: a deletion or another password that was acknowledged in between ends this login.
       const credential = await this.lockCredential(transaction, user.id);
-      if (credential?.passwordHash !== passwordHash) throw authProblems.invalidCredentials();
+      if (credential?.passwordHash !== passwordHash)
+        throw authProblems.invalidCredentials(undefined, { account: user.id });
       await this.devices.remember(transaction, user.id, deviceOf(origin));
       return this.sessions.start(transaction, user.id, origin);
     });
@@ -96,7 +97,7 @@ export class AuthService implements OnApplicationBootstrap {
     const guess: Guess = isKnownDevice
       ? { device: `${userId} ${device}` }
       : { account: login.normalize('NFKC').toLowerCase(), address: networkOf(origin.ip) };
-    await this.guesses.count(guess);
+    await this.guesses.count(guess, user?.id);
     return { user, passwordHash: credential?.passwordHash, guess };
   }
 

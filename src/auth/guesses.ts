@@ -69,8 +69,12 @@ export class Guesses {
     };
   }
 
-  /** Counts a guess as a failure, before it is looked at. @throws Problem too-many-attempts; then it is not counted */
-  async count(guess: Guess): Promise<void> {
+  /**
+   * Counts a guess as a failure, before it is looked at.
+   * @param account the user that it is aimed at, if there is one: for the security log
+   * @throws Problem too-many-attempts; then it is not counted
+   */
+  async count(guess: Guess, account?: string): Promise<void> {
     const counts = await Promise.all(
       this.each(guess).map(async ({ counter: one, key }) => {
         const result = await one.consume(key).catch((error: unknown) => {
@@ -84,6 +88,7 @@ export class Guesses {
     if (waitMs === 0) return;
     await Promise.all(counts.map(({ one, key }) => one.reward(key)));
     throw authProblems.tooManyAttempts(undefined, {
+      account,
       headers: { 'Retry-After': String(Math.max(1, Math.ceil(waitMs / 1000))) },
     });
   }

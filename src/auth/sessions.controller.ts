@@ -53,6 +53,7 @@ export class SessionsController {
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<NewSessionView> {
     const { session, token } = await this.auth.logIn(body, { userAgent: userAgentOf(request), ip: addressOf(request) });
+    request.account = session.userId;
     void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
     return { ...sessionView(session, this.config.sessionIdleSeconds, session.id), token };
   }

@@ -21,6 +21,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Set by the guard; absent on routes that need no one. */
     actor?: Actor;
+    /** The id of the user whom a request without an actor made or logged in. */
+    account?: string;
   }
 }
 

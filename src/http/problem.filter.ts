@@ -106,9 +106,17 @@ export function problemBody({ type, details }: Problem, requestId: string, insta
 const challengeOf = ({ code }: ProblemType, { headers }: FastifyRequest): string =>
   `Bearer realm="holdfast"${code === problems.unauthenticated.code && headers.authorization !== undefined ? ', error="invalid_token"' : ''}`;
 
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Set when the answer is a problem. */
+    refusal?: Problem;
+  }
+}
+
 /** Writes the answer. `detail` is always there: the explanation stands in when the occurrence has none of its own. */
 export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
   const { type, details } = problem;
+  request.refusal = problem;
   const told = details.detail === undefined ? new Problem(type, { ...details, detail: type.explanation }) : problem;
   const [path = ''] = request.raw.url?.split('?') ?? [];
   void reply.code(type.status).headers({ 'Cache-Control': 'no-store', ...details.headers });

@@ -24,6 +24,10 @@ export interface ProblemDetails {
   readonly extensions?: Readonly<Record<string, unknown>>;
   readonly headers?: Readonly<Record<string, string>>;
   readonly cause?: unknown;
+  /** The id of the user that it is about where no session says it: for the security log, never in the answer. */
+  readonly account?: string | undefined;
+  /** That "not found" means "not for this caller": for the security log, never in the answer. */
+  readonly hides?: boolean;
 }
 
 /** A coded refusal. Thrown by services, rendered only by problem.filter.ts. */

@@ -216,14 +216,18 @@ export class OrdersService {
 
   private async visible(actor: Actor, id: string, reading: Reading | undefined): Promise<Order> {
     const order = await this.orders.findById(id, reading);
-    if (!order || !this.auth.may(actor, 'order.read', order.userId)) throw problems.notFound();
-    return order;
+    return this.shown(actor, order);
+  }
+
+  /** What a caller may not see is not there; only the log can tell the two apart. */
+  private shown(actor: Actor, order: Order | null): Order {
+    if (order && this.auth.may(actor, 'order.read', order.userId)) return order;
+    throw problems.notFound(undefined, { hides: order !== null });
   }
 
   private async lockVisible(transaction: Transaction, actor: Actor, id: string): Promise<Order> {
     const order = await transaction.lock(Order, id);
-    if (!order || !this.auth.may(actor, 'order.read', order.userId)) throw problems.notFound();
-    return order;
+    return this.shown(actor, order);
   }
 
   /** The one place where an order changes: the projection that `evolve` makes, the event, and the message that tells of it. */

@@ -219,6 +219,8 @@ describe('a secret', () => {
     expect(keys.length).toBeGreaterThan(5);
     expect(found.wire!.join('')).toContain('INSERT INTO');
     expect(found.json!.join('')).toContain('"level":"error"');
+    for (const event of ['login-failed', 'password-wrong', 'session-refused', 'input-refused', 'logged-in'])
+      expect([found.json, found.pretty].map((texts) => texts!.join('').includes(event))).toEqual([true, true]);
     expect(secrets.size).toBe(48);
     const seen = Object.fromEntries(
       Object.entries(found).map(([where, texts]) => [where, sightings(texts.join('\n'))]),
