@@ -86,8 +86,11 @@ export class Shop {
     for (const node of this.nodes) node.break(breakage);
   }
 
-  /** @param pauseMs customers buy at least this long, also when nobody dies */
-  async round(seed: number, deaths: readonly Step[], pauseMs = 0): Promise<Result> {
+  /**
+   * @param orders customers go on until they have placed so many, also when nobody dies
+   * @param forGood whoever dies stays dead, which spares a start: for one death, in a last round
+   */
+  async round(seed: number, deaths: readonly Step[], { orders = 0, forGood = false } = {}): Promise<Result> {
     const began = performance.now();
     const random = new Random(seed);
     const customers = new Customers(this.nodes, this.customer.token, random.fork('customers'), `round ${seed}`);
@@ -100,12 +103,14 @@ export class Shop {
           customers.faults.push(`nothing passed "${step}" in ${PASSED_MS} ms`);
           await node.kill();
         } else crashes[step] = (crashes[step] ?? 0) + 1;
+        if (forGood) return;
         await node.start();
       }
     };
     try {
       await Promise.all(this.nodes.map(suffer));
-      await sleep(pauseMs);
+      const deadline = Date.now() + PASSED_MS;
+      while (customers.purchases.length < orders && Date.now() < deadline) await sleep(20);
     } catch (error) {
       // Without nodes nobody answers: the customers must not wait for them.
       await customers.end(0);

@@ -64,10 +64,10 @@ export class Customers {
     await Promise.all(this.running);
   }
 
-  /** Sends each key once more to each node: the same answer, from both. */
+  /** Sends each key once more to each node that lives: the same answer, from both. */
   async repeatAll(): Promise<void> {
     const keyed = this.purchases.flatMap(({ place, pay }) => (pay ? [place, pay] : [place]));
-    for (const node of this.nodes)
+    for (const node of this.nodes.filter(({ url }) => url !== undefined))
       for (let at = 0; at < keyed.length; at += 8)
         await Promise.all(keyed.slice(at, at + 8).map((one) => this.send(one, [node])));
   }
