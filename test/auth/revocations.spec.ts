@@ -213,53 +213,67 @@ it(
   (SECONDS + 60) * 1_000,
 );
 
-it('is answered by a node that cannot reach Redis once no other node’s cache has it any more', async () => {
-  const username = uniqueName();
-  const body = { username, email: `${username}@example.com`, password: PASSWORD };
-  const { id } = (await nodes[0].call('POST', '/v1/users', { body })).body as { id: string };
-  const statusAt = async (node: TestApp, token: string): Promise<number> =>
-    (await node.call('GET', '/v1/users/me', { token })).status;
-  await bothInUse();
-  const [one, other] = [await sessionOf(id), await sessionOf(id)];
-  for (const node of nodes) expect(await statusAt(node, one.token)).toBe(200);
+const ENDED: Readonly<Record<string, { path: string; refusal: number; end: Ending['call'] }>> = {
+  'of a session': { path: '/v1/users/me', refusal: 401, end: (ENDINGS['end by id'] as Ending).call },
+  'of a role': { path: SUMMARY, refusal: 403, end: (ENDINGS['take the role'] as Ending).call },
+};
+it.each(Object.keys(ENDED))(
+  '%s is answered by a node that cannot reach Redis once no other node’s cache has it any more',
+  async (what) => {
+    const { path: used, refusal, end } = ENDED[what] as (typeof ENDED)[string];
+    const username = uniqueName();
+    const body = { username, email: `${username}@example.com`, password: PASSWORD };
+    const { id } = (await nodes[0].call('POST', '/v1/users', { body })).body as { id: string };
+    const statusAt = async (node: TestApp, token: string): Promise<number> =>
+      (await node.call('GET', used, { token })).status;
+    const admin = await logIn(nodes[0], ADMIN.username, ADMIN.password);
+    await nodes[0].call('PUT', `/v1/users/${id}/roles`, { token: admin, body: { roles: ['user', 'support'] } });
+    await bothInUse();
+    const [one, other] = [await sessionOf(id), await sessionOf(id)];
+    for (const node of nodes) expect(await statusAt(node, one.token)).toBe(200);
 
-  const path = nodes[1].app.get(DatabaseInvalidations, { strict: false }) as unknown as {
-    applyBatch: (after: string) => Promise<string[]>;
-  };
-  const applyBatch = path.applyBatch.bind(path);
-  let goOn = (): void => undefined;
-  const held = new Promise<void>((resolve) => (goOn = resolve));
-  path.applyBatch = async (after) => {
-    await held;
-    return applyBatch(after);
-  };
-  let answered = false;
-  let ending: Promise<number> | undefined;
-  try {
-    links[0].cut(true);
-    ending = nodes[0].call('DELETE', `/v1/sessions/${one.id}`, { token: other.token }).then((reply) => {
-      answered = true;
-      return reply.status;
-    });
-    await sleep(500);
-    // The second node has not heard of it yet, and shows why the first must not answer.
-    expect([answered, await statusAt(nodes[1], one.token)]).toEqual([false, 200]);
-  } finally {
-    goOn();
-  }
-  expect(await ending).toBe(204);
-  expect([await statusAt(nodes[0], one.token), await statusAt(nodes[1], one.token)]).toEqual([401, 401]);
+    const path = nodes[1].app.get(DatabaseInvalidations, { strict: false }) as unknown as {
+      applyBatch: (after: string) => Promise<string[]>;
+    };
+    const applyBatch = path.applyBatch.bind(path);
+    let goOn = (): void => undefined;
+    const held = new Promise<void>((resolve) => (goOn = resolve));
+    path.applyBatch = async (after) => {
+      await held;
+      return applyBatch(after);
+    };
+    let answered = false;
+    let ending: Promise<number> | undefined;
+    try {
+      links[0].cut(true);
+      const [method, target, call] = end({ user: id, session: one.id });
+      ending = nodes[0]
+        .call(method, target, { ...call, token: refusal === 403 ? admin : other.token })
+        .then((reply) => {
+          answered = true;
+          return reply.status;
+        });
+      await sleep(500);
+      // The second node has not heard of it yet, and shows why the first must not answer.
+      expect([answered, await statusAt(nodes[1], one.token)]).toEqual([false, 200]);
+    } finally {
+      goOn();
+      path.applyBatch = applyBatch;
+    }
+    expect(await ending).toBeLessThan(300);
+    expect([await statusAt(nodes[0], one.token), await statusAt(nodes[1], one.token)]).toEqual([refusal, refusal]);
 
-  // Where no node reads the cache, nobody is waited for.
-  links[1].cut(true);
-  while (nodes.some(({ app }) => app.get(ReadGate, { strict: false }).isOpen)) await statusAt(nodes[1], other.token);
-  await sleep(200);
-  const began = performance.now();
-  expect((await nodes[1].call('DELETE', '/v1/sessions/current', { token: other.token })).status).toBe(204);
-  expect(performance.now() - began).toBeLessThan(2_000);
-  expect([await statusAt(nodes[0], other.token), await statusAt(nodes[1], other.token)]).toEqual([401, 401]);
-  links.forEach((link) => link.heal());
-});
+    // Where no node reads the cache, nobody is waited for.
+    links[1].cut(true);
+    while (nodes.some(({ app }) => app.get(ReadGate, { strict: false }).isOpen)) await statusAt(nodes[1], other.token);
+    await sleep(200);
+    const began = performance.now();
+    expect((await nodes[1].call('DELETE', '/v1/sessions/current', { token: other.token })).status).toBe(204);
+    expect(performance.now() - began).toBeLessThan(2_000);
+    expect([await statusAt(nodes[0], other.token), await statusAt(nodes[1], other.token)]).toEqual([401, 401]);
+    links.forEach((link) => link.heal());
+  },
+);
 
 it('comes to the sessions used longest ago, and to no others, when a user at the cap logs in on two nodes at once', async () => {
   const LOGINS = 16;
