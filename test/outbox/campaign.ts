@@ -88,7 +88,24 @@ class ServiceNode {
 /** A process-wide count of what was done to whom. */
 type Faults = Record<string, number>;
 
-/** What happens to the nodes and the broker, one thing after another, until the driving is over. */
+/** One node dies when some of the orders are placed, whatever else happens just then, and comes back. */
+async function death(
+  nodes: readonly ServiceNode[],
+  { orders, seed }: CampaignOptions,
+  done: () => number,
+  faults: Faults,
+): Promise<void> {
+  const random = new Random(seed).fork('death');
+  const killAt = orders * (0.1 + 0.4 * random.next());
+  while (done() < killAt) await sleep(2);
+  const node = random.pick(nodes);
+  await node.kill();
+  faults['node killed with SIGKILL'] = 1;
+  await sleep(random.between(100, 1_000));
+  await node.start();
+}
+
+/** What happens to the links and the broker, one thing after another, until the driving is over. */
 async function storm(
   nodes: readonly ServiceNode[],
   { rabbit, restarts, orders, seed }: CampaignOptions,
@@ -97,21 +114,9 @@ async function storm(
 ): Promise<void> {
   const random = new Random(seed).fork('faults');
   const note = (what: string): void => void (faults[what] = (faults[what] ?? 0) + 1);
-  const over = (): boolean => done() >= orders;
-  // One node dies in the first half, whatever else happens.
-  const killAt = orders * (0.2 + 0.3 * random.next());
-  let killed = false;
   let restarted = !restarts;
-  while (!over()) {
+  while (done() < orders) {
     const node = random.pick(nodes);
-    if (!killed && done() >= killAt) {
-      note('node killed with SIGKILL');
-      killed = true;
-      await node.kill();
-      await sleep(random.between(100, 1_000));
-      await node.start();
-      continue;
-    }
     if (!restarted && done() >= orders / 2) {
       note('RabbitMQ killed and started again');
       restarted = true;
@@ -211,7 +216,8 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     let done = 0;
     const began = performance.now();
     const driving = drive(nodes, orders, seed, (count) => (done = count)).finally(() => (done = orders));
-    await Promise.all([driving, storm(nodes, options, () => done, faults)]);
+    const progress = (): number => done;
+    await Promise.all([driving, storm(nodes, options, progress, faults), death(nodes, options, progress, faults)]);
     const driven = performance.now();
     for (const { link } of nodes) link.heal();
     const arrivals = await judgeArrivals(psql, rabbit);
