@@ -38,7 +38,9 @@ export class Users1763683200000 implements MigrationInterface {
       )`);
     await runner.query(`CREATE UNIQUE INDEX users_username_key ON users (username)`);
     await runner.query(`CREATE UNIQUE INDEX users_email_key ON users (lower(email))`);
-    await runner.query(`CREATE INDEX users_newest ON users (created_at DESC, id DESC) WHERE deleted_at IS NULL`);
+    await runner.query(
+      `CREATE INDEX users_newest ON users (created_at DESC, id DESC) WHERE deleted_at IS NULL`,
+    );
     await runner.query(
       `CREATE TRIGGER users_version BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION move_version()`,
     );

@@ -8,7 +8,9 @@ export class Sessions1763683200001 implements MigrationInterface {
   readonly name = 'Sessions1763683200001';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`CREATE SEQUENCE session_versions AS bigint INCREMENT BY 65536 START WITH 65536`);
+    await runner.query(
+      `CREATE SEQUENCE session_versions AS bigint INCREMENT BY 65536 START WITH 65536`,
+    );
     await runner.query(`
       CREATE TABLE sessions (
         id uuid NOT NULL,
@@ -26,7 +28,9 @@ export class Sessions1763683200001 implements MigrationInterface {
       )`);
     await runner.query(`ALTER SEQUENCE session_versions OWNED BY sessions.version`);
     await runner.query(`CREATE UNIQUE INDEX sessions_token_hash_key ON sessions (token_hash)`);
-    await runner.query(`CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC)`);
+    await runner.query(
+      `CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC)`,
+    );
     await runner.query(`CREATE INDEX sessions_expiring ON sessions (expires_at)`);
     await runner.query(
       `CREATE TRIGGER sessions_version BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION move_version()`,

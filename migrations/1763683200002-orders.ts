@@ -28,9 +28,13 @@ export class Orders1763683200002 implements MigrationInterface {
         CONSTRAINT orders_items_count CHECK (jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100)
       )`);
     await runner.query(`CREATE INDEX orders_of_user ON orders (user_id, created_at DESC, id DESC)`);
-    await runner.query(`CREATE INDEX orders_of_user_by_status ON orders (user_id, status, created_at DESC, id DESC)`);
+    await runner.query(
+      `CREATE INDEX orders_of_user_by_status ON orders (user_id, status, created_at DESC, id DESC)`,
+    );
     await runner.query(`CREATE INDEX orders_newest ON orders (created_at DESC, id DESC)`);
-    await runner.query(`CREATE INDEX orders_by_status ON orders (status, created_at DESC, id DESC)`);
+    await runner.query(
+      `CREATE INDEX orders_by_status ON orders (status, created_at DESC, id DESC)`,
+    );
     await runner.query(
       `CREATE TRIGGER orders_version BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION move_version()`,
     );

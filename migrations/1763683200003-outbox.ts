@@ -20,11 +20,15 @@ export class Outbox1763683200003 implements MigrationInterface {
         CONSTRAINT outbox_pkey PRIMARY KEY (position),
         CONSTRAINT outbox_id_key UNIQUE (id)
       )`);
-    await runner.query(`CREATE INDEX outbox_waiting ON outbox (position) WHERE published_at IS NULL`);
+    await runner.query(
+      `CREATE INDEX outbox_waiting ON outbox (position) WHERE published_at IS NULL`,
+    );
     await runner.query(
       `CREATE INDEX outbox_waiting_of_subject ON outbox (subject, position) WHERE published_at IS NULL`,
     );
-    await runner.query(`CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL`);
+    await runner.query(
+      `CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL`,
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -66,7 +66,8 @@ export class CacheInvalidations1763683200005 implements MigrationInterface {
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const [table] of CACHED) await runner.query(`DROP TRIGGER ${table}_cache_invalidation ON ${table}`);
+    for (const [table] of CACHED)
+      await runner.query(`DROP TRIGGER ${table}_cache_invalidation ON ${table}`);
     await runner.query(`DROP FUNCTION note_cache_invalidation()`);
     await runner.query(`DROP TABLE cache_invalidations`);
   }

@@ -47,7 +47,8 @@ export class OrderConstraints1763683200006 implements MigrationInterface {
 
   async down(runner: QueryRunner): Promise<void> {
     await runner.query(`ALTER TABLE order_events DROP CONSTRAINT order_events_actor_id_fkey`);
-    for (const [table, name] of CHECKS) await runner.query(`ALTER TABLE ${table} DROP CONSTRAINT ${name}`);
+    for (const [table, name] of CHECKS)
+      await runner.query(`ALTER TABLE ${table} DROP CONSTRAINT ${name}`);
     await runner.query(`DROP FUNCTION order_total(jsonb)`);
   }
 }

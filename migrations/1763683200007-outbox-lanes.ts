@@ -15,7 +15,9 @@ export class OutboxLanes1763683200007 implements MigrationInterface {
     await runner.query(
       `CREATE INDEX outbox_lane ON outbox ((hashtext(subject) & 15), position) WHERE published_at IS NULL AND NOT held`,
     );
-    await runner.query(`CREATE INDEX outbox_held ON outbox (subject, position) WHERE published_at IS NULL AND held`);
+    await runner.query(
+      `CREATE INDEX outbox_held ON outbox (subject, position) WHERE published_at IS NULL AND held`,
+    );
     await runner.query(
       `CREATE INDEX outbox_retry ON outbox ((hashtext(subject) & 15), retry_at) WHERE published_at IS NULL AND retry_at IS NOT NULL`,
     );

@@ -31,11 +31,15 @@ export class Inbox1763683200009 implements MigrationInterface {
         last_error text,
         CONSTRAINT inbox_pkey PRIMARY KEY (consumer, event_id)
       )`);
-    await runner.query(`CREATE INDEX inbox_waiting ON inbox (consumer, position) WHERE handled_at IS NULL`);
+    await runner.query(
+      `CREATE INDEX inbox_waiting ON inbox (consumer, position) WHERE handled_at IS NULL`,
+    );
     await runner.query(
       `CREATE INDEX inbox_failed ON inbox (consumer, subject, position) WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
     );
-    await runner.query(`CREATE INDEX inbox_handled ON inbox (handled_at) WHERE handled_at IS NOT NULL`);
+    await runner.query(
+      `CREATE INDEX inbox_handled ON inbox (handled_at) WHERE handled_at IS NOT NULL`,
+    );
     await runner.query(`
       CREATE FUNCTION deliver_event() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
@@ -58,7 +62,9 @@ export class Inbox1763683200009 implements MigrationInterface {
         CONSTRAINT order_figures_pkey PRIMARY KEY (day, status, currency)
       )`);
     await runner.query(`LOCK TABLE orders, outbox IN SHARE ROW EXCLUSIVE MODE`);
-    await runner.query(`INSERT INTO event_consumers (name, prefix) VALUES ('order-figures', 'order.')`);
+    await runner.query(
+      `INSERT INTO event_consumers (name, prefix) VALUES ('order-figures', 'order.')`,
+    );
     await runner.query(`
       INSERT INTO order_figures (day, status, currency, count, total)
       SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total) FROM orders GROUP BY 1, 2, 3`);

@@ -8,7 +8,11 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 const INDEXES: readonly (readonly [name: string, before: string, now: string])[] = [
   ['orders_of_user', 'user_id, created_at DESC, id DESC', 'user_id, created_at, id'],
   ['orders_by_status', 'status, created_at DESC, id DESC', 'status, created_at, id'],
-  ['orders_of_user_by_status', 'user_id, status, created_at DESC, id DESC', 'status, user_id, created_at, id'],
+  [
+    'orders_of_user_by_status',
+    'user_id, status, created_at DESC, id DESC',
+    'status, user_id, created_at, id',
+  ],
 ];
 
 export class OrderLists1763683200012 implements MigrationInterface {
@@ -29,8 +33,12 @@ export class OrderLists1763683200012 implements MigrationInterface {
   }
 }
 
-async function replace(runner: QueryRunner, indexes: readonly (readonly [string, string])[]): Promise<void> {
-  for (const [name, columns] of indexes) await runner.query(`CREATE INDEX ${name}_next ON orders (${columns})`);
+async function replace(
+  runner: QueryRunner,
+  indexes: readonly (readonly [string, string])[],
+): Promise<void> {
+  for (const [name, columns] of indexes)
+    await runner.query(`CREATE INDEX ${name}_next ON orders (${columns})`);
   // Last and together: from here on readers wait as well.
   for (const [name] of indexes) {
     await runner.query(`DROP INDEX ${name}`);

@@ -3,14 +3,31 @@
  * `timesDividedBy` the copy's long times (fence, lease, PostgreSQL's bounds) are that much shorter, so that a test of seconds
  * sees what else takes half a minute; a constant that is not found as written here is an error, never a silent no.
  */
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { transform } from '@swc/core';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/campaign', 'test/outbox', 'test/orders'];
+const FOLDERS = [
+  'src',
+  'migrations',
+  'scripts',
+  'test/support',
+  'test/campaign',
+  'test/outbox',
+  'test/orders',
+];
 
 /** File → the numbers in it that are times: the name before, the digits. */
 const TIMES = {
@@ -42,10 +59,14 @@ export async function compile({ timesDividedBy = 1 } = {}) {
   const lists = await Promise.all(
     FOLDERS.map(async (name) => {
       const entries = await readdir(join(ROOT, name), { recursive: true, withFileTypes: true });
-      return entries.filter((entry) => entry.isFile()).map((entry) => join(entry.parentPath, entry.name));
+      return entries
+        .filter((entry) => entry.isFile())
+        .map((entry) => join(entry.parentPath, entry.name));
     }),
   );
-  await Promise.all(lists.flat().map((path) => emit(path.slice(ROOT.length), folder, timesDividedBy)));
+  await Promise.all(
+    lists.flat().map((path) => emit(path.slice(ROOT.length), folder, timesDividedBy)),
+  );
   return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
 }
 
@@ -56,9 +77,17 @@ async function emit(path, folder, divisor) {
   if (extname(path) !== '.ts' || path.endsWith('.spec.ts')) return;
   let text = await readFile(join(ROOT, path), 'utf8');
   for (const time of TIMES[path] ?? []) {
-    if (!time.test(text)) throw new Error(`${path} has no ${time.source}: tell test/campaign/compile.mjs its new name`);
-    text = text.replace(time, (_, name, ms) => name + Math.round(Number(ms.replaceAll('_', '')) / divisor));
+    if (!time.test(text))
+      throw new Error(`${path} has no ${time.source}: tell test/campaign/compile.mjs its new name`);
+    text = text.replace(
+      time,
+      (_, name, ms) => name + Math.round(Number(ms.replaceAll('_', '')) / divisor),
+    );
   }
-  const { code } = await transform(text, { ...SWC, filename: join(ROOT, path), sourceFileName: join(ROOT, path) });
+  const { code } = await transform(text, {
+    ...SWC,
+    filename: join(ROOT, path),
+    sourceFileName: join(ROOT, path),
+  });
   await writeFile(target.replace(/\.ts$/, '.js'), code);
 }

@@ -13,7 +13,10 @@ import { ALL_IDS, replayOrders } from './replay.js';
 export class Figures {
   private readonly groups = new Map<string, { count: number; total: bigint }>();
 
-  add(createdAt: Date, { status, currency, total }: Pick<OrderState, 'status' | 'currency' | 'total'>): void {
+  add(
+    createdAt: Date,
+    { status, currency, total }: Pick<OrderState, 'status' | 'currency' | 'total'>,
+  ): void {
     const key = JSON.stringify([createdAt.toISOString().slice(0, 10), status, currency]);
     const group = this.groups.get(key) ?? { count: 0, total: 0n };
     this.groups.set(key, { count: group.count + 1, total: group.total + BigInt(total) });
@@ -21,8 +24,12 @@ export class Figures {
 
   /** Adds them to what is in the table. */
   async store(client: ClientBase): Promise<void> {
-    const keys = [...this.groups.keys()].sort().map((key) => JSON.parse(key) as [string, string, string]);
-    const sums = [...this.groups.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, group]) => group);
+    const keys = [...this.groups.keys()]
+      .sort()
+      .map((key) => JSON.parse(key) as [string, string, string]);
+    const sums = [...this.groups.entries()]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([, group]) => group);
     await client.query(
       `INSERT INTO order_figures AS figure (day, status, currency, count, total)
        SELECT * FROM unnest($1::date[], $2::text[], $3::text[], $4::bigint[], $5::numeric[])
@@ -40,7 +47,9 @@ export class Figures {
 }
 
 /** @returns how many orders were counted, and how many figures were not what they became (of those without waiting events) */
-export async function rebuildFigures(client: ClientBase): Promise<{ orders: number; changed: number }> {
+export async function rebuildFigures(
+  client: ClientBase,
+): Promise<{ orders: number; changed: number }> {
   await client.query(`SELECT pg_advisory_lock(${CONSUMER_LOCK})`, [FIGURES]);
   try {
     await client.query('BEGIN ISOLATION LEVEL REPEATABLE READ');
@@ -71,6 +80,8 @@ export async function rebuildFigures(client: ClientBase): Promise<{ orders: numb
     await client.query('ROLLBACK').catch(() => undefined);
     throw error;
   } finally {
-    await client.query(`SELECT pg_advisory_unlock(${CONSUMER_LOCK})`, [FIGURES]).catch(() => undefined);
+    await client
+      .query(`SELECT pg_advisory_unlock(${CONSUMER_LOCK})`, [FIGURES])
+      .catch(() => undefined);
   }
 }

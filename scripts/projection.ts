@@ -27,7 +27,17 @@ const LOCK_MS = 3_000;
 export const SERVICE_ID = '00000000-0000-0000-0000-000000000000';
 
 /** The columns that events decide. */
-const COLUMNS = ['user_id', 'status', 'currency', 'items', 'total', 'note', 'version', 'created_at', 'updated_at'];
+const COLUMNS = [
+  'user_id',
+  'status',
+  'currency',
+  'items',
+  'total',
+  'note',
+  'version',
+  'created_at',
+  'updated_at',
+];
 const CHECKSUM = `hashtextextended(ROW(id, ${COLUMNS.join(', ')})::text, 0)`;
 
 export interface Difference {
@@ -65,7 +75,9 @@ export async function compareProjection(
   progress: (orders: number) => void = () => undefined,
   size: Batch = BATCH,
 ): Promise<Comparison> {
-  await client.query(`CREATE TEMP TABLE IF NOT EXISTS orders_shadow (LIKE orders, events bigint NOT NULL)`);
+  await client.query(
+    `CREATE TEMP TABLE IF NOT EXISTS orders_shadow (LIKE orders, events bigint NOT NULL)`,
+  );
   await client.query(
     `SELECT set_config('lock_timeout', '${LOCK_MS}', false), set_config('holdfast.fenced', 'off', false)`,
   );
@@ -93,7 +105,11 @@ export async function compareProjection(
   return { ...total, live: hex(live), replayed: hex(replayed) };
 }
 
-async function inTransaction<T>(client: ClientBase, mode: string, work: () => Promise<T>): Promise<T> {
+async function inTransaction<T>(
+  client: ClientBase,
+  mode: string,
+  work: () => Promise<T>,
+): Promise<T> {
   await client.query(`BEGIN ${mode}`);
   try {
     const result = await work();
@@ -127,7 +143,11 @@ function compareBatch(client: ClientBase, { after, upTo: end }: IdRange, size: B
     );
     const [sum] = sums;
     if (!sum) throw new Error('no checksums');
-    const alike = sum.orders === sum.replayable && sum.live === sum.replayed && sum.gaps === '0' && faults.size === 0;
+    const alike =
+      sum.orders === sum.replayable &&
+      sum.live === sum.replayed &&
+      sum.gaps === '0' &&
+      faults.size === 0;
     return {
       orders: Number(sum.orders),
       events: Number(sum.events),
@@ -140,7 +160,10 @@ function compareBatch(client: ClientBase, { after, upTo: end }: IdRange, size: B
 }
 
 /** Replays into the shadow table. @returns what is wrong with the histories that cannot be replayed, by order */
-async function fillShadow(client: ClientBase, ranges: readonly IdRange[]): Promise<Map<string, string>> {
+async function fillShadow(
+  client: ClientBase,
+  ranges: readonly IdRange[],
+): Promise<Map<string, string>> {
   await client.query('TRUNCATE orders_shadow');
   const faults = new Map<string, string>();
   const orders: ReplayedOrder[] = [];
@@ -179,7 +202,12 @@ async function differences(
   values: unknown[],
   faults: ReadonlyMap<string, string>,
 ): Promise<Found[]> {
-  const { rows } = await client.query<{ id: string; live: boolean; shadow: boolean; columns: string[] }>(
+  const { rows } = await client.query<{
+    id: string;
+    live: boolean;
+    shadow: boolean;
+    columns: string[];
+  }>(
     `SELECT id, o.id IS NOT NULL AS live, s.id IS NOT NULL AS shadow,
             array_remove(ARRAY[${COLUMNS.map((name) => `CASE WHEN o.${name} IS DISTINCT FROM s.${name} THEN '${name}' END`).join(', ')},
                          CASE WHEN s.events <> s.version THEN 'gaps' END], NULL) AS columns
@@ -204,7 +232,8 @@ async function mendRows(client: ClientBase, ids: readonly string[]): Promise<str
       // Under the locks nothing moves any more: the events as they are now decide.
       await fillShadow(client, ids.map(only));
       const found = await differences(client, 'id = ANY($1)', [ids], new Map());
-      const of = (kind: Found['kind']): string[] => found.filter((one) => one.kind === kind).map(({ id }) => id);
+      const of = (kind: Found['kind']): string[] =>
+        found.filter((one) => one.kind === kind).map(({ id }) => id);
       const [missing, damaged] = [of('missing'), of('row')];
       await client.query(
         `INSERT INTO orders (id, ${COLUMNS.join(', ')}) SELECT id, ${COLUMNS.join(', ')} FROM orders_shadow WHERE id = ANY($1)`,

@@ -39,7 +39,15 @@ try {
   console.log(`campaign: ${form}, seed ${seed}`);
   const failuresFolder = join(ROOT, '.data/campaign');
   const log = (line) => console.log(line);
-  const report = await runCampaign({ form, seed, reads, folder, timesDividedBy, failuresFolder, log });
+  const report = await runCampaign({
+    form,
+    seed,
+    reads,
+    folder,
+    timesDividedBy,
+    failuresFolder,
+    log,
+  });
   console.log(summary(report));
   if (values.report) await writeFile(values.report, JSON.stringify(report));
   if (form === 'long') {

@@ -60,13 +60,15 @@ export class Dice {
   }
 }
 
-export const FIRST_NAMES = `ada aino alice amir ana anders anna arjun astrid bao bela carla chidi chloe dario diego elif
+export const FIRST_NAMES =
+  `ada aino alice amir ana anders anna arjun astrid bao bela carla chidi chloe dario diego elif
 elena emil emma erik fatima felix finn freya grace hana hugo ida imani ines ingrid ivan jan jonas julia kai karin kenji
 lara lea leo lena liam lina lucas luis maja malik maria marta mateo maya mei mia milan mina nadia nils nina noah nora olga
 omar oscar paula pavel petra priya rafael ravi rosa ruth sami sara selma simon sofia sven tara theo tomas vera viktor
 wanjiru yara yusuf zoe`.split(/\s+/);
 
-export const LAST_NAMES = `adeyemi ahmed andersen bauer becker berg bianchi brown castro chen costa dahl diaz dubois
+export const LAST_NAMES =
+  `adeyemi ahmed andersen bauer becker berg bianchi brown castro chen costa dahl diaz dubois
 eriksson fischer fontaine garcia garner haas hansen horvat ivanova jansen jensen johansson kaya keller khan kim kowalski
 kumar larsen laurent lehmann lindqvist lopez maier marino martin mbeki meyer moreau moretti mueller murphy nakamura
 nguyen nielsen novak okafor oliveira olsen omondi ortega park patel peeters pereira petrov popescu rossi ruiz saito
@@ -136,7 +138,12 @@ const NOTES = [
 ] as const;
 
 export const REASONS: Readonly<Record<'cancel' | 'refund', readonly string[]>> = {
-  cancel: ['Ordered twice by mistake.', 'Found it in the locker after all.', 'Takes too long.', 'Out of stock.'],
+  cancel: [
+    'Ordered twice by mistake.',
+    'Found it in the locker after all.',
+    'Takes too long.',
+    'Out of stock.',
+  ],
   refund: ['Arrived damaged.', 'The wrong size.', 'Not as described.', 'Returned within 14 days.'],
 };
 
@@ -153,7 +160,8 @@ export function items(dice: Dice, code: Currency['code']): OrderItem[] {
   for (let count = 1 + dice.zipf(6); count > 0; count--) chosen.add(dice.zipf(GOODS.length));
   return [...chosen].map((place) => {
     const [sku, name, cents] = GOODS[place] as (typeof GOODS)[number];
-    const unitPrice = code === 'EUR' ? cents : Math.max(step, Math.round((cents * rate) / step) * step);
+    const unitPrice =
+      code === 'EUR' ? cents : Math.max(step, Math.round((cents * rate) / step) * step);
     return { sku, name, quantity: 1 + dice.zipf(cents < 3000 ? 12 : 2), unitPrice };
   });
 }

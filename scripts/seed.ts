@@ -16,9 +16,28 @@ import { type Config, loadConfig } from '../src/config.js';
 import { dataSourceOptions } from '../src/database/data-source.js';
 import { migrateDatabase, pendingMigrations } from '../src/database/migrate.js';
 import { Figures } from './figures.js';
-import { changed, EVENT_SCHEMA, evolve, type OrderFact, type OrderState, placed } from '../src/orders/order-events.js';
-import { EDITABLE, type OrderAction, type OrderStatus, TRANSITIONS } from '../src/orders/order-lifecycle.js';
-import { command, CommandError, readArguments, startProgress, wholeNumber, withDatabase } from './command.js';
+import {
+  changed,
+  EVENT_SCHEMA,
+  evolve,
+  type OrderFact,
+  type OrderState,
+  placed,
+} from '../src/orders/order-events.js';
+import {
+  EDITABLE,
+  type OrderAction,
+  type OrderStatus,
+  TRANSITIONS,
+} from '../src/orders/order-lifecycle.js';
+import {
+  command,
+  CommandError,
+  readArguments,
+  startProgress,
+  wholeNumber,
+  withDatabase,
+} from './command.js';
 import { currency, Dice, FIRST_NAMES, items, LAST_NAMES, note, REASONS } from './samples.js';
 
 const USAGE = `npm run seed -- [--users N] [--orders M] [--seed S] [--until DAY]
@@ -74,7 +93,11 @@ function plan(): Plan {
   return {
     users: wholeNumber('users', options.users, { least: 1, most: 1_000_000, otherwise: 1_000 }),
     orders: wholeNumber('orders', options.orders, { least: 0, most: 5_000_000, otherwise: 10_000 }),
-    seed: wholeNumber('seed', options.seed, { least: 0, most: 2 ** 47, otherwise: randomInt(1_000_000) }),
+    seed: wholeNumber('seed', options.seed, {
+      least: 0,
+      most: 2 ** 47,
+      otherwise: randomInt(1_000_000),
+    }),
     until: Date.parse(until),
   };
 }
@@ -83,18 +106,24 @@ const idAt = (dice: Dice, msecs: number): string => uuidv7({ msecs, random: dice
 
 /** Four characters that names of one seed share and names of another do not. */
 const tagOf = (seed: number): string =>
-  (createHash('sha256').update(`names ${seed}`).digest().readUInt32LE() % 36 ** 4).toString(36).padStart(4, '0');
+  (createHash('sha256').update(`names ${seed}`).digest().readUInt32LE() % 36 ** 4)
+    .toString(36)
+    .padStart(4, '0');
 
 function people({ users, seed, until }: Plan): People {
   const dice = new Dice(`users ${seed}`);
   const tag = tagOf(seed);
   const from = until - 2 * DAYS * DAY_MS;
   // The first was there before any order.
-  const since = Array.from({ length: users }, (_, i) => (i === 0 ? from : moment(dice, from, until, i, users)));
+  const since = Array.from({ length: users }, (_, i) =>
+    i === 0 ? from : moment(dice, from, until, i, users),
+  );
   return {
     since,
     ids: since.map((at) => idAt(dice, at)),
-    names: since.map((_, i) => `${dice.pick(FIRST_NAMES)}.${dice.pick(LAST_NAMES)}.${tag}${i.toString(36)}`),
+    names: since.map(
+      (_, i) => `${dice.pick(FIRST_NAMES)}.${dice.pick(LAST_NAMES)}.${tag}${i.toString(36)}`,
+    ),
     clerkId: idAt(dice, from),
   };
 }
@@ -134,7 +163,12 @@ const STEPS: Readonly<Record<OrderStatus, readonly Step[]>> = {
 /** One order's life from `placedAt` on, as far as it came before `until`. */
 function order(
   dice: Dice,
-  { userId, clerkId, placedAt, until }: { userId: string; clerkId: string; placedAt: number; until: number },
+  {
+    userId,
+    clerkId,
+    placedAt,
+    until,
+  }: { userId: string; clerkId: string; placedAt: number; until: number },
 ): SeededOrder {
   const code = currency(dice);
   const events: SeededEvent[] = [];
@@ -144,7 +178,11 @@ function order(
     return (state = evolve(state, fact));
   };
   const id = idAt(dice, placedAt);
-  let now = happen(placed({ userId, currency: code, items: items(dice, code), note: note(dice) }), userId, placedAt);
+  let now = happen(
+    placed({ userId, currency: code, items: items(dice, code), note: note(dice) }),
+    userId,
+    placedAt,
+  );
   for (let at = placedAt; ;) {
     const { status } = now;
     let left = dice.share();
@@ -163,17 +201,30 @@ function order(
     if (!transition) throw new Error(`orders that are ${status} have no ${action}`);
     const reasons = action === 'cancel' || action === 'refund' ? REASONS[action] : undefined;
     const data = reasons && dice.chance(0.7) ? { reason: dice.pick(reasons) } : {};
-    now = happen({ type: transition.event, data }, transition.by === 'owner' ? userId : clerkId, at);
+    now = happen(
+      { type: transition.event, data },
+      transition.by === 'owner' ? userId : clerkId,
+      at,
+    );
   }
   return { id, state: now, events };
 }
 
 const iso = (at: number): string => new Date(at).toISOString();
 
-async function insertPeople(client: Client, { ids, names, since, clerkId }: People, seed: number): Promise<void> {
+async function insertPeople(
+  client: Client,
+  { ids, names, since, clerkId }: People,
+  seed: number,
+): Promise<void> {
   const insert = `INSERT INTO users (id, username, email, roles, created_at, updated_at)
     SELECT id, name, name || '@example.com', $4, at, at FROM unnest($1::uuid[], $2::text[], $3::timestamptz[]) AS row (id, name, at)`;
-  await client.query(insert, [[clerkId], [`clerk.${tagOf(seed)}`], [iso(since[0] as number)], ['user', 'admin']]);
+  await client.query(insert, [
+    [clerkId],
+    [`clerk.${tagOf(seed)}`],
+    [iso(since[0] as number)],
+    ['user', 'admin'],
+  ]);
   const passwordHash = await new Passwords().hash(SEEDED_PASSWORD);
   const progress = await startProgress('users ', ids.length, 'users');
   for (let i = 0; i < ids.length; i += BATCH) {
@@ -210,7 +261,9 @@ async function insertOrders(client: Client, batch: readonly SeededOrder[]): Prom
       column(({ events }) => iso((events.at(-1) as SeededEvent).at)),
     ],
   });
-  const events = batch.flatMap(({ id, events }) => events.map((event, i) => ({ ...event, id, version: i + 1 })));
+  const events = batch.flatMap(({ id, events }) =>
+    events.map((event, i) => ({ ...event, id, version: i + 1 })),
+  );
   await client.query({
     name: 'events',
     text: `INSERT INTO order_events (order_id, version, type, schema, data, actor_id, occurred_at)
@@ -271,7 +324,10 @@ async function fillOrders(client: Client, plan: Plan, { ids, since, clerkId }: P
   await writing;
   await figures.store(client);
   progress.stop();
-  const busiest = orderCounts.reduce((best, count, i) => (count > (orderCounts[best] as number) ? i : best), 0);
+  const busiest = orderCounts.reduce(
+    (best, count, i) => (count > (orderCounts[best] as number) ? i : best),
+    0,
+  );
   return { events, busiest, most: orderCounts[busiest] as number };
 }
 
@@ -319,7 +375,9 @@ async function seedDatabase(url: string, plan: Plan): Promise<void> {
     );
   } catch (error) {
     if (!(error instanceof Error) || (error as { code?: string }).code !== '23505') throw error;
-    throw new CommandError(`this database has the data of --seed ${plan.seed} already: give another number`);
+    throw new CommandError(
+      `this database has the data of --seed ${plan.seed} already: give another number`,
+    );
   } finally {
     await client.end().catch(() => undefined);
   }

@@ -23,7 +23,8 @@ import { createPino, PinoLogger } from './telemetry/logger.js';
 import { HttpMetrics } from './telemetry/metrics.js';
 import { installSecurityLog } from './telemetry/security-log.js';
 
-export const VERSION = (createRequire(import.meta.url)(packageJson()) as { version: string }).version;
+export const VERSION = (createRequire(import.meta.url)(packageJson()) as { version: string })
+  .version;
 
 /** One folder up from src/, two from dist/src/. */
 function packageJson(): string {
@@ -53,7 +54,10 @@ export async function createApp(
   logger: LoggerService = new PinoLogger(createPino(config)),
 ): Promise<NestFastifyApplication> {
   const pair = config.tls && readTlsPair(config.tls);
-  const adapter = new FastifyAdapter({ ...fastifyOptions(config.trustProxy, pair), skipMiddie: true } as never);
+  const adapter = new FastifyAdapter({
+    ...fastifyOptions(config.trustProxy, pair),
+    skipMiddie: true,
+  } as never);
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
   installSecurityHeaders(fastify, config.tls !== undefined);
   installNegotiation(fastify);
@@ -70,7 +74,8 @@ export async function createApp(
     bodyParser: false,
     abortOnError: false,
   });
-  if (config.tls && pair) followTlsPair(fastify.server as unknown as Server, config.tls, pair, logger);
+  if (config.tls && pair)
+    followTlsPair(fastify.server as unknown as Server, config.tls, pair, logger);
   app.useGlobalGuards(new StrictQueryGuard());
   app.get(HttpMetrics).install(fastify);
   app.enableShutdownHooks(['SIGTERM', 'SIGINT'], { useProcessExit: true });

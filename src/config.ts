@@ -67,11 +67,14 @@ const integer = (min: number, max: number) =>
     const value = /^\d{1,15}$/.test(text) ? Number(text) : NaN;
     return value >= min && value <= max ? value : undefined;
   });
-const choice = <const T extends string>(...words: T[]) => check((text) => words.find((word) => word === text));
+const choice = <const T extends string>(...words: T[]) =>
+  check((text) => words.find((word) => word === text));
 const url = (...schemes: string[]) =>
   check((text) => {
     // "redis:6379" parses too, as a scheme and a path: without a host it is not what was meant.
-    const { protocol, hostname } = URL.canParse(text) ? new URL(text) : { protocol: '', hostname: '' };
+    const { protocol, hostname } = URL.canParse(text)
+      ? new URL(text)
+      : { protocol: '', hostname: '' };
     return schemes.includes(protocol) && hostname !== '' ? text : undefined;
   });
 const list = <T>(one: (text: string) => T | undefined) =>
@@ -84,7 +87,9 @@ const host = check((value) =>
   isIP(value) !== 0 || /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(value) ? value : undefined,
 );
 const username = check((value) => (/^[a-z0-9_.-]{3,32}$/.test(value) ? value : undefined));
-const password = check((value) => ([...value].length >= 15 && [...value].length <= 128 ? value : undefined));
+const password = check((value) =>
+  [...value].length >= 15 && [...value].length <= 128 ? value : undefined,
+);
 
 const isPostgresUrl = (value: string): string | undefined =>
   URL.canParse(value) && /^postgres(ql)?:\/\/\S+$/.test(value) ? value : undefined;
@@ -101,7 +106,12 @@ const isRedisUrl = (value: string): string | undefined => {
   const wellFormed =
     paths[kind as keyof typeof paths].test(path) &&
     (kind !== '' || each.length === 1) &&
-    each.every((one) => /^[a-z\d[][\w.:\]-]*$/i.test(one) && !/:0|[:.-]$/.test(one) && URL.canParse(`redis://${one}`));
+    each.every(
+      (one) =>
+        /^[a-z\d[][\w.:\]-]*$/i.test(one) &&
+        !/:0|[:.-]$/.test(one) &&
+        URL.canParse(`redis://${one}`),
+    );
   return wellFormed ? value : undefined;
 };
 const isNetwork = (value: string): string | undefined => {
@@ -113,11 +123,18 @@ const isNetwork = (value: string): string | undefined => {
   return /^\d{1,3}$/.test(bits) && Number(bits) <= (family === 4 ? 32 : 128) ? value : undefined;
 };
 
-const seconds = (fallback: number, desc: string): Form => ({ default: fallback, desc, example: String(fallback) });
+const seconds = (fallback: number, desc: string): Form => ({
+  default: fallback,
+  desc,
+  example: String(fallback),
+});
 
 const variables = {
   HOST: host({ default: '127.0.0.1', desc: 'a host name or an IP address', example: '0.0.0.0' }),
-  PORT: integer(0, 65535)({ default: 3000, desc: 'a port from 0 to 65535, 0 for any free one', example: '3000' }),
+  PORT: integer(
+    0,
+    65535,
+  )({ default: 3000, desc: 'a port from 0 to 65535, 0 for any free one', example: '3000' }),
   DATABASE_URL: check(isPostgresUrl)({
     default: undefined,
     desc: 'a postgres:// URL of the primary',
@@ -128,9 +145,19 @@ const variables = {
     desc: 'postgres:// URLs of replicas, separated by commas',
     example: 'postgres://user:password@replica-1:5432/holdfast',
   }),
-  DATABASE_POOL: integer(2, 500)({ default: 10, desc: 'a whole number from 2 to 500', example: '10' }),
-  DATA_DIR: text({ default: '.data', desc: 'a folder for the embedded PostgreSQL', example: '.data' }),
-  MIGRATIONS: choice('auto', 'manual')({ default: 'auto', desc: '"auto" or "manual"', example: 'auto' }),
+  DATABASE_POOL: integer(
+    2,
+    500,
+  )({ default: 10, desc: 'a whole number from 2 to 500', example: '10' }),
+  DATA_DIR: text({
+    default: '.data',
+    desc: 'a folder for the embedded PostgreSQL',
+    example: '.data',
+  }),
+  MIGRATIONS: choice(
+    'auto',
+    'manual',
+  )({ default: 'auto', desc: '"auto" or "manual"', example: 'auto' }),
   REDIS_URL: check(isRedisUrl)({
     default: undefined,
     desc: 'a redis://host:port/db, redis+sentinel://host:port,host:port/master or redis+cluster://host:port,host:port URL (rediss for TLS)',
@@ -147,7 +174,10 @@ const variables = {
   CACHE_TTL_USERS: integer(1, 604_800)(seconds(3600, 'seconds from 1 to 604800')),
   CACHE_TTL_SESSIONS: integer(1, 604_800)(seconds(3600, 'seconds from 1 to 604800')),
   CACHE_TTL_ORDERS: integer(1, 604_800)(seconds(1800, 'seconds from 1 to 604800')),
-  CACHE_DEGRADED_WRITES: choice('allow', 'reject')({ default: 'allow', desc: '"allow" or "reject"', example: 'allow' }),
+  CACHE_DEGRADED_WRITES: choice(
+    'allow',
+    'reject',
+  )({ default: 'allow', desc: '"allow" or "reject"', example: 'allow' }),
   SESSION_IDLE_SECONDS: integer(1, 31_536_000)(seconds(3600, 'seconds from 1 to 31536000')),
   SESSION_ABSOLUTE_SECONDS: integer(1, 31_536_000)(seconds(86_400, 'seconds from 1 to 31536000')),
   RATE_LIMIT_PER_MINUTE: integer(
@@ -187,8 +217,14 @@ const variables = {
     desc: 'one of fatal, error, warn, info, debug, trace, silent',
     example: 'info',
   }),
-  LOG_FORMAT: choice('pretty', 'json')({ default: undefined, desc: '"pretty" or "json"', example: 'json' }),
-  METRICS_PORT: integer(1, 65535)({ default: undefined, desc: 'a port from 1 to 65535', example: '9464' }),
+  LOG_FORMAT: choice(
+    'pretty',
+    'json',
+  )({ default: undefined, desc: '"pretty" or "json"', example: 'json' }),
+  METRICS_PORT: integer(
+    1,
+    65535,
+  )({ default: undefined, desc: 'a port from 1 to 65535', example: '9464' }),
   OTEL_EXPORTER_OTLP_ENDPOINT: url(
     'http:',
     'https:',
@@ -197,8 +233,16 @@ const variables = {
     desc: 'an http:// or https:// URL of an OTLP collector',
     example: 'http://127.0.0.1:4318',
   }),
-  TLS_CERT_FILE: text({ default: undefined, desc: 'a PEM file, together with TLS_KEY_FILE', example: '/tls/tls.crt' }),
-  TLS_KEY_FILE: text({ default: undefined, desc: 'a PEM file, together with TLS_CERT_FILE', example: '/tls/tls.key' }),
+  TLS_CERT_FILE: text({
+    default: undefined,
+    desc: 'a PEM file, together with TLS_KEY_FILE',
+    example: '/tls/tls.crt',
+  }),
+  TLS_KEY_FILE: text({
+    default: undefined,
+    desc: 'a PEM file, together with TLS_CERT_FILE',
+    example: '/tls/tls.key',
+  }),
 };
 
 /** The names of all variables, in the order of the documentation. */
@@ -220,8 +264,13 @@ const line = (name: string): string => {
  * error, since some are secrets.
  * @throws ConfigError naming every variable at fault
  */
-export function loadConfig(env: NodeJS.ProcessEnv = process.env, terminal = process.stdout.isTTY): Config {
-  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+export function loadConfig(
+  env: NodeJS.ProcessEnv = process.env,
+  terminal = process.stdout.isTTY,
+): Config {
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
+  );
   const faults: string[] = [];
   const read = customCleanEnv(given, variables, (clean) => clean, {
     reporter: ({ errors }: { errors: Partial<Record<string, Error>> }) => {

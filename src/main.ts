@@ -17,7 +17,10 @@ const ADVICE: Readonly<Record<string, string>> = {
 };
 
 function explain(error: unknown): string {
-  const { name, message, stack, code, errors } = error as Error & { code?: string; errors?: { code?: string }[] };
+  const { name, message, stack, code, errors } = error as Error & {
+    code?: string;
+    errors?: { code?: string }[];
+  };
   if (error instanceof ConfigError || name === 'EmbeddedPostgresError') return message;
   const advice = ADVICE[code ?? errors?.[0]?.code ?? ''];
   return advice ? `${advice} (${message || code})` : (stack ?? String(error));
@@ -29,10 +32,16 @@ try {
   const app = await createApp(config, logger);
   await app.listen(config.port, config.host);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
-  logger.log(`Holdfast is ready: API ${url}/v1  Swagger UI ${url}/docs  health ${url}/health/ready`, 'Holdfast');
+  logger.log(
+    `Holdfast is ready: API ${url}/v1  Swagger UI ${url}/docs  health ${url}/health/ready`,
+    'Holdfast',
+  );
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.once(signal, () => {
-      logger.log(`${signal}: finishing what is under way, for up to ${config.shutdownGraceSeconds} s`, 'Holdfast');
+      logger.log(
+        `${signal}: finishing what is under way, for up to ${config.shutdownGraceSeconds} s`,
+        'Holdfast',
+      );
       setTimeout(
         () => {
           logger.warn('The grace is over: closing with requests under way', 'Holdfast');

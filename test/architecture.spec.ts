@@ -27,7 +27,13 @@ class Tree {
   constructor(sources: Sources) {
     this.files = Object.entries(sources).map(([path, text]) => {
       const ast = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
-      return { path, text, ast, lines: text.trimEnd().split('\n').length, imports: importsOf(path, ast) };
+      return {
+        path,
+        text,
+        ast,
+        lines: text.trimEnd().split('\n').length,
+        imports: importsOf(path, ast),
+      };
     });
   }
 
@@ -40,13 +46,17 @@ function importsOf(path: string, ast: ts.SourceFile): string[] {
   const found: string[] = [];
   const add = (node: ts.Node | undefined): void => {
     if (!node || !ts.isStringLiteralLike(node)) return;
-    const to = node.text.startsWith('.') ? posix.join(dirname(path), node.text.replace(/\.js$/, '.ts')) : node.text;
+    const to = node.text.startsWith('.')
+      ? posix.join(dirname(path), node.text.replace(/\.js$/, '.ts'))
+      : node.text;
     found.push(to);
   };
   visit(ast, (node) => {
     if (ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) add(node.moduleSpecifier);
-    else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) add(node.arguments[0]);
-    else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) add(node.argument.literal);
+    else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword)
+      add(node.arguments[0]);
+    else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument))
+      add(node.argument.literal);
   });
   return found;
 }
@@ -57,7 +67,10 @@ function visit(node: ts.Node, look: (node: ts.Node) => void): void {
 }
 
 /** Every `file: text of the node` for which `fault` gives a word. */
-function search(files: readonly File[], fault: (node: ts.Node, file: File) => string | undefined): string[] {
+function search(
+  files: readonly File[],
+  fault: (node: ts.Node, file: File) => string | undefined,
+): string[] {
   const faults: string[] = [];
   for (const file of files)
     visit(file.ast, (node) => {
@@ -94,10 +107,15 @@ function cycles(edges: ReadonlyMap<string, ReadonlySet<string>>): string[] {
   const rings = [...reached].map(([node, far]) =>
     far.has(node) ? [...far].filter((other) => reached.get(other)?.has(node)) : [],
   );
-  return [...new Set(rings.filter((ring) => ring.length > 0).map((ring) => ring.sort().join(' <-> ')))];
+  return [
+    ...new Set(rings.filter((ring) => ring.length > 0).map((ring) => ring.sort().join(' <-> '))),
+  ];
 }
 
-function edgesBetween(files: readonly File[], name: (path: string) => string): Map<string, Set<string>> {
+function edgesBetween(
+  files: readonly File[],
+  name: (path: string) => string,
+): Map<string, Set<string>> {
   const edges = new Map<string, Set<string>>();
   for (const { path, imports } of files) {
     const targets = edges.get(name(path)) ?? new Set<string>();
@@ -133,13 +151,37 @@ const OPEN = ['http'];
 
 type Exception = readonly [from: string, to: string, reason: string];
 const DOOR_EXCEPTIONS: readonly Exception[] = [
-  ['src/app.ts', 'src/telemetry/logger.ts', 'the logger exists before the container, which logs its own start'],
+  [
+    'src/app.ts',
+    'src/telemetry/logger.ts',
+    'the logger exists before the container, which logs its own start',
+  ],
   ['src/main.ts', 'src/telemetry/logger.ts', 'the same logger, also for a start that fails'],
-  ['src/app.ts', 'src/telemetry/tracing.ts', 'traces every request, and is loaded only when a collector is named'],
-  ['src/app.ts', 'src/telemetry/metrics.ts', 'measures every request: hooked into the HTTP server when it is made'],
-  ['src/app.ts', 'src/telemetry/security-log.ts', 'sees every answer: hooked into the HTTP server when it is made'],
-  ['src/app.ts', 'src/telemetry/tracing.ts', 'the same, and loaded only where traces are asked for'],
-  ['src/health/health.controller.ts', 'src/outbox/outbox.relay.ts', 'asks whether the broker is connected'],
+  [
+    'src/app.ts',
+    'src/telemetry/tracing.ts',
+    'traces every request, and is loaded only when a collector is named',
+  ],
+  [
+    'src/app.ts',
+    'src/telemetry/metrics.ts',
+    'measures every request: hooked into the HTTP server when it is made',
+  ],
+  [
+    'src/app.ts',
+    'src/telemetry/security-log.ts',
+    'sees every answer: hooked into the HTTP server when it is made',
+  ],
+  [
+    'src/app.ts',
+    'src/telemetry/tracing.ts',
+    'the same, and loaded only where traces are asked for',
+  ],
+  [
+    'src/health/health.controller.ts',
+    'src/outbox/outbox.relay.ts',
+    'asks whether the broker is connected',
+  ],
 ];
 const MOST_LINES = 320;
 
@@ -148,8 +190,10 @@ const TRANSACTION_SQL =
 /** Who may end a transaction, besides the migrations. */
 const COMMITTERS: Readonly<Record<string, string>> = {
   'src/database/unit-of-work.ts': 'the one place that commits what a request changed',
-  'src/inbox/inbox.service.ts': 'marks its own rows, which no cache holds, with what a handler did through it',
-  'src/cache/database-invalidations.ts': 'removes its own rows, which no cache holds, when their keys are gone',
+  'src/inbox/inbox.service.ts':
+    'marks its own rows, which no cache holds, with what a handler did through it',
+  'src/cache/database-invalidations.ts':
+    'removes its own rows, which no cache holds, when their keys are gone',
 };
 
 const unused = (what: string, named: Iterable<string>, used: ReadonlySet<string>): string[] =>
@@ -172,7 +216,13 @@ const rules: readonly Rule[] = [
       const faults = files.flatMap(({ path, imports }) =>
         imports.flatMap((to) => {
           const [from, room] = [roomOf(path), roomOf(to)];
-          if (!path.startsWith('src/') || !/^src\/[^/]+\//.test(to) || from === room || OPEN.includes(room)) return [];
+          if (
+            !path.startsWith('src/') ||
+            !/^src\/[^/]+\//.test(to) ||
+            from === room ||
+            OPEN.includes(room)
+          )
+            return [];
           if (DOOR.test(to) || OWN_DOORS[room]?.includes(basename(to))) return [];
           if (DOOR_EXCEPTIONS.some(([one, other]) => one === path && other === to)) {
             used.add(`${path} -> ${to}`);
@@ -221,7 +271,10 @@ const rules: readonly Rule[] = [
   },
   {
     name: 'nothing waits for itself with forwardRef',
-    check: (tree) => search(tree.in('src'), (node) => (ts.isIdentifier(node) ? word(node, 'forwardRef') : undefined)),
+    check: (tree) =>
+      search(tree.in('src'), (node) =>
+        ts.isIdentifier(node) ? word(node, 'forwardRef') : undefined,
+      ),
     broken: { 'src/a/a.module.ts': `imports([forwardRef(() => B)]);` },
     finds: ['forwardRef'],
   },
@@ -232,7 +285,9 @@ const rules: readonly Rule[] = [
         const from = roomOf(path);
         if (from === 'app.module.ts' || from === 'app.ts') return [];
         const may = BUSINESS.includes(from) ? BUSINESS.slice(0, BUSINESS.indexOf(from) + 1) : [];
-        const wrong = imports.filter((to) => BUSINESS.includes(roomOf(to)) && !may.includes(roomOf(to)));
+        const wrong = imports.filter(
+          (to) => BUSINESS.includes(roomOf(to)) && !may.includes(roomOf(to)),
+        );
         return wrong.map((to) => `${path} -> ${to}`);
       }),
     broken: {
@@ -240,7 +295,11 @@ const rules: readonly Rule[] = [
       'src/auth/auth.service.ts': `import { OrdersService } from '../orders/orders.service.js'; import '../users/users.service.js';`,
       'src/http/pagination.ts': `import { Order } from '../orders/orders.dto.js';`,
     },
-    finds: ['src/users/users.service.ts ->', 'src/auth/auth.service.ts ->', 'src/http/pagination.ts ->'],
+    finds: [
+      'src/users/users.service.ts ->',
+      'src/auth/auth.service.ts ->',
+      'src/http/pagination.ts ->',
+    ],
   },
   {
     name: 'cache/ imports nothing of this service, so that it could be lifted out',
@@ -269,10 +328,14 @@ const rules: readonly Rule[] = [
             node.expression.getText() === 'process'
           )
             return node.getText();
-          if (ts.isElementAccessExpression(node) && /^process\[.env.\]$/.test(node.getText())) return node.getText();
+          if (ts.isElementAccessExpression(node) && /^process\[.env.\]$/.test(node.getText()))
+            return node.getText();
           if (ts.isVariableDeclaration(node) && node.initializer?.getText() === 'process')
             return ts.isObjectBindingPattern(node.name) ? node.getText() : undefined;
-          if (ts.isImportDeclaration(node) && /^['"](node:)?process['"]$/.test(node.moduleSpecifier.getText()))
+          if (
+            ts.isImportDeclaration(node) &&
+            /^['"](node:)?process['"]$/.test(node.moduleSpecifier.getText())
+          )
             return node.getText();
           return undefined;
         },
@@ -291,7 +354,9 @@ const rules: readonly Rule[] = [
       const used = new Set<string>();
       const faults = search(tree.in('src'), (node, { path }) => {
         const name = calledName(node);
-        const call = /^(transaction|startTransaction|commitTransaction)$/.test(name ?? '') ? name : undefined;
+        const call = /^(transaction|startTransaction|commitTransaction)$/.test(name ?? '')
+          ? name
+          : undefined;
         const found = call ?? TRANSACTION_SQL.exec(sqlOf(node) ?? '')?.[1];
         if (found === undefined) return undefined;
         if (path in COMMITTERS) return void used.add(path);
@@ -304,7 +369,12 @@ const rules: readonly Rule[] = [
       'src/a.ts': `dataSource.transaction(work); runner.commitTransaction();`,
       'src/b.ts': `client.query('COMMIT'); client.query(\`begin isolation level serializable\`); log('the COMMIT came', 'end');`,
     },
-    finds: ['src/a.ts: transaction', 'src/a.ts: commitTransaction', 'src/b.ts: COMMIT', 'src/b.ts: begin'],
+    finds: [
+      'src/a.ts: transaction',
+      'src/a.ts: commitTransaction',
+      'src/b.ts: COMMIT',
+      'src/b.ts: begin',
+    ],
   },
   {
     name: 'a cached row is written through Transaction.insert, update and remove, and by no other SQL',
@@ -317,17 +387,26 @@ const rules: readonly Rule[] = [
           if ('Cached' in said) cached.set(node.name.text, said.Entity ?? '');
         });
       const tables = [...cached.values()].filter(Boolean).join('|') || '-';
-      const sql = new RegExp(`\\b(INSERT\\s+INTO|UPDATE|DELETE\\s+FROM|TRUNCATE)\\s+"?(${tables})\\b`, 'i');
+      const sql = new RegExp(
+        `\\b(INSERT\\s+INTO|UPDATE|DELETE\\s+FROM|TRUNCATE)\\s+"?(${tables})\\b`,
+        'i',
+      );
       const others = tree.in('src').filter(({ path }) => path !== 'src/database/unit-of-work.ts');
       return search(others, (node) => {
         const found = sql.exec(sqlOf(node) ?? '')?.[0];
         if (found !== undefined) return found;
-        if (!ts.isCallExpression(node) || !ts.isPropertyAccessExpression(node.expression)) return undefined;
+        if (!ts.isCallExpression(node) || !ts.isPropertyAccessExpression(node.expression))
+          return undefined;
         const { name, expression: receiver } = node.expression;
-        if (/^(save|upsert|softDelete|softRemove|restore|increment|decrement|createQueryRunner)$/.test(name.text))
+        if (
+          /^(save|upsert|softDelete|softRemove|restore|increment|decrement|createQueryRunner)$/.test(
+            name.text,
+          )
+        )
           return `${receiver.getText()}.${name.text}`;
         const first = node.arguments[0]?.getText() ?? '';
-        const writes = /^(insert|update|delete|remove|into|from)$/.test(name.text) && cached.has(first);
+        const writes =
+          /^(insert|update|delete|remove|into|from)$/.test(name.text) && cached.has(first);
         return writes && receiver.getText() !== 'transaction' ? node.getText() : undefined;
       });
     },
@@ -358,11 +437,15 @@ const rules: readonly Rule[] = [
     check: (tree) =>
       search(tree.in(...BUSINESS.map((room) => `src/${room}`)), (node) =>
         ts.isNewExpression(node) &&
-        /(Http|NotFound|BadRequest|Conflict|Forbidden|Unauthorized|\w+)Exception$/.test(node.expression.getText())
+        /(Http|NotFound|BadRequest|Conflict|Forbidden|Unauthorized|\w+)Exception$/.test(
+          node.expression.getText(),
+        )
           ? node.expression.getText()
           : undefined,
       ),
-    broken: { 'src/orders/orders.service.ts': `throw new NotFoundException(); throw problems.notFound();` },
+    broken: {
+      'src/orders/orders.service.ts': `throw new NotFoundException(); throw problems.notFound();`,
+    },
     finds: ['NotFoundException'],
   },
   {
@@ -371,7 +454,8 @@ const rules: readonly Rule[] = [
       tree
         .in('src', 'migrations', 'test', 'scripts')
         .filter(({ path, ast }) => {
-          const onlyExports = ast.statements.length > 0 && ast.statements.every(ts.isExportDeclaration);
+          const onlyExports =
+            ast.statements.length > 0 && ast.statements.every(ts.isExportDeclaration);
           return /^index\./.test(basename(path)) || onlyExports;
         })
         .map(({ path }) => path),
@@ -386,7 +470,9 @@ const rules: readonly Rule[] = [
     name: 'no folder for what has no home',
     check: ({ files }) =>
       files
-        .filter(({ path }) => /(^|\/)(utils?|common|shared|helpers?|core|misc|lib|interfaces|types)\//.test(path))
+        .filter(({ path }) =>
+          /(^|\/)(utils?|common|shared|helpers?|core|misc|lib|interfaces|types)\//.test(path),
+        )
         .map(({ path }) => path),
     broken: { 'src/utils/text.ts': '', 'src/orders/helpers/a.ts': '', 'src/utilities.ts': '' },
     finds: ['src/utils/text.ts', 'src/orders/helpers/a.ts'],
@@ -396,15 +482,21 @@ const rules: readonly Rule[] = [
     check: (tree) => {
       const ours = new Map<string, string[]>();
       for (const { ast } of tree.in('src'))
-        visit(ast, (node) => void (ts.isInterfaceDeclaration(node) && ours.set(node.name.text, [])));
+        visit(
+          ast,
+          (node) => void (ts.isInterfaceDeclaration(node) && ours.set(node.name.text, [])),
+        );
       for (const { ast } of tree.in('src'))
         visit(ast, (node) => {
           if (!ts.isClassDeclaration(node)) return;
           for (const clause of node.heritageClauses ?? [])
             if (clause.token === ts.SyntaxKind.ImplementsKeyword)
-              for (const type of clause.types) ours.get(type.expression.getText())?.push(node.name?.text ?? '');
+              for (const type of clause.types)
+                ours.get(type.expression.getText())?.push(node.name?.text ?? '');
         });
-      return [...ours].filter(([, classes]) => classes.length === 1).map(([name, [by]]) => `${name} by ${by}`);
+      return [...ours]
+        .filter(([, classes]) => classes.length === 1)
+        .map(([name, [by]]) => `${name} by ${by}`);
     },
     broken: {
       'src/a.ts': `interface A {} class One implements A {} interface B {} class C implements B {} class D implements B {}`,
@@ -416,7 +508,9 @@ const rules: readonly Rule[] = [
     check: (tree) =>
       search(tree.in('src'), (node) =>
         ts.isClassDeclaration(node) || ts.isInterfaceDeclaration(node)
-          ? /^\w*(Manager|Helpers?|Utils?|Impl|Processor|Data\d|Handler\d)$/.exec(node.name?.text ?? '')?.[0]
+          ? /^\w*(Manager|Helpers?|Utils?|Impl|Processor|Data\d|Handler\d)$/.exec(
+              node.name?.text ?? '',
+            )?.[0]
           : undefined,
       ),
     broken: { 'src/a.ts': `class OrderManager {} class OrderImpl {} class Order {}` },
@@ -426,7 +520,9 @@ const rules: readonly Rule[] = [
     name: 'file and folder names are kebab-case',
     check: ({ files }) => {
       const name = /^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)*$/;
-      return files.filter(({ path }) => !path.split('/').every((part) => name.test(part))).map(({ path }) => path);
+      return files
+        .filter(({ path }) => !path.split('/').every((part) => name.test(part)))
+        .map(({ path }) => path);
     },
     broken: {
       'src/users/userEntity.ts': '',
@@ -454,7 +550,8 @@ const rules: readonly Rule[] = [
     broken: {
       'src/a.ts': 'export const a = 1; // what it is, but too late',
       'src/b.ts': '/** b */\nexport const b = 1;',
-      'src/c.ts': '/** What this file owns and the invariant that it protects. */\nexport const c = 1;',
+      'src/c.ts':
+        '/** What this file owns and the invariant that it protects. */\nexport const c = 1;',
     },
     finds: ['src/a.ts', 'src/b.ts'],
   },
@@ -467,7 +564,11 @@ const rules: readonly Rule[] = [
         ? []
         : [`${short.length} of ${all.length}: ${short.map(({ path }) => path).join(' ')}`];
     },
-    broken: { 'src/a.ts': 'short\n'.repeat(15), 'src/b.ts': 'long\n'.repeat(16), 'src/c.ts': 'long\n'.repeat(90) },
+    broken: {
+      'src/a.ts': 'short\n'.repeat(15),
+      'src/b.ts': 'long\n'.repeat(16),
+      'src/c.ts': 'long\n'.repeat(90),
+    },
     finds: ['1 of 3: src/a.ts'],
   },
   {
@@ -496,17 +597,27 @@ const rules: readonly Rule[] = [
     name: 'nothing is left to be done later',
     check: ({ files }) => {
       // Spelled apart, so that this file may stand in the tree that it reads.
-      const later = new RegExp(`\\b(${['TO' + 'DO', 'FIX' + 'ME', 'X' + 'XX', 'HA' + 'CK'].join('|')})\\b`);
-      return files.flatMap(({ path, text }) => (later.test(text) ? [`${path}: ${later.exec(text)?.[0]}`] : []));
+      const later = new RegExp(
+        `\\b(${['TO' + 'DO', 'FIX' + 'ME', 'X' + 'XX', 'HA' + 'CK'].join('|')})\\b`,
+      );
+      return files.flatMap(({ path, text }) =>
+        later.test(text) ? [`${path}: ${later.exec(text)?.[0]}`] : [],
+      );
     },
-    broken: { 'src/a.ts': `// TO${'DO'}: write it`, 'test/a.spec.ts': `/* FIX${'ME'} */`, 'src/b.ts': '// mastodon' },
+    broken: {
+      'src/a.ts': `// TO${'DO'}: write it`,
+      'test/a.spec.ts': `/* FIX${'ME'} */`,
+      'src/b.ts': '// mastodon',
+    },
     finds: ['src/a.ts', 'test/a.spec.ts'],
   },
   {
     name: 'no lint rule is off for a whole file, and no type error is silenced',
     check: ({ files }) =>
       files.flatMap(({ path, text }) => {
-        const found = new RegExp(`eslint-${'disable'} |@ts-${'nocheck'}|@ts-${'ignore'}`).exec(text)?.[0];
+        const found = new RegExp(`eslint-${'disable'} |@ts-${'nocheck'}|@ts-${'ignore'}`).exec(
+          text,
+        )?.[0];
         return found ? [`${path}: ${found}`] : [];
       }),
     broken: {
@@ -522,7 +633,9 @@ const rules: readonly Rule[] = [
       search(tree.in('test'), (node) => {
         if (!ts.isCallExpression(node)) return undefined;
         const name = node.expression.getText();
-        return /^(it|test|describe)\b.*\.(only|skip|todo)\b|^(xit|xtest|xdescribe|fit|fdescribe)$/.exec(name)?.[0];
+        return /^(it|test|describe)\b.*\.(only|skip|todo)\b|^(xit|xtest|xdescribe|fit|fdescribe)$/.exec(
+          name,
+        )?.[0];
       }),
     broken: {
       'test/a.spec.ts': `it.only('a', run); describe.skip('b', run); it.each([1]).skip('c', run); xit('d', run); it('e', run);`,
@@ -555,13 +668,17 @@ const rules: readonly Rule[] = [
   },
 ];
 
-const word = (node: ts.Identifier, text: string): string | undefined => (node.text === text ? text : undefined);
+const word = (node: ts.Identifier, text: string): string | undefined =>
+  node.text === text ? text : undefined;
 
 /** Each decorator's name with its first argument, when that is a string. */
 function decoratorsOf(node: ts.ClassDeclaration): [string, string][] {
   return (ts.getDecorators(node) ?? []).map(({ expression }) => {
     const first = ts.isCallExpression(expression) ? expression.arguments[0] : undefined;
-    return [calledName(expression) ?? expression.getText(), first && ts.isStringLiteral(first) ? first.text : ''];
+    return [
+      calledName(expression) ?? expression.getText(),
+      first && ts.isStringLiteral(first) ? first.text : '',
+    ];
   });
 }
 
@@ -569,7 +686,9 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
 function readSources(): Sources {
   const paths = ['src', 'migrations', 'test', 'scripts'].flatMap((folder) =>
-    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' }).map((path) => posix.join(folder, path)),
+    readdirSync(join(ROOT, folder), { recursive: true, encoding: 'utf8' }).map((path) =>
+      posix.join(folder, path),
+    ),
   );
   const sources = paths.filter((path) => /\.(ts|mjs)$/.test(path)).sort();
   return Object.fromEntries(sources.map((path) => [path, readFileSync(join(ROOT, path), 'utf8')]));
@@ -584,7 +703,9 @@ describe('the house', () => {
     const astray = tree
       .in('src')
       .flatMap(({ path, imports }) =>
-        imports.filter((to) => to.startsWith('src/') && !known.has(to)).map((to) => `${path} -> ${to}`),
+        imports
+          .filter((to) => to.startsWith('src/') && !known.has(to))
+          .map((to) => `${path} -> ${to}`),
       );
     expect(astray).toEqual([]);
   });

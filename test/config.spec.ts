@@ -20,12 +20,32 @@ const numbers = (least: number, most: number): Pick<Variable, 'accepts' | 'refus
   accepts: [least, least + 1, most].map((value) => [String(value), value] as const),
   refuses: [
     ...[least - 1, most + 1, least + 0.5].map(String),
-    ...['many', '1e2', '0x10', '+5', '-5', ' 5', '5 ', '5s', '٥', 'NaN', 'Infinity', '9'.repeat(16), '9'.repeat(400)],
+    ...[
+      'many',
+      '1e2',
+      '0x10',
+      '+5',
+      '-5',
+      ' 5',
+      '5 ',
+      '5s',
+      '٥',
+      'NaN',
+      'Infinity',
+      '9'.repeat(16),
+      '9'.repeat(400),
+    ],
   ],
 });
 const words = (...accepts: string[]): Pick<Variable, 'accepts' | 'refuses'> => ({
   accepts,
-  refuses: [...accepts.map((word) => word.toUpperCase()), `${accepts[0]} `, 'true', 'constructor', '__proto__'],
+  refuses: [
+    ...accepts.map((word) => word.toUpperCase()),
+    `${accepts[0]} `,
+    'true',
+    'constructor',
+    '__proto__',
+  ],
 });
 const TLS = { certFile: '/tls/a.crt', keyFile: '/tls/a.key' };
 const PHRASE = 'a phrase of the tests';
@@ -81,8 +101,20 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
   REDIS_URL: {
     of: (config) => config.redisUrl,
     default: undefined,
-    accepts: ['redis://cache', 'redis://user:secret@cache:6379/2', 'rediss://cache:6380', 'redis://[::1]:6379'],
-    refuses: ['cache:6379', 'redis:6379', 'redis://', 'http://cache', 'redis//cache', 'redis://cache:port'],
+    accepts: [
+      'redis://cache',
+      'redis://user:secret@cache:6379/2',
+      'rediss://cache:6380',
+      'redis://[::1]:6379',
+    ],
+    refuses: [
+      'cache:6379',
+      'redis:6379',
+      'redis://',
+      'http://cache',
+      'redis//cache',
+      'redis://cache:port',
+    ],
   },
   RABBITMQ_URL: {
     of: (config) => config.rabbitmqUrl,
@@ -91,16 +123,36 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     refuses: ['broker', 'amqp:broker', 'amqp://', 'mqtt://broker', 'http://broker:15672'],
   },
   CACHE_TTL_USERS: { of: (config) => config.cacheTtl.user, default: 3600, ...numbers(1, 604_800) },
-  CACHE_TTL_SESSIONS: { of: (config) => config.cacheTtl.session, default: 3600, ...numbers(1, 604_800) },
-  CACHE_TTL_ORDERS: { of: (config) => config.cacheTtl.order, default: 1800, ...numbers(1, 604_800) },
-  CACHE_DEGRADED_WRITES: { of: (config) => config.cacheDegradedWrites, default: 'allow', ...words('allow', 'reject') },
-  SESSION_IDLE_SECONDS: { of: (config) => config.sessionIdleSeconds, default: 3600, ...numbers(1, 31_536_000) },
+  CACHE_TTL_SESSIONS: {
+    of: (config) => config.cacheTtl.session,
+    default: 3600,
+    ...numbers(1, 604_800),
+  },
+  CACHE_TTL_ORDERS: {
+    of: (config) => config.cacheTtl.order,
+    default: 1800,
+    ...numbers(1, 604_800),
+  },
+  CACHE_DEGRADED_WRITES: {
+    of: (config) => config.cacheDegradedWrites,
+    default: 'allow',
+    ...words('allow', 'reject'),
+  },
+  SESSION_IDLE_SECONDS: {
+    of: (config) => config.sessionIdleSeconds,
+    default: 3600,
+    ...numbers(1, 31_536_000),
+  },
   SESSION_ABSOLUTE_SECONDS: {
     of: (config) => config.sessionAbsoluteSeconds,
     default: 86_400,
     ...numbers(1, 31_536_000),
   },
-  RATE_LIMIT_PER_MINUTE: { of: (config) => config.rateLimitPerMinute, default: 600, ...numbers(0, 10_000_000) },
+  RATE_LIMIT_PER_MINUTE: {
+    of: (config) => config.rateLimitPerMinute,
+    default: 600,
+    ...numbers(0, 10_000_000),
+  },
   ADMIN_USERNAME: {
     of: (config) => config.admin?.username,
     default: undefined,
@@ -136,7 +188,11 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
       '10.0/8',
     ],
   },
-  SHUTDOWN_GRACE_SECONDS: { of: (config) => config.shutdownGraceSeconds, default: 10, ...numbers(0, 600) },
+  SHUTDOWN_GRACE_SECONDS: {
+    of: (config) => config.shutdownGraceSeconds,
+    default: 10,
+    ...numbers(0, 600),
+  },
   LOG_LEVEL: {
     of: (config) => config.logLevel,
     default: 'info',
@@ -189,52 +245,68 @@ it('the table here has every variable', () => {
   expect(Object.keys(VARIABLES).sort()).toEqual([...VARIABLE_NAMES].sort());
 });
 
-describe.each(Object.entries(VARIABLES))('%s', (name, { of, default: fallback, accepts, refuses, beside = {} }) => {
-  it('has its default', () => {
-    expect(of(load({}))).toEqual(fallback);
-  });
+describe.each(Object.entries(VARIABLES))(
+  '%s',
+  (name, { of, default: fallback, accepts, refuses, beside = {} }) => {
+    it('has its default', () => {
+      expect(of(load({}))).toEqual(fallback);
+    });
 
-  it('set to nothing counts as not set', () => {
-    expect(of(load({ [name]: '' }))).toEqual(fallback);
-    expect(load({ [name]: '' })).toEqual(load({}));
-    expect(of(load({ [name]: undefined }))).toEqual(fallback);
-  });
+    it('set to nothing counts as not set', () => {
+      expect(of(load({ [name]: '' }))).toEqual(fallback);
+      expect(load({ [name]: '' })).toEqual(load({}));
+      expect(of(load({ [name]: undefined }))).toEqual(fallback);
+    });
 
-  it('takes every form that it should', () => {
-    for (const form of accepts) {
-      const [text, value] = typeof form === 'string' ? [form, form] : form;
-      expect([text, of(load({ [name]: text, ...beside }))]).toEqual([text, value]);
-    }
-  });
-
-  if (refuses.length > 0)
-    it('refuses any other with one line: its name, its form, an example', () => {
-      for (const text of refuses) {
-        const lines = faultsOf({ [name]: text, ...beside });
-        expect([text, lines]).toEqual([text, [expect.stringMatching(LINE)]]);
-        expect(lines[0]).toMatch(new RegExp(`^${name} must be `));
+    it('takes every form that it should', () => {
+      for (const form of accepts) {
+        const [text, value] = typeof form === 'string' ? [form, form] : form;
+        expect([text, of(load({ [name]: text, ...beside }))]).toEqual([text, value]);
       }
     });
 
-  if (refuses.length > 0)
-    it('is given an example that it takes', () => {
-      const example = exampleOf(name);
-      expect(example).not.toBe('');
-      expect(faultsOf({ [name]: example, ...beside })).toEqual([]);
-    });
-});
+    if (refuses.length > 0)
+      it('refuses any other with one line: its name, its form, an example', () => {
+        for (const text of refuses) {
+          const lines = faultsOf({ [name]: text, ...beside });
+          expect([text, lines]).toEqual([text, [expect.stringMatching(LINE)]]);
+          expect(lines[0]).toMatch(new RegExp(`^${name} must be `));
+        }
+      });
+
+    if (refuses.length > 0)
+      it('is given an example that it takes', () => {
+        const example = exampleOf(name);
+        expect(example).not.toBe('');
+        expect(faultsOf({ [name]: example, ...beside })).toEqual([]);
+      });
+  },
+);
 
 describe('a start with a wrong environment', () => {
   it('names every variable at fault, each in a line of its own', () => {
-    const env = { PORT: 'x', DATABASE_POOL: '1', REDIS_URL: 'x', LOG_LEVEL: 'loud', HOST: 'localhost' };
+    const env = {
+      PORT: 'x',
+      DATABASE_POOL: '1',
+      REDIS_URL: 'x',
+      LOG_LEVEL: 'loud',
+      HOST: 'localhost',
+    };
     const lines = faultsOf(env);
-    expect(lines.map((line) => LINE.exec(line)?.[1])).toEqual(['PORT', 'DATABASE_POOL', 'REDIS_URL', 'LOG_LEVEL']);
+    expect(lines.map((line) => LINE.exec(line)?.[1])).toEqual([
+      'PORT',
+      'DATABASE_POOL',
+      'REDIS_URL',
+      'LOG_LEVEL',
+    ]);
     expect(new ConfigError(lines).message).toBe(lines.join('\n'));
   });
 
   it('names all of them when all are wrong', () => {
     const wrong = Object.entries(VARIABLES).filter(([, { refuses }]) => refuses.length > 0);
-    const lines = faultsOf(Object.fromEntries(wrong.map(([name, { refuses }]) => [name, refuses[0]])));
+    const lines = faultsOf(
+      Object.fromEntries(wrong.map(([name, { refuses }]) => [name, refuses[0]])),
+    );
     expect(lines.map((line) => LINE.exec(line)?.[1])).toEqual(
       VARIABLE_NAMES.filter((name) => wrong.some(([one]) => one === name)),
     );
@@ -242,7 +314,9 @@ describe('a start with a wrong environment', () => {
 
   it('never repeats a value: some are secrets', () => {
     const secret = 'hunter2-hunter2';
-    const env = Object.fromEntries(VARIABLE_NAMES.map((name) => [name, `\u0007${secret} ${secret.repeat(20)}`]));
+    const env = Object.fromEntries(
+      VARIABLE_NAMES.map((name) => [name, `\u0007${secret} ${secret.repeat(20)}`]),
+    );
     try {
       load(env);
       throw new Error('accepted');
@@ -265,11 +339,14 @@ describe('a start with a wrong environment', () => {
     expect(missing({ TLS_KEY_FILE: TLS.keyFile })).toEqual(['TLS_CERT_FILE']);
     expect(missing({ ADMIN_USERNAME: 'A' }).sort()).toEqual(['ADMIN_PASSWORD', 'ADMIN_USERNAME']);
     expect(faultsOf({ ADMIN_USERNAME: 'A' })).toHaveLength(2);
-    for (const line of faultsOf({ TLS_CERT_FILE: TLS.certFile })) expect(line).toContain('together with TLS_CERT_FILE');
+    for (const line of faultsOf({ TLS_CERT_FILE: TLS.certFile }))
+      expect(line).toContain('together with TLS_CERT_FILE');
   });
 
   it('minds no variable of others', () => {
-    expect(load({ PATH: '/bin', NODE_ENV: 'production', port: 'x', HOLDFAST: '1' })).toEqual(load({}));
+    expect(load({ PATH: '/bin', NODE_ENV: 'production', port: 'x', HOLDFAST: '1' })).toEqual(
+      load({}),
+    );
   });
 });
 
@@ -284,17 +361,22 @@ describe('what was read', () => {
     };
     for (const config of [load({}), load({ ...env, DATABASE_REPLICA_URLS: 'postgres://one/a' })]) {
       const values: unknown[] = [config, ...Object.values(config)];
-      expect(values.filter((value) => typeof value === 'object' && !Object.isFrozen(value))).toEqual([]);
+      expect(
+        values.filter((value) => typeof value === 'object' && !Object.isFrozen(value)),
+      ).toEqual([]);
       expect(() => Object.assign(config, { port: 1 })).toThrow(TypeError);
     }
   });
 
   it('is pretty on a terminal and JSON elsewhere, unless told', () => {
-    expect([loadConfig({}, true).logFormat, loadConfig({}, false).logFormat]).toEqual(['pretty', 'json']);
-    expect([loadConfig({ LOG_FORMAT: 'json' }, true), loadConfig({ LOG_FORMAT: 'pretty' }, false)]).toMatchObject([
-      { logFormat: 'json' },
-      { logFormat: 'pretty' },
+    expect([loadConfig({}, true).logFormat, loadConfig({}, false).logFormat]).toEqual([
+      'pretty',
+      'json',
     ]);
+    expect([
+      loadConfig({ LOG_FORMAT: 'json' }, true),
+      loadConfig({ LOG_FORMAT: 'pretty' }, false),
+    ]).toMatchObject([{ logFormat: 'json' }, { logFormat: 'pretty' }]);
   });
 
   it('comes from the process when nothing is passed', () => {
@@ -310,11 +392,15 @@ describe('what was read', () => {
 });
 
 describe('.env.example', () => {
-  const [service = '', compose = ''] = readFileSync(new URL('../.env.example', import.meta.url), 'utf8').split(
-    /^# -+ docker compose only/m,
-  );
+  const [service = '', compose = ''] = readFileSync(
+    new URL('../.env.example', import.meta.url),
+    'utf8',
+  ).split(/^# -+ docker compose only/m);
   const assigned = (text: string): [string, string][] =>
-    [...text.matchAll(/^#?\s?([A-Z][A-Z0-9_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [name, value]);
+    [...text.matchAll(/^#?\s?([A-Z][A-Z0-9_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
+      name,
+      value,
+    ]);
 
   it('lists every variable once, and no other', () => {
     expect(

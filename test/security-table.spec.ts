@@ -46,7 +46,8 @@ describe('docs/security.md', () => {
       if (named.length === 0) faults.push(`${id} names nothing`);
       for (const [, file = '', name] of named) {
         if (!existsSync(new URL(file, root))) faults.push(`${id}: ${file} is not there`);
-        else if (/\.spec\.ts$/.test(file) && !name) faults.push(`${id}: no test of ${file} is named`);
+        else if (/\.spec\.ts$/.test(file) && !name)
+          faults.push(`${id}: no test of ${file} is named`);
         else if (name && !read(file).includes(name)) faults.push(`${id}: ${file} has no "${name}"`);
       }
     }

@@ -50,7 +50,8 @@ export class Pacer {
     const end = now + seconds * 1000;
     this.share = left / limit;
     if (left <= RESERVE) this.nextAt = Math.max(this.nextAt, end);
-    else if (this.even) this.gap = Math.max(0, Math.min(end, this.until()) - now) / (left - RESERVE);
+    else if (this.even)
+      this.gap = Math.max(0, Math.min(end, this.until()) - now) / (left - RESERVE);
   }
 
   refused(seconds: number): void {
@@ -93,7 +94,8 @@ export class Client {
       const reply = await this.send(operation, method, path, call);
       if (attempt === ATTEMPTS) return reply;
       if (reply.status === 429) call.pacer.refused(Number(reply.headers.get('retry-after') ?? 1));
-      else if (reply.status !== 0 || !(method === 'GET' || call.headers?.['Idempotency-Key'])) return reply;
+      else if (reply.status !== 0 || !(method === 'GET' || call.headers?.['Idempotency-Key']))
+        return reply;
       else await sleep(250 * attempt);
     }
   }
@@ -127,8 +129,20 @@ export class Client {
     const { status } = reply;
     const isExpected = status === 304 || expect.includes(status) || expect.includes(problem);
     const isOk = status >= 200 && status < 300;
-    const outcome: Outcome = isOk ? 'ok' : isExpected ? 'expected' : status === 429 ? 'limited' : 'failed';
-    this.meter.record(operation, performance.now() - began, outcome, problem, reply.headers.get('cache-status'));
+    const outcome: Outcome = isOk
+      ? 'ok'
+      : isExpected
+        ? 'expected'
+        : status === 429
+          ? 'limited'
+          : 'failed';
+    this.meter.record(
+      operation,
+      performance.now() - began,
+      outcome,
+      problem,
+      reply.headers.get('cache-status'),
+    );
     return reply;
   }
 }

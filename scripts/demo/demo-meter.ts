@@ -16,9 +16,12 @@ interface Row {
 
 const WIDTHS = [22, 9, 8, 8, 9, 9, 9, 9];
 const line = (cells: readonly string[]): string =>
-  cells.map((cell, i) => (i === 0 ? cell.padEnd(WIDTHS[i] ?? 0) : cell.padStart(WIDTHS[i] ?? 0))).join('');
+  cells
+    .map((cell, i) => (i === 0 ? cell.padEnd(WIDTHS[i] ?? 0) : cell.padStart(WIDTHS[i] ?? 0)))
+    .join('');
 const count = (value: number): string => value.toLocaleString('en').replaceAll(',', ' ');
-const percent = (part: number, whole: number): string => `${whole === 0 ? '-' : ((100 * part) / whole).toFixed(1)} %`;
+const percent = (part: number, whole: number): string =>
+  `${whole === 0 ? '-' : ((100 * part) / whole).toFixed(1)} %`;
 
 export class Meter {
   private readonly rows = new Map<string, Row>();
@@ -33,13 +36,24 @@ export class Meter {
   private replays = 0;
 
   /** @param problem the problem's code, or what the connection died of */
-  record(operation: string, milliseconds: number, outcome: Outcome, problem: string, cacheStatus: string | null): void {
+  record(
+    operation: string,
+    milliseconds: number,
+    outcome: Outcome,
+    problem: string,
+    cacheStatus: string | null,
+  ): void {
     if (cacheStatus) {
       const how = cacheStatus.replace(/^holdfast; /, '');
       this.cache.set(how, (this.cache.get(how) ?? 0) + 1);
     }
     for (const name of [operation, 'all']) {
-      const row = this.rows.get(name) ?? { requests: 0, expected: 0, failed: 0, latency: createHistogram() };
+      const row = this.rows.get(name) ?? {
+        requests: 0,
+        expected: 0,
+        failed: 0,
+        latency: createHistogram(),
+      };
       this.rows.set(name, row);
       row.requests++;
       if (outcome === 'expected') row.expected++;
@@ -79,7 +93,10 @@ export class Meter {
 
   /** Of the reads that did not ask for the primary. */
   get hitRatio(): string {
-    const total = [...this.cache].reduce((sum, [how, n]) => (how === 'fwd=request' ? sum : sum + n), 0);
+    const total = [...this.cache].reduce(
+      (sum, [how, n]) => (how === 'fwd=request' ? sum : sum + n),
+      0,
+    );
     return percent(this.cache.get('hit') ?? 0, total);
   }
 
@@ -90,11 +107,21 @@ export class Meter {
 
   /** @param seconds how long the users were at it */
   summary(seconds: number): string {
-    const lines = [line(['operation', 'requests', 'failed', '304/409', 'p50 ms', 'p95 ms', 'p99 ms', 'max ms'])];
+    const lines = [
+      line(['operation', 'requests', 'failed', '304/409', 'p50 ms', 'p95 ms', 'p99 ms', 'max ms']),
+    ];
     const [all, ...rest] = [...this.rows].sort(([a, x], [b, y]) => order(b, y) - order(a, x));
-    for (const [name, { requests, failed, expected, latency }] of [...rest, ...(all ? [all] : [])]) {
+    for (const [name, { requests, failed, expected, latency }] of [
+      ...rest,
+      ...(all ? [all] : []),
+    ]) {
       const at = (microseconds: number): string => (microseconds / 1000).toFixed(1);
-      const times = [latency.percentile(50), latency.percentile(95), latency.percentile(99), latency.max].map(at);
+      const times = [
+        latency.percentile(50),
+        latency.percentile(95),
+        latency.percentile(99),
+        latency.max,
+      ].map(at);
       lines.push(line([name, count(requests), count(failed), count(expected), ...times]));
     }
     lines.push(
@@ -108,9 +135,12 @@ export class Meter {
         `${count(this.deadAccepted)} of ${count(this.deadTried)} ended tokens still accepted; ` +
         `${count(this.broken.length)} of ${count(this.replays)} idempotent retries answered otherwise`,
     );
-    for (const fault of [...this.stale, ...this.broken].slice(0, 10)) lines.push(`             ! ${fault}`);
+    for (const fault of [...this.stale, ...this.broken].slice(0, 10))
+      lines.push(`             ! ${fault}`);
     if (this.limited > 0)
-      lines.push(`Limits       ${count(this.limited)} requests got a 429, waited and were sent again`);
+      lines.push(
+        `Limits       ${count(this.limited)} requests got a 429, waited and were sent again`,
+      );
     return lines.join('\n');
   }
 }

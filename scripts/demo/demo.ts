@@ -38,7 +38,8 @@ interface Scene {
   readonly isOver: () => boolean;
 }
 
-const versionOf = ({ body }: Reply): number => (typeof body.version === 'number' ? body.version : 0);
+const versionOf = ({ body }: Reply): number =>
+  typeof body.version === 'number' ? body.version : 0;
 
 /** Does one thing after another, so that each read comes after the writes that were acknowledged before it. */
 class Person {
@@ -58,7 +59,9 @@ class Person {
   async arrive(): Promise<boolean> {
     const { username, password } = this;
     const email = `${username}@example.com`;
-    await this.anonymously('register', 'POST', '/v1/users', { body: { username, email, password } });
+    await this.anonymously('register', 'POST', '/v1/users', {
+      body: { username, email, password },
+    });
     return this.logIn();
   }
 
@@ -94,7 +97,11 @@ class Person {
   async readMany(): Promise<void> {
     const chosen = [...new Set(Array.from({ length: 8 }, () => this.anyOrder()))];
     const known = new Map(chosen.map(({ id, version }) => [id, version]));
-    const reply = await this.call('read several orders', 'GET', `/v1/orders?ids=${[...known.keys()].join(',')}`);
+    const reply = await this.call(
+      'read several orders',
+      'GET',
+      `/v1/orders?ids=${[...known.keys()].join(',')}`,
+    );
     if (reply.status === 200) this.checkPage('the orders read', reply, known, known);
   }
 
@@ -114,7 +121,11 @@ class Person {
     const body = { currency: code, items: items(this.dice, code), note: note(this.dice) };
     const headers = { 'Idempotency-Key': randomUUID() };
     const send = (): Promise<Reply> =>
-      this.call('place an order', 'POST', '/v1/orders', { body, headers, expect: ['idempotency-key-in-flight'] });
+      this.call('place an order', 'POST', '/v1/orders', {
+        body,
+        headers,
+        expect: ['idempotency-key-in-flight'],
+      });
     // An impatient one clicks twice; a connection that broke makes another try later.
     const replies = await Promise.all(this.dice.chance(0.1) ? [send(), send()] : [send()]);
     const again = this.dice.chance(0.15);
@@ -124,9 +135,13 @@ class Person {
     if (!first) return;
     if (placed.length > 1) {
       const isSame = placed.every(({ body }) => body.id === first.body.id);
-      const isTold = placed.filter(({ headers }) => headers.get('idempotent-replayed') === 'true').length;
+      const isTold = placed.filter(
+        ({ headers }) => headers.get('idempotent-replayed') === 'true',
+      ).length;
       const fault =
-        isSame && isTold === placed.length - 1 ? undefined : `order ${String(first.body.id)}: the retry made another`;
+        isSame && isTold === placed.length - 1
+          ? undefined
+          : `order ${String(first.body.id)}: the retry made another`;
       this.scene.meter.replay(fault);
     }
     const order: Known = { id: String(first.body.id), version: versionOf(first) };
@@ -137,7 +152,10 @@ class Person {
   async change(): Promise<void> {
     const order = this.anyOrder();
     const body = { note: this.dice.chance(0.2) ? null : `Berth ${this.dice.between(1, 400)}.` };
-    await this.write('change an order', order, 'PATCH', '', { body, headers: { 'If-Match': `"${order.version}"` } });
+    await this.write('change an order', order, 'PATCH', '', {
+      body,
+      headers: { 'If-Match': `"${order.version}"` },
+    });
   }
 
   async pay(): Promise<void> {
@@ -145,7 +163,9 @@ class Person {
   }
 
   async cancel(): Promise<void> {
-    await this.write('cancel an order', this.anyOrder(), 'POST', '/cancel', { body: { reason: 'Changed my mind.' } });
+    await this.write('cancel an order', this.anyOrder(), 'POST', '/cancel', {
+      body: { reason: 'Changed my mind.' },
+    });
   }
 
   async logOut(): Promise<void> {
@@ -166,7 +186,9 @@ class Person {
 
   private async logIn(): Promise<boolean> {
     const { username, password } = this;
-    const reply = await this.anonymously('log in', 'POST', '/v1/sessions', { body: { username, password } });
+    const reply = await this.anonymously('log in', 'POST', '/v1/sessions', {
+      body: { username, password },
+    });
     this.token = reply.status === 201 ? String(reply.body.token) : undefined;
     return this.token !== undefined;
   }
@@ -189,7 +211,8 @@ class Person {
     ]);
     if (reply.status === 200) order.version = Math.max(order.version, versionOf(reply));
     // After a success: does the copy from before still pass? After anything else: what is it now?
-    if (reply.status !== 200 || this.dice.chance(0.5)) await this.read(order, { conditional: true });
+    if (reply.status !== 200 || this.dice.chance(0.5))
+      await this.read(order, { conditional: true });
   }
 
   /** The newest are the most wanted. */
@@ -199,7 +222,9 @@ class Person {
 
   private check(what: string, version: number, known: number): void {
     const fault =
-      version >= known ? undefined : `${what}: got ${version || 'nothing'} after version ${known} was known`;
+      version >= known
+        ? undefined
+        : `${what}: got ${version || 'nothing'} after version ${known} was known`;
     this.scene.meter.read(fault);
   }
 
@@ -210,12 +235,21 @@ class Person {
     wanted: ReadonlyMap<string, number>,
     known: ReadonlyMap<string, number>,
   ): void {
-    const page = new Map((body.data as { id: string; version: number }[]).map(({ id, version }) => [id, version]));
-    for (const [id, version] of wanted) if (!page.has(id)) this.check(`order ${id} in ${what}`, 0, version);
-    for (const [id, version] of page) this.check(`order ${id} in ${what}`, version, known.get(id) ?? 0);
+    const page = new Map(
+      (body.data as { id: string; version: number }[]).map(({ id, version }) => [id, version]),
+    );
+    for (const [id, version] of wanted)
+      if (!page.has(id)) this.check(`order ${id} in ${what}`, 0, version);
+    for (const [id, version] of page)
+      this.check(`order ${id} in ${what}`, version, known.get(id) ?? 0);
   }
 
-  private async call(operation: string, method: string, path: string, call: Omit<Call, 'pacer'> = {}): Promise<Reply> {
+  private async call(
+    operation: string,
+    method: string,
+    path: string,
+    call: Omit<Call, 'pacer'> = {},
+  ): Promise<Reply> {
     const reply = await this.scene.client.call(operation, method, path, {
       token: this.token,
       pacer: this.pacer,
@@ -225,7 +259,12 @@ class Person {
     return reply;
   }
 
-  private anonymously(operation: string, method: string, path: string, call: Omit<Call, 'pacer'>): Promise<Reply> {
+  private anonymously(
+    operation: string,
+    method: string,
+    path: string,
+    call: Omit<Call, 'pacer'>,
+  ): Promise<Reply> {
     return this.scene.client.call(operation, method, path, { pacer: this.scene.address, ...call });
   }
 }
@@ -245,18 +284,29 @@ const DEEDS = [
 
 async function findService(given: string): Promise<string> {
   if (!URL.canParse(given) || !/^https?:$/.test(new URL(given).protocol))
-    throw new CommandError(`--url must be an http:// or https:// URL such as http://127.0.0.1:3000, not "${given}"`, 2);
+    throw new CommandError(
+      `--url must be an http:// or https:// URL such as http://127.0.0.1:3000, not "${given}"`,
+      2,
+    );
   const url = given.replace(/\/+$/, '');
-  const answer = await fetch(`${url}/health/live`, { signal: AbortSignal.timeout(3_000) }).catch(() => undefined);
+  const answer = await fetch(`${url}/health/live`, { signal: AbortSignal.timeout(3_000) }).catch(
+    () => undefined,
+  );
   if (answer?.status === 200) return url;
   const found = answer
     ? `what answers at ${url} is not this service (${answer.status})`
     : `no service answers at ${url}`;
-  throw new CommandError(`${found}: start it with "npm start" in another terminal, or say where it is with --url`);
+  throw new CommandError(
+    `${found}: start it with "npm start" in another terminal, or say where it is with --url`,
+  );
 }
 
 /** Runs `work` for each, `width` at a time. */
-async function each<T>(list: readonly T[], width: number, work: (one: T) => Promise<void>): Promise<void> {
+async function each<T>(
+  list: readonly T[],
+  width: number,
+  work: (one: T) => Promise<void>,
+): Promise<void> {
   const queue = [...list];
   const worker = async (): Promise<void> => {
     for (let one = queue.shift(); one !== undefined; one = queue.shift()) await work(one);
@@ -279,10 +329,11 @@ await command('demo', async () => {
   const run = Date.now().toString(36);
   const seats = Array.from({ length: count }, (_, i) => {
     const dice = new Dice(`${run} ${i}`);
-    const username = `${dice.pick(FIRST_NAMES)}.${dice.pick(LAST_NAMES).slice(0, 10)}.${run}${i.toString(36)}`.slice(
-      0,
-      32,
-    );
+    const username =
+      `${dice.pick(FIRST_NAMES)}.${dice.pick(LAST_NAMES).slice(0, 10)}.${run}${i.toString(36)}`.slice(
+        0,
+        32,
+      );
     const pacer = new Pacer(true, () => end);
     return { person: new Person(scene, username, dice, pacer), pacer };
   });

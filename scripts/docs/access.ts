@@ -12,7 +12,12 @@ import { AppModule } from '../src/app.module.js';
 import { FIELDS, inWords, type Rule, ruleOf } from '../src/auth/policy.js';
 import { loadConfig } from '../src/config.js';
 import { ALLOW } from '../src/http/actor.js';
-import { EDITABLE, ORDER_ACTIONS, ORDER_STATUSES, TRANSITIONS } from '../src/orders/order-lifecycle.js';
+import {
+  EDITABLE,
+  ORDER_ACTIONS,
+  ORDER_STATUSES,
+  TRANSITIONS,
+} from '../src/orders/order-lifecycle.js';
 import { command, isStarted, readArguments } from './command.js';
 
 const FILE = 'docs/access.md';
@@ -27,7 +32,9 @@ export interface GuardedRoute {
 /** Every route of every controller. */
 export function guardedRoutes(modules: ModulesContainer): GuardedRoute[] {
   const controllers = new Set(
-    [...modules.values()].flatMap((module) => [...module.controllers.values()].map(({ metatype }) => metatype)),
+    [...modules.values()].flatMap((module) =>
+      [...module.controllers.values()].map(({ metatype }) => metatype),
+    ),
   );
   const list = (value: unknown): string[] => [value ?? ''].flat() as string[];
   return [...controllers].flatMap((controller) => {
@@ -71,9 +78,11 @@ export async function generateAccess(): Promise<string> {
     abortOnError: false,
   });
   const routes = guardedRoutes(app.get(ModulesContainer)).sort(
-    (one, other) => one.path.localeCompare(other.path, 'en') || one.method.localeCompare(other.method, 'en'),
+    (one, other) =>
+      one.path.localeCompare(other.path, 'en') || one.method.localeCompare(other.method, 'en'),
   );
-  const words = (parties: readonly string[]): string => parties.map((one) => `\`${one}\``).join(', ') || 'nobody';
+  const words = (parties: readonly string[]): string =>
+    parties.map((one) => `\`${one}\``).join(', ') || 'nobody';
   return `# Who may do and see what
 
 Made by \`npm run access\` out of \`src/auth/policy.ts\` and \`src/orders/order-lifecycle.ts\`: do not edit. \`test/auth/access.spec.ts\`
@@ -88,7 +97,12 @@ ${table(
   ['route', 'row of the table', 'who may', 'who is refused'],
   routes.map(({ method, path, action }) => {
     const rule = ruleOf(action) ?? {};
-    return [`\`${method} ${path}\``, `\`${action}\``, inWords(action, rule).replace(/\.$/, ''), refusal(rule)];
+    return [
+      `\`${method} ${path}\``,
+      `\`${action}\``,
+      inWords(action, rule).replace(/\.$/, ''),
+      refusal(rule),
+    ];
   }),
 )}
 

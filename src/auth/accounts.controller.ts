@@ -46,11 +46,17 @@ export class AccountsController {
   @Operation({
     allow: 'user.password',
     summary: 'Change the own password',
-    description: 'Changes the own password. Every other session of the user ends; the one of this request stays.',
+    description:
+      'Changes the own password. Every other session of the user ends; the one of this request stays.',
     status: 204,
     returns: 'The password is changed.',
     body: true,
-    problems: [problems.forbidden, problems.notFound, authProblems.wrongPassword, authProblems.tooManyAttempts],
+    problems: [
+      problems.forbidden,
+      problems.notFound,
+      authProblems.wrongPassword,
+      authProblems.tooManyAttempts,
+    ],
   })
   async changePassword(
     @Param('id', IdPipe) id: string,
@@ -65,7 +71,8 @@ export class AccountsController {
   @Operation({
     allow: 'user.delete',
     summary: 'Delete a user',
-    description: "Deletes a user. The user's sessions end, the orders stay, the username may be taken again.",
+    description:
+      "Deletes a user. The user's sessions end, the orders stay, the username may be taken again.",
     status: 204,
     returns: 'The user is deleted.',
     accepts: ['If-Match'],

@@ -18,7 +18,9 @@ const NewPassword = (example = EXAMPLE_PASSWORD): PropertyDecorator =>
       example,
       description: 'Any Unicode; not a common one, not made of the username or email address.',
     }),
-    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.normalize('NFC') : value)),
+    Transform(({ value }: { value: unknown }) =>
+      typeof value === 'string' ? value.normalize('NFC') : value,
+    ),
   );
 
 /** A password that is only compared: whatever it is, it is right or wrong. */
@@ -64,13 +66,20 @@ export class SessionView {
   lastSeenAt: string;
   @Time({ example: '2026-02-01T09:30:00.000Z', description: 'It ends then at the latest.' })
   expiresAt: string;
-  @Time({ example: '2026-01-31T10:31:00.000Z', description: 'It ends then unless it is used before.' })
+  @Time({
+    example: '2026-01-31T10:31:00.000Z',
+    description: 'It ends then unless it is used before.',
+  })
   idleExpiresAt: string;
   @ApiProperty({ type: String, nullable: true, example: 'curl/8.0' })
   userAgent: string | null;
   @ApiProperty({ type: String, nullable: true, example: '192.0.2.1' })
   ip: string | null;
-  @ApiProperty({ type: Boolean, example: true, description: 'Whether this is the session of this request.' })
+  @ApiProperty({
+    type: Boolean,
+    example: true,
+    description: 'Whether this is the session of this request.',
+  })
   current: boolean;
 }
 
@@ -87,7 +96,11 @@ export class NewSessionView extends SessionView {
 export class SessionList {
   @ApiProperty({ type: SessionView, isArray: true })
   data: SessionView[];
-  @ApiProperty({ type: 'null', description: 'Always null: a user has few sessions.', example: null })
+  @ApiProperty({
+    type: 'null',
+    description: 'Always null: a user has few sessions.',
+    example: null,
+  })
   next: string | null;
 }
 

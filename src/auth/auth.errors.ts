@@ -6,13 +6,15 @@ export const authProblems = {
     code: 'invalid-credentials',
     status: 401,
     title: 'Wrong name or password',
-    explanation: 'The pair of name and password is not right. Which of the two is wrong is not told.',
+    explanation:
+      'The pair of name and password is not right. Which of the two is wrong is not told.',
   }),
   wrongPassword: defineProblem({
     code: 'wrong-password',
     status: 403,
     title: 'The current password is wrong',
-    explanation: 'A password is changed only by who knows the one it replaces: "currentPassword" was not it.',
+    explanation:
+      'A password is changed only by who knows the one it replaces: "currentPassword" was not it.',
   }),
   tooManyAttempts: defineProblem({
     code: 'too-many-attempts',

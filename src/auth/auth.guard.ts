@@ -46,7 +46,8 @@ export class AuthGuard implements CanActivate {
     // On users' routes the object is the user of the path, so the answer is known here; on others the service knows the owner.
     const { id } = request.params as { id?: string };
     const isUserRoute = action?.startsWith('user.') ?? false;
-    if (allows(rule, actor, isUserRoute ? id?.toLowerCase() : actor.userId) || sees(rule, actor)) return true;
+    if (allows(rule, actor, isUserRoute ? id?.toLowerCase() : actor.userId) || sees(rule, actor))
+      return true;
     throw rule.owner ? problems.notFound(undefined, { hides: true }) : problems.forbidden();
   }
 }

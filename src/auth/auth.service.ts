@@ -66,12 +66,19 @@ export class AuthService implements OnApplicationBootstrap {
    * An unknown user takes the same queries, counts and hashing as a known one.
    * @throws Problem invalid-credentials, too-many-attempts, overloaded
    */
-  async logIn({ username, password }: LogIn, origin: Origin): Promise<{ session: Session; token: string }> {
-    const { user, right, ...found } = await this.passwords.verify(password, () => this.find(username, origin));
-    if (!user || !found.passwordHash || !right) throw authProblems.invalidCredentials(undefined, { account: user?.id });
+  async logIn(
+    { username, password }: LogIn,
+    origin: Origin,
+  ): Promise<{ session: Session; token: string }> {
+    const { user, right, ...found } = await this.passwords.verify(password, () =>
+      this.find(username, origin),
+    );
+    if (!user || !found.passwordHash || !right)
+      throw authProblems.invalidCredentials(undefined, { account: user?.id });
     await this.guesses.wasRight(found.guess);
     let { passwordHash } = found;
-    if (this.passwords.isOutdated(passwordHash)) passwordHash = await this.rehash(user.id, passwordHash, password);
+    if (this.passwords.isOutdated(passwordHash))
+      passwordHash = await this.rehash(user.id, passwordHash, password);
     return this.unitOfWork.run(async (transaction) => {
       // Locked and looked at again: a deletion or another password that was acknowledged in between ends this login.
       const credential = await this.lockCredential(transaction, user.id);
@@ -86,7 +93,11 @@ export class AuthService implements OnApplicationBootstrap {
   private async find(
     login: string,
     origin: Origin,
-  ): Promise<{ user: { readonly id: string } | null; passwordHash: string | undefined; guess: Guess }> {
+  ): Promise<{
+    user: { readonly id: string } | null;
+    passwordHash: string | undefined;
+    guess: Guess;
+  }> {
     const user = await this.users.findByLogin(login);
     const userId = user?.id ?? NOBODY;
     const device = deviceOf(origin);
@@ -104,7 +115,10 @@ export class AuthService implements OnApplicationBootstrap {
   /** A hash of today's parameters for one of yesterday's; the one that is there when another login was first. */
   private async rehash(userId: string, outdated: string, password: string): Promise<string> {
     const fresh = await this.passwords.hash(password);
-    const { affected } = await this.credentials.update({ userId, passwordHash: outdated }, { passwordHash: fresh });
+    const { affected } = await this.credentials.update(
+      { userId, passwordHash: outdated },
+      { passwordHash: fresh },
+    );
     if (affected === 1) return fresh;
     const { passwordHash, right } = await this.passwords.verify(password, async () => {
       const now = await this.credentials.findOneBy({ userId });
@@ -115,7 +129,11 @@ export class AuthService implements OnApplicationBootstrap {
   }
 
   /** Every other session of the user ends. @throws Problem not-found, forbidden, wrong-password, too-many-attempts, validation-failed, unauthenticated, overloaded */
-  async changePassword(actor: Actor, userId: string, { currentPassword, newPassword }: ChangePassword): Promise<void> {
+  async changePassword(
+    actor: Actor,
+    userId: string,
+    { currentPassword, newPassword }: ChangePassword,
+  ): Promise<void> {
     const user = await this.users.find(userId);
     if (!user) throw problems.notFound();
     if (user.id !== actor.userId) throw problems.forbidden();

@@ -35,14 +35,17 @@ export async function command(name: string, main: () => Promise<number>): Promis
 /** Whether this module is what was started, and not imported by another. */
 export function isStarted(moduleUrl: string): boolean {
   const [, script] = process.argv;
-  return script !== undefined && existsSync(script) && realpathSync(script) === fileURLToPath(moduleUrl);
+  return (
+    script !== undefined && existsSync(script) && realpathSync(script) === fileURLToPath(moduleUrl)
+  );
 }
 
 function explain(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const isPlain = error instanceof CommandError || error instanceof ConfigError;
   if (isPlain || error.name === 'EmbeddedPostgresError') return error.message;
-  if (/^[0-9A-Z]{5}$/.test(codeOf(error))) return `PostgreSQL refuses: ${error.message} (SQLSTATE ${codeOf(error)})`;
+  if (/^[0-9A-Z]{5}$/.test(codeOf(error)))
+    return `PostgreSQL refuses: ${error.message} (SQLSTATE ${codeOf(error)})`;
   return error.stack ?? error.message;
 }
 
@@ -90,15 +93,23 @@ export function wholeNumber(
   if (text === undefined) return otherwise;
   const value = /^\d{1,15}$/.test(text) ? Number(text) : NaN;
   if (value >= least && value <= most) return value;
-  throw new CommandError(`--${name} must be a whole number from ${least} to ${most}, not "${text}"`, 2);
+  throw new CommandError(
+    `--${name} must be a whole number from ${least} to ${most}, not "${text}"`,
+    2,
+  );
 }
 
 /**
  * Works on the database that the configuration names; the embedded one runs only as long as `work`.
  * @throws EmbeddedPostgresError, among others when a running service has it open; CommandError when nothing answers
  */
-export async function withDatabase<T>(config: Config, work: (url: string) => Promise<T>): Promise<T> {
-  const embedded = config.databaseUrl ? undefined : await startEmbeddedPostgres({ dataDir: config.dataDir });
+export async function withDatabase<T>(
+  config: Config,
+  work: (url: string) => Promise<T>,
+): Promise<T> {
+  const embedded = config.databaseUrl
+    ? undefined
+    : await startEmbeddedPostgres({ dataDir: config.dataDir });
   const url = config.databaseUrl ?? (embedded?.url as string);
   try {
     return await work(url);
@@ -145,7 +156,9 @@ function plainProgress(label: string, total: number, unit: string): Progress {
       const tenth = Math.floor((Math.min(done, total) / total) * 10);
       if (tenth <= told) return;
       told = tenth;
-      process.stderr.write(`${label}: ${Math.min(done, total)} of ${total} ${unit}${note ? `, ${note}` : ''}\n`);
+      process.stderr.write(
+        `${label}: ${Math.min(done, total)} of ${total} ${unit}${note ? `, ${note}` : ''}\n`,
+      );
     },
     stop: () => undefined,
   };

@@ -20,6 +20,8 @@ await command('migrate', async () => {
   const names = await withDatabase(loadConfig(), (url) => migrateDatabase(url, direction));
   for (const name of names) console.log(`${direction === 'up' ? 'Ran' : 'Reverted'} ${name}`);
   if (names.length === 0)
-    console.log(direction === 'up' ? 'Nothing to run: the database is up to date' : 'Nothing to revert');
+    console.log(
+      direction === 'up' ? 'Nothing to run: the database is up to date' : 'Nothing to revert',
+    );
   return 0;
 });

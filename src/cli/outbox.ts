@@ -37,9 +37,23 @@ async function list(client: Client): Promise<number> {
        FROM outbox WHERE published_at IS NULL AND retry_at IS NOT NULL ORDER BY position LIMIT $1`,
     [MOST_LISTED],
   );
-  const waiting = await client.query(`SELECT count(*)::int AS n FROM outbox WHERE published_at IS NULL AND NOT held`);
-  console.log(`${(waiting.rows[0] as { n: number }).n} events wait for a relay, ${rows.length} were refused:`);
-  for (const { id, type, subject, attempts, parked, retry, age, behind, error } of rows as Refused[]) {
+  const waiting = await client.query(
+    `SELECT count(*)::int AS n FROM outbox WHERE published_at IS NULL AND NOT held`,
+  );
+  console.log(
+    `${(waiting.rows[0] as { n: number }).n} events wait for a relay, ${rows.length} were refused:`,
+  );
+  for (const {
+    id,
+    type,
+    subject,
+    attempts,
+    parked,
+    retry,
+    age,
+    behind,
+    error,
+  } of rows as Refused[]) {
     const next = parked ? 'waits for you' : `next try in ${Math.ceil(retry)} s`;
     console.log(
       `${id}  ${type} of ${subject}, ${Math.round(age)} s old, ${behind} behind it; refused ${attempts} times, ${next}: ${error}`,

@@ -5,7 +5,14 @@
 import 'reflect-metadata';
 import { Client } from 'pg';
 import { loadConfig } from '../src/config.js';
-import { command, CommandError, isStarted, readArguments, startProgress, withDatabase } from './command.js';
+import {
+  command,
+  CommandError,
+  isStarted,
+  readArguments,
+  startProgress,
+  withDatabase,
+} from './command.js';
 import { rebuildFigures } from './figures.js';
 import { type Batch, compareProjection, type Difference } from './projection.js';
 
@@ -32,7 +39,10 @@ export async function rebuild(url: string, part: Part, say: Say, size?: Batch): 
   client.on('error', () => undefined);
   await client.connect();
   try {
-    const { rows } = await client.query<{ free: boolean }>('SELECT pg_try_advisory_lock($1) AS free', [LOCK]);
+    const { rows } = await client.query<{ free: boolean }>(
+      'SELECT pg_try_advisory_lock($1) AS free',
+      [LOCK],
+    );
     if (!rows[0]?.free) throw new CommandError('another rebuild runs on this database');
     const left = part === 'figures' ? 0 : await rebuildOrders(client, part === 'all', say, size);
     if (part !== 'check') {
@@ -46,11 +56,20 @@ export async function rebuild(url: string, part: Part, say: Say, size?: Batch): 
 }
 
 /** @returns how many differences are left */
-async function rebuildOrders(client: Client, mend: boolean, say: Say, size: Batch | undefined): Promise<number> {
+async function rebuildOrders(
+  client: Client,
+  mend: boolean,
+  say: Say,
+  size: Batch | undefined,
+): Promise<number> {
   const { rows } = await client.query<{ about: number }>(
     `SELECT greatest(reltuples, 1)::float8 AS about FROM pg_class WHERE oid = 'orders'::regclass`,
   );
-  const progress = await startProgress(mend ? 'rebuilt' : 'compared', rows[0]?.about ?? 1, 'orders');
+  const progress = await startProgress(
+    mend ? 'rebuilt' : 'compared',
+    rows[0]?.about ?? 1,
+    'orders',
+  );
   let told = 0;
   const tell = ({ id, why, mended }: Difference): void => {
     if (++told <= MOST_TOLD) say(`${id}: ${why}${mended ? ', mended' : ''}`);
@@ -65,7 +84,11 @@ async function rebuildOrders(client: Client, mend: boolean, say: Say, size: Batc
   progress.stop();
   if (told > MOST_TOLD) say(`… and ${told - MOST_TOLD} more`);
   say(`${orders} orders, ${events} events; checksums: orders ${live}, replayed ${replayed}`);
-  say(different === 0 ? 'Every order is what its events make of it' : `${different} differed, ${mended} mended`);
+  say(
+    different === 0
+      ? 'Every order is what its events make of it'
+      : `${different} differed, ${mended} mended`,
+  );
   return different - mended;
 }
 

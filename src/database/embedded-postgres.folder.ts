@@ -16,7 +16,11 @@ export class EmbeddedPostgresError extends Error {
 }
 
 /** A server's and initdb's whole environment: messages in English (they are matched below), none of the caller's PG*. */
-export const ENVIRONMENT = { PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin', LC_ALL: 'C', TZ: 'UTC' };
+export const ENVIRONMENT = {
+  PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin',
+  LC_ALL: 'C',
+  TZ: 'UTC',
+};
 /** The drafts that this process is at, which are therefore no leftovers. */
 const inTheMaking = new Set<string>();
 
@@ -44,7 +48,11 @@ export async function chooseUser(folder: string, programs: string[]): Promise<Ru
     );
   }
   // Without the secure bit access(2), by which initdb looks for its own parts, ignores the capability.
-  const capability = ['--inh-caps=+dac_override', '--ambient-caps=+dac_override', '--securebits=+no_setuid_fixup'];
+  const capability = [
+    '--inh-caps=+dac_override',
+    '--ambient-caps=+dac_override',
+    '--securebits=+no_setuid_fixup',
+  ];
   return {
     uid,
     gid,
@@ -53,8 +61,11 @@ export async function chooseUser(folder: string, programs: string[]): Promise<Ru
 }
 
 async function unprivilegedUser(): Promise<{ uid: number; gid: number }> {
-  const users = (await fs.readFile('/etc/passwd', 'utf8').catch(() => '')).split('\n').map((line) => line.split(':'));
-  const user = users.find(([name]) => name === 'postgres') ?? users.find(([name]) => name === 'nobody');
+  const users = (await fs.readFile('/etc/passwd', 'utf8').catch(() => ''))
+    .split('\n')
+    .map((line) => line.split(':'));
+  const user =
+    users.find(([name]) => name === 'postgres') ?? users.find(([name]) => name === 'nobody');
   return { uid: Number(user?.[2] ?? 65534), gid: Number(user?.[3] ?? 65534) };
 }
 
@@ -89,7 +100,11 @@ export async function findSetpriv(): Promise<string | undefined> {
 }
 
 /** The command as this user: [command, args, spawn options]. */
-export function as(runAs: RunAs | undefined, command: string, args: string[]): [string, string[], object] {
+export function as(
+  runAs: RunAs | undefined,
+  command: string,
+  args: string[],
+): [string, string[], object] {
   const [first, ...rest] = [...(runAs?.prefix ?? []), command, ...args] as [string, ...string[]];
   const identity = runAs && runAs.prefix.length === 0 ? { uid: runAs.uid, gid: runAs.gid } : {};
   return [first, rest, { cwd: '/', env: ENVIRONMENT, ...identity }];
@@ -107,7 +122,11 @@ export async function isCluster(folder: string): Promise<boolean> {
 }
 
 /** Made once: of two first starts at the same instant, both get what the first one wrote. */
-export async function keepPassword(file: string, runAs: RunAs | undefined, clusterExists: boolean): Promise<string> {
+export async function keepPassword(
+  file: string,
+  runAs: RunAs | undefined,
+  clusterExists: boolean,
+): Promise<string> {
   const read = async () => (await fs.readFile(file, 'utf8').catch(ifMissing(''))).trim();
   const kept = await read();
   if (kept) {
@@ -121,7 +140,10 @@ export async function keepPassword(file: string, runAs: RunAs | undefined, clust
   }
   const draft = draftOf(file);
   try {
-    await fs.writeFile(draft, `${randomBytes(24).toString('base64url')}\n`, { mode: 0o600, flush: true });
+    await fs.writeFile(draft, `${randomBytes(24).toString('base64url')}\n`, {
+      mode: 0o600,
+      flush: true,
+    });
     if (runAs) await fs.chown(draft, runAs.uid, runAs.gid);
     // Unlike a rename, a link never replaces the password that another start has just made.
     await fs.link(draft, file).catch((error: NodeJS.ErrnoException) => {
@@ -149,7 +171,8 @@ async function removeDraft(draft: string): Promise<void> {
 export async function removeLeftovers(dataDir: string): Promise<void> {
   for (const name of await fs.readdir(dataDir)) {
     const pid = Number(/^postgres.*\.new-(\d+)-/.exec(name)?.[1]);
-    if (!pid || inTheMaking.has(join(dataDir, name)) || (pid !== process.pid && isAlive(pid))) continue;
+    if (!pid || inTheMaking.has(join(dataDir, name)) || (pid !== process.pid && isAlive(pid)))
+      continue;
     await fs.rm(join(dataDir, name), { recursive: true, force: true });
   }
 }
@@ -164,9 +187,19 @@ export async function makeCluster(
   try {
     await fs.mkdir(draft, { mode: 0o700 });
     if (runAs) await fs.chown(draft, runAs.uid, runAs.gid);
-    const args = [`--pgdata=${draft}`, '--username=postgres', `--pwfile=${folder}.password`, '--auth=scram-sha-256'];
+    const args = [
+      `--pgdata=${draft}`,
+      '--username=postgres',
+      `--pwfile=${folder}.password`,
+      '--auth=scram-sha-256',
+    ];
     // PostgreSQL's own C.UTF-8 needs no locale of the machine's, and sorts the same on every one.
-    args.push('--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8');
+    args.push(
+      '--encoding=UTF8',
+      '--locale=C',
+      '--locale-provider=builtin',
+      '--builtin-locale=C.UTF-8',
+    );
     if (flags.includes('fsync=off')) args.push('--no-sync');
     const [command, rest, options] = as(runAs, initdb, args);
     const child = spawn(command, rest, { ...options, stdio: ['ignore', 'ignore', 'pipe'] });
@@ -215,7 +248,9 @@ export function isAlive(pid: number): boolean {
 export function failure(folder: string, lines: string[]): EmbeddedPostgresError {
   const text = lines.join('\n');
   const versions =
-    /initialized by PostgreSQL version (\S+), which is not compatible with this version (\S+?)\.?\n/.exec(`${text}\n`);
+    /initialized by PostgreSQL version (\S+), which is not compatible with this version (\S+?)\.?\n/.exec(
+      `${text}\n`,
+    );
   if (versions) {
     return new EmbeddedPostgresError(
       `${folder} was made by PostgreSQL ${versions[1]}, this is ${versions[2]}: dump it with the old one and restore it ` +
@@ -224,7 +259,9 @@ export function failure(folder: string, lines: string[]): EmbeddedPostgresError 
   }
   const spoken = lines.map((line) => line.trim()).filter(Boolean);
   const said =
-    spoken.filter((line) => /FATAL|PANIC|ERROR|error|cannot/.test(line)).at(-1) ?? spoken.at(-1) ?? 'no output';
+    spoken.filter((line) => /FATAL|PANIC|ERROR|error|cannot/.test(line)).at(-1) ??
+    spoken.at(-1) ??
+    'no output';
   const advice = ADVICE.find(([symptom]) => symptom.test(said))?.[1];
   const reason = said.replace(/^.*(?:FATAL|PANIC|ERROR):\s*/, '');
   return new EmbeddedPostgresError(
@@ -238,14 +275,19 @@ const ADVICE: [RegExp, string][] = [
     /^setpriv:/,
     'a folder above it is closed to the user that it runs as, and this root may not pass: open that folder',
   ],
-  [/look up effective user/, 'PostgreSQL needs a user with a name: add it to /etc/passwd, or set DATABASE_URL'],
+  [
+    /look up effective user/,
+    'PostgreSQL needs a user with a name: add it to /etc/passwd, or set DATABASE_URL',
+  ],
 ];
 
 export function refusal(error: unknown, path: string): unknown {
   if (error instanceof EmbeddedPostgresError) return error;
   const { code, message, path: where } = error as NodeJS.ErrnoException;
   if (code === '28P01') {
-    return new EmbeddedPostgresError(`the password in ${path}.password is not this server's: restore the file`);
+    return new EmbeddedPostgresError(
+      `the password in ${path}.password is not this server's: restore the file`,
+    );
   }
   if (['EACCES', 'EPERM', 'EROFS', 'ENOTDIR', 'EEXIST', 'ENOSPC', 'ELOOP'].includes(code ?? '')) {
     return new EmbeddedPostgresError(
@@ -253,7 +295,9 @@ export function refusal(error: unknown, path: string): unknown {
         'set DATA_DIR to a folder that this user may write, or set DATABASE_URL',
     );
   }
-  return new EmbeddedPostgresError(`the embedded PostgreSQL in ${path} does not start: ${message.split('\n')[0]}`);
+  return new EmbeddedPostgresError(
+    `the embedded PostgreSQL in ${path} does not start: ${message.split('\n')[0]}`,
+  );
 }
 
 export function ifMissing<T>(value: T): (error: NodeJS.ErrnoException) => T {

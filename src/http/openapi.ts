@@ -21,7 +21,11 @@ import { type ProblemType, problems } from './problem.js';
 /** The body of every refusal. */
 @ApiSchema({ name: 'Problem', description: 'Why a request was refused (RFC 9457).' })
 export class ProblemShape {
-  @ApiProperty({ type: String, format: 'uri-reference', description: 'A page that explains the problem.' })
+  @ApiProperty({
+    type: String,
+    format: 'uri-reference',
+    description: 'A page that explains the problem.',
+  })
   type: string;
   @ApiProperty({ type: String, description: 'The same for every occurrence of the problem.' })
   title: string;
@@ -29,7 +33,11 @@ export class ProblemShape {
   status: number;
   @ApiProperty({ type: String, description: 'What is particular to this occurrence.' })
   detail: string;
-  @ApiProperty({ type: String, format: 'uri-reference', description: 'The path that was asked for.' })
+  @ApiProperty({
+    type: String,
+    format: 'uri-reference',
+    description: 'The path that was asked for.',
+  })
   instance: string;
   @ApiProperty({ type: String, description: 'The stable name of the problem: decide by this one.' })
   code: string;
@@ -43,7 +51,10 @@ export class ProblemShape {
       type: 'object',
       required: ['pointer', 'code', 'detail'],
       properties: {
-        pointer: { type: 'string', description: 'To the member of the body (RFC 6901), or the name of a parameter.' },
+        pointer: {
+          type: 'string',
+          description: 'To the member of the body (RFC 6901), or the name of a parameter.',
+        },
         code: { type: 'string', description: 'The stable name of the rule.' },
         detail: { type: 'string' },
       },
@@ -76,7 +87,8 @@ export const RESPONSE_HEADERS = {
   'Cache-Control':
     'private, no-cache: keep it, but ask again before each use. no-store: what holds a token or is a refusal.',
   Age: 'How many seconds old the answer may be (RFC 9111): nothing older is missing from it.',
-  'Idempotent-Replayed': '"true" when this is the kept answer of an earlier request with the same key.',
+  'Idempotent-Replayed':
+    '"true" when this is the kept answer of an earlier request with the same key.',
   'Retry-After': 'Seconds after which to try again.',
   'WWW-Authenticate': 'Bearer: how to authenticate (RFC 6750).',
 } as const;
@@ -85,11 +97,17 @@ type ResponseHeader = keyof typeof RESPONSE_HEADERS;
 
 /** Swagger UI fills in what has an example: only what must be sent has one. */
 const REQUEST_HEADERS = {
-  'If-Match': { description: 'The ETag of the version to change, for example `"1"`.', example: '"1"' },
-  'If-None-Match': { description: 'The ETag of a copy at hand, for example `"1"`: 304 when it is still right.' },
+  'If-Match': {
+    description: 'The ETag of the version to change, for example `"1"`.',
+    example: '"1"',
+  },
+  'If-None-Match': {
+    description: 'The ETag of a copy at hand, for example `"1"`: 304 when it is still right.',
+  },
   'Cache-Control': { description: '`no-cache`: read the primary database, past every cache.' },
   'Idempotency-Key': {
-    description: '1 to 255 characters, new for each request that is meant anew, the same for each retry of it.',
+    description:
+      '1 to 255 characters, new for each request that is meant anew, the same for each retry of it.',
     example: '8e03978e-40d5-43e8-bc93-6894a57f9324',
   },
 } as const;
@@ -133,7 +151,10 @@ const COMMON_HEADERS: readonly ResponseHeader[] = ['X-Request-Id', 'RateLimit', 
 /** On what is answered before a request is counted, or without counting it. */
 export const UNLIMITED_HEADERS: readonly ResponseHeader[] = ['X-Request-Id'];
 
-const refsTo = (kind: 'headers' | 'examples', names: readonly string[]): Record<string, { $ref: string }> =>
+const refsTo = (
+  kind: 'headers' | 'examples',
+  names: readonly string[],
+): Record<string, { $ref: string }> =>
   Object.fromEntries(names.map((name) => [name, { $ref: `#/components/${kind}/${name}` }]));
 
 /** What a refusal says in its headers, beside what every answer says. */
@@ -164,13 +185,20 @@ export const refusalOf = (types: readonly ProblemType[], common: readonly Respon
 };
 
 /** The problems that a route can answer with, whatever it does. */
-function problemsOf({ allow, body, status, problems: own = [] }: OperationOptions): Set<ProblemType> {
+function problemsOf({
+  allow,
+  body,
+  status,
+  problems: own = [],
+}: OperationOptions): Set<ProblemType> {
   if (allow === 'operator') return new Set([problems.malformedUrl, ...own, problems.internal]);
   return new Set<ProblemType>([
     problems.malformedUrl,
     ...(allow === 'anyone' ? [] : [problems.unauthenticated]),
     problems.notAcceptable,
-    ...(body ? [problems.malformedJson, problems.payloadTooLarge, problems.unsupportedMediaType] : []),
+    ...(body
+      ? [problems.malformedJson, problems.payloadTooLarge, problems.unsupportedMediaType]
+      : []),
     problems.validationFailed,
     ...own,
     problems.rateLimited,
@@ -183,14 +211,27 @@ function problemsOf({ allow, body, status, problems: own = [] }: OperationOption
 
 /** Everything that is said about a route beside its path and parameters: who may call it, what it answers, what it refuses. */
 export function Operation(options: OperationOptions): MethodDecorator {
-  const { allow, summary, description = summary, status = 200, type, produces, headers = [], accepts = [] } = options;
+  const {
+    allow,
+    summary,
+    description = summary,
+    status = 200,
+    type,
+    produces,
+    headers = [],
+    accepts = [],
+  } = options;
   const anonymous = allow === 'anyone' || allow === 'operator';
   const common = allow === 'operator' ? UNLIMITED_HEADERS : COMMON_HEADERS;
   const byStatus = new Map<number, ProblemType[]>();
   for (const problem of problemsOf(options))
     byStatus.set(problem.status, [...(byStatus.get(problem.status) ?? []), problem]);
   const success = produces
-    ? { content: { [produces]: { schema: type ? { $ref: getSchemaPath(type) } : { type: 'string' } } } }
+    ? {
+        content: {
+          [produces]: { schema: type ? { $ref: getSchemaPath(type) } : { type: 'string' } },
+        },
+      }
     : type
       ? { type }
       : {};
@@ -224,7 +265,9 @@ export function Operation(options: OperationOptions): MethodDecorator {
       return ApiHeader({ name: bare, description: about, required, schema: schema as object });
     }),
     ...[...byStatus].map(([code, types]) =>
-      ApiResponse({ status: code, ...refusalOf(types, common) } as Parameters<typeof ApiResponse>[0]),
+      ApiResponse({ status: code, ...refusalOf(types, common) } as Parameters<
+        typeof ApiResponse
+      >[0]),
     ),
     ...(anonymous ? [] : [ApiBearerAuth()]),
   );

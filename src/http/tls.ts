@@ -45,7 +45,9 @@ export function readTlsPair({ certFile, keyFile }: Files): TlsPair {
     try {
       return readFileSync(file);
     } catch (error) {
-      throw new ConfigError([`${name} cannot be read: ${file} (${(error as NodeJS.ErrnoException).code})`]);
+      throw new ConfigError([
+        `${name} cannot be read: ${file} (${(error as NodeJS.ErrnoException).code})`,
+      ]);
     }
   };
   const pair = { cert: read('TLS_CERT_FILE', certFile), key: read('TLS_KEY_FILE', keyFile) };
@@ -68,8 +70,10 @@ function faultOf(pair: TlsPair): string | undefined {
   const key: KeyObject | undefined = attempt(() => createPrivateKey(pair.key));
   if (!key) return 'TLS_KEY_FILE must be a PEM private key without a passphrase';
   // OpenSSL itself compares only keys of one type.
-  if (!certificate.checkPrivateKey(key)) return 'TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE';
-  if (!attempt(() => createSecureContext(secureContextOf(pair)))) return 'TLS_CERT_FILE has a chain that is not PEM';
+  if (!certificate.checkPrivateKey(key))
+    return 'TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE';
+  if (!attempt(() => createSecureContext(secureContextOf(pair))))
+    return 'TLS_CERT_FILE has a chain that is not PEM';
   return undefined;
 }
 
@@ -79,7 +83,12 @@ function validity({ cert }: TlsPair): string {
 }
 
 /** Follows the files until the server closes. A fault is told once, and only when it is still there at the next look. */
-export function followTlsPair(server: Server, files: Files, first: TlsPair, logger: LoggerService): void {
+export function followTlsPair(
+  server: Server,
+  files: Files,
+  first: TlsPair,
+  logger: LoggerService,
+): void {
   let inForce = first;
   let seen: string | undefined;
   let logged: string | undefined;
@@ -89,11 +98,16 @@ export function followTlsPair(server: Server, files: Files, first: TlsPair, logg
       ([cert, key]) => ({ cert, key }),
       (error: NodeJS.ErrnoException) => `the files cannot be read (${error.code})`,
     );
-    const same = typeof found !== 'string' && found.cert.equals(inForce.cert) && found.key.equals(inForce.key);
+    const same =
+      typeof found !== 'string' && found.cert.equals(inForce.cert) && found.key.equals(inForce.key);
     const fault = typeof found === 'string' ? found : same ? undefined : faultOf(found);
     // A look between the writing of the two files finds no pair: that is no fault yet.
     if (fault !== undefined && fault === seen && fault !== logged) {
-      logger.error(`The TLS certificate is not replaced, the one in force stays: ${fault}`, undefined, 'Tls');
+      logger.error(
+        `The TLS certificate is not replaced, the one in force stays: ${fault}`,
+        undefined,
+        'Tls',
+      );
       logged = fault;
     }
     seen = fault;
@@ -107,7 +121,10 @@ export function followTlsPair(server: Server, files: Files, first: TlsPair, logg
 
   let timer: NodeJS.Timeout;
   const lookLater = (): void => {
-    timer = setTimeout(() => void look().finally(() => server.listening && lookLater()), LOOK_EVERY_MS).unref();
+    timer = setTimeout(
+      () => void look().finally(() => server.listening && lookLater()),
+      LOOK_EVERY_MS,
+    ).unref();
   };
   server.once('listening', lookLater);
   server.once('close', () => clearTimeout(timer));

@@ -29,7 +29,8 @@ const kebab = (name: string): string =>
 const escapePointer = (part: string): string => part.replace(/~/g, '~0').replace(/\//g, '~1');
 
 /** Property names are the caller's: shown shortened and without what a log or terminal would act on. */
-const shown = (name: string): string => [...name.replace(/[^\x20-\x7e]/g, '?')].slice(0, 64).join('');
+const shown = (name: string): string =>
+  [...name.replace(/[^\x20-\x7e]/g, '?')].slice(0, 64).join('');
 
 function faultsOf(errors: readonly ValidationError[], parent = ''): Fault[] {
   return errors.flatMap(({ property, constraints, children }) => {
@@ -86,14 +87,20 @@ function prune(dto: Type, value: object, parent: string, faults: Fault[]): Recor
     const pointer = `${parent}/${escapePointer(shown(name))}`;
     if (!names.has(name)) {
       if (faults.length < MOST_FAULTS)
-        faults.push({ pointer, code: 'unknown-property', detail: `${shown(name)} is not a property of this request` });
+        faults.push({
+          pointer,
+          code: 'unknown-property',
+          detail: `${shown(name)} is not a property of this request`,
+        });
       continue;
     }
     const item = itemOfList(dto, name);
     known[name] = Array.isArray(member)
       ? member
           .slice(0, LONGEST_LIST)
-          .map((one: unknown, index) => (item && isObject(one) ? prune(item, one, `${pointer}/${index}`, faults) : one))
+          .map((one: unknown, index) =>
+            item && isObject(one) ? prune(item, one, `${pointer}/${index}`, faults) : one,
+          )
       : member;
   }
   return known;
@@ -109,7 +116,12 @@ export class StrictValidationPipe implements PipeTransform {
   private readonly validWhenEmpty = new WeakSet<Type>();
 
   transform(value: unknown, { type, metatype }: ArgumentMetadata): unknown {
-    if ((type !== 'body' && type !== 'query') || metatype === undefined || namesIn(metatype).size === 0) return value;
+    if (
+      (type !== 'body' && type !== 'query') ||
+      metatype === undefined ||
+      namesIn(metatype).size === 0
+    )
+      return value;
     // No body is an empty one: a DTO that needs members then names them.
     const given = value === undefined ? {} : value;
     const isEmpty = isObject(given) && Object.keys(given).length === 0;
@@ -123,7 +135,9 @@ export class StrictValidationPipe implements PipeTransform {
   /** @throws Problem validation-failed */
   private async validated(given: unknown, metatype: Type): Promise<object> {
     if (!isObject(given))
-      throw validationFailed([{ pointer: '', code: 'object', detail: 'The body must be a JSON object' }]);
+      throw validationFailed([
+        { pointer: '', code: 'object', detail: 'The body must be a JSON object' },
+      ]);
     const faults: Fault[] = [];
     const dto = plainToInstance(metatype, prune(metatype, given, '', faults)) as object;
     const options = { forbidUnknownValues: true, validationError: { target: false, value: false } };
@@ -157,8 +171,11 @@ export class StrictQueryGuard implements CanActivate {
 
 /** Whether the handler has a `@Query()`, which Nest keeps as "<kind>:<index>" under the handler's name. */
 function readsQuery(context: ExecutionContext): boolean {
-  const parameters = Reflect.getMetadata(ROUTE_ARGS_METADATA, context.getClass(), context.getHandler().name) as
-    Record<string, unknown> | undefined;
+  const parameters = Reflect.getMetadata(
+    ROUTE_ARGS_METADATA,
+    context.getClass(),
+    context.getHandler().name,
+  ) as Record<string, unknown> | undefined;
   return Object.keys(parameters ?? {}).some((kind) => kind.startsWith(`${RouteParamtypes.QUERY}:`));
 }
 

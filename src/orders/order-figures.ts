@@ -43,7 +43,8 @@ export class OrderFigures {
   /** @throws Error for an event that does not say what was before: `npm run orders:rebuild -- figures` counts anew */
   @OnEvent(FIGURES, 'order.')
   async move({ type, data }: ConsumedEvent, manager: EntityManager): Promise<void> {
-    if (!('createdAt' in data && 'previous' in data)) throw new Error(`${type} does not say what was before`);
+    if (!('createdAt' in data && 'previous' in data))
+      throw new Error(`${type} does not say what was before`);
     await manager.query(
       `INSERT INTO order_figures AS figure (day, status, currency, count, total)
        SELECT ${DAY}, change.status, data ->> 'currency', sum(change.count), sum(change.total)

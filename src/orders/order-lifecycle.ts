@@ -5,7 +5,14 @@
  */
 import type { Actor } from '../http/actor.js';
 
-export const ORDER_STATUSES = ['placed', 'paid', 'shipped', 'delivered', 'cancelled', 'refunded'] as const;
+export const ORDER_STATUSES = [
+  'placed',
+  'paid',
+  'shipped',
+  'delivered',
+  'cancelled',
+  'refunded',
+] as const;
 export type OrderStatus = (typeof ORDER_STATUSES)[number];
 
 export const ORDER_ACTIONS = ['pay', 'ship', 'deliver', 'cancel', 'refund'] as const;
@@ -50,10 +57,13 @@ export function faultsOfLifecycle(transitions: readonly Transition[]): string[] 
   const states: readonly string[] = ORDER_STATUSES;
   const reached = new Set<OrderStatus>([INITIAL]);
   // A set grows while it is walked.
-  for (const state of reached) for (const step of transitions) if (step.from === state) reached.add(step.to);
-  for (const state of ORDER_STATUSES) if (!reached.has(state)) faults.push(`no way leads to "${state}"`);
+  for (const state of reached)
+    for (const step of transitions) if (step.from === state) reached.add(step.to);
+  for (const state of ORDER_STATUSES)
+    if (!reached.has(state)) faults.push(`no way leads to "${state}"`);
   for (const action of ORDER_ACTIONS)
-    if (!transitions.some((step) => step.action === action)) faults.push(`"${action}" is never possible`);
+    if (!transitions.some((step) => step.action === action))
+      faults.push(`"${action}" is never possible`);
 
   const ends = new Map<string, OrderStatus>([
     [ORDER_PLACED, INITIAL],
@@ -61,7 +71,8 @@ export function faultsOfLifecycle(transitions: readonly Transition[]): string[] 
   ]);
   const starts = new Set<string>();
   for (const { action, from, to, by, event } of transitions) {
-    for (const state of [from, to]) if (!states.includes(state)) faults.push(`"${state}" is no state`);
+    for (const state of [from, to])
+      if (!states.includes(state)) faults.push(`"${state}" is no state`);
     if (!ORDER_ACTIONS.includes(action)) faults.push(`"${action}" is no action`);
     const start = `"${action}" from "${from}" by ${by}`;
     if (starts.has(start)) faults.push(`${start} is there twice`);
@@ -77,8 +88,13 @@ const isParty = (actor: Actor, ownerId: string, party: Party): boolean =>
   party === 'owner' ? actor.userId === ownerId : actor.roles.includes('admin');
 
 /** What this actor may do with an order in this state. */
-export function allowedActions(actor: Actor, order: { userId: string; status: OrderStatus }): OrderAction[] {
-  const open = TRANSITIONS.filter(({ from, by }) => from === order.status && isParty(actor, order.userId, by));
+export function allowedActions(
+  actor: Actor,
+  order: { userId: string; status: OrderStatus },
+): OrderAction[] {
+  const open = TRANSITIONS.filter(
+    ({ from, by }) => from === order.status && isParty(actor, order.userId, by),
+  );
   return [...new Set(open.map(({ action }) => action))];
 }
 
@@ -89,7 +105,8 @@ export function transitionOf(
   action: OrderAction,
 ): Transition | undefined {
   return TRANSITIONS.find(
-    (step) => step.action === action && step.from === order.status && isParty(actor, order.userId, step.by),
+    (step) =>
+      step.action === action && step.from === order.status && isParty(actor, order.userId, step.by),
   );
 }
 

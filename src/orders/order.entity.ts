@@ -21,10 +21,16 @@ const ITEM_FORM = [
 ].join(' && ');
 
 @Entity('orders')
-@Check('orders_status_known', `status IN (${ORDER_STATUSES.map((status) => `'${status}'`).join(', ')})`)
+@Check(
+  'orders_status_known',
+  `status IN (${ORDER_STATUSES.map((status) => `'${status}'`).join(', ')})`,
+)
 @Check('orders_currency_form', `currency ~ '^[A-Z]{3}$'`)
 @Check('orders_total_range', `total BETWEEN 0 AND 9007199254740991`)
-@Check('orders_items_count', `jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100`)
+@Check(
+  'orders_items_count',
+  `jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100`,
+)
 @Check('orders_items_form', `items = jsonb_path_query_array(items, 'strict $[*] ? (${ITEM_FORM})')`)
 @Check('orders_total_sum', `total = order_total(items)`)
 @Check('orders_note_length', `length(note) <= 1000`)

@@ -1,5 +1,16 @@
 /** The routes of orders. */
-import { Body, Controller, Get, HttpCode, Param, Patch, Post, Query, Req, Res } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Get,
+  HttpCode,
+  Param,
+  Patch,
+  Post,
+  Query,
+  Req,
+  Res,
+} from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -8,7 +19,12 @@ import { Reading } from '../cache/reading.js';
 import type { Representation } from '../cache/representation.js';
 import { UnitOfWork } from '../database/unit-of-work.js';
 import { type Actor, CurrentActor } from '../http/actor.js';
-import { Idempotency, idempotencyProblems, Idempotent, type IdempotentRequest } from '../http/idempotency.js';
+import {
+  Idempotency,
+  idempotencyProblems,
+  Idempotent,
+  type IdempotentRequest,
+} from '../http/idempotency.js';
 import { Operation } from '../http/openapi.js';
 import { nextLink, type Page } from '../http/pagination.js';
 import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
@@ -86,7 +102,11 @@ export class OrdersController {
   ): Promise<void> {
     await this.idempotency.once(request, actor, reply, async (transaction) => {
       const order = await this.orders.place(transaction, actor, body);
-      return { status: 201, headers: { Location: `/v1/orders/${order.id}`, ETag: etagOf(order.version) }, body: order };
+      return {
+        status: 201,
+        headers: { Location: `/v1/orders/${order.id}`, ETag: etagOf(order.version) },
+        body: order,
+      };
     });
   }
 
@@ -109,7 +129,8 @@ export class OrdersController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderPage> {
-    if (query.ids === undefined) return withLink(await this.orders.list(actor, query, reading), request, reply);
+    if (query.ids === undefined)
+      return withLink(await this.orders.list(actor, query, reading), request, reply);
     if (Object.values(query).filter((value) => value !== undefined).length > 1)
       throw invalid('ids', 'ids-alone', 'ids goes with no other parameter');
     return { data: await this.orders.getMany(actor, query.ids, reading), next: null };
@@ -172,7 +193,9 @@ export class OrdersController {
     @Query() { at }: GetOrderQuery,
     @CurrentReading() reading: Reading,
   ): Promise<Representation | OrderView> {
-    return at === undefined ? this.orders.get(actor, id, reading) : this.orders.getAt(actor, id, at, reading);
+    return at === undefined
+      ? this.orders.get(actor, id, reading)
+      : this.orders.getAt(actor, id, at, reading);
   }
 
   @Get(':id/events')
@@ -276,7 +299,8 @@ export class UserOrdersController {
   @Operation({
     allow: 'user.orders',
     summary: "List one user's orders",
-    description: "One user's orders, newest first, page by page; also those of a user who was deleted since.",
+    description:
+      "One user's orders, newest first, page by page; also those of a user who was deleted since.",
     type: OrderPage,
     returns: 'A page of orders.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],

@@ -28,7 +28,8 @@ const Currency = (): PropertyDecorator =>
     }),
     rule(
       'currency',
-      (value) => typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value),
+      (value) =>
+        typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value),
       'must be an ISO 4217 currency code in upper case',
     ),
   );
@@ -47,7 +48,12 @@ export class OrderItemInput {
   @Integer({ min: 1, max: 10_000, example: 2 })
   quantity: number;
 
-  @Integer({ min: 0, max: LARGEST_UNIT_PRICE, example: 4_999, description: 'In minor units of the currency.' })
+  @Integer({
+    min: 0,
+    max: LARGEST_UNIT_PRICE,
+    example: 4_999,
+    description: 'In minor units of the currency.',
+  })
   unitPrice: number;
 }
 
@@ -55,7 +61,11 @@ export class PlaceOrder {
   @Currency()
   currency: string;
 
-  @List(() => OrderItemInput, { min: 1, max: 100, description: 'Their total must not pass 2^53 - 1 minor units.' })
+  @List(() => OrderItemInput, {
+    min: 1,
+    max: 100,
+    description: 'Their total must not pass 2^53 - 1 minor units.',
+  })
   items: OrderItemInput[];
 
   @Note(true)
@@ -63,7 +73,12 @@ export class PlaceOrder {
 }
 
 export class ChangeOrder {
-  @List(() => OrderItemInput, { optional: true, min: 1, max: 100, description: 'All items from now on.' })
+  @List(() => OrderItemInput, {
+    optional: true,
+    min: 1,
+    max: 100,
+    description: 'All items from now on.',
+  })
   items?: OrderItemInput[];
 
   @Note(true)
@@ -112,11 +127,13 @@ export class ListOrdersQuery extends UserOrdersQuery {
     // One parameter, its values separated by commas.
     ...{ style: 'form', explode: false },
     required: false,
-    description: 'Up to 100 ids; nothing else beside it. Those that exist and may be seen, each once, in this order.',
+    description:
+      'Up to 100 ids; nothing else beside it. Those that exist and may be seen, each once, in this order.',
   })
   @rule(
     'ids',
-    (value) => value === undefined || (Array.isArray(value) && value.length <= 100 && value.every(isId)),
+    (value) =>
+      value === undefined || (Array.isArray(value) && value.length <= 100 && value.every(isId)),
     'must be 1 to 100 UUIDs separated by commas',
   )
   @Transform(splitIds)
@@ -129,12 +146,16 @@ export class ListOrdersQuery extends UserOrdersQuery {
 export class ListEventsQuery extends PageQuery {}
 
 export class SummaryQuery {
-  @Day({ optional: true, description: 'The first day (UTC), e.g. `2026-01-01`; 30 days back when absent.' })
+  @Day({
+    optional: true,
+    description: 'The first day (UTC), e.g. `2026-01-01`; 30 days back when absent.',
+  })
   from?: string;
 
   @Day({
     optional: true,
-    description: 'The last day (UTC), e.g. `2026-01-31`; today when absent. At most 366 days in all.',
+    description:
+      'The last day (UTC), e.g. `2026-01-31`; today when absent. At most 366 days in all.',
   })
   to?: string;
 }
@@ -151,11 +172,21 @@ export class OrderView {
   currency: string;
   @ApiProperty({ type: OrderItemInput, isArray: true })
   items: OrderItemInput[];
-  @Integer({ min: 0, max: Number.MAX_SAFE_INTEGER, example: 9_998, description: 'In minor units of the currency.' })
+  @Integer({
+    min: 0,
+    max: Number.MAX_SAFE_INTEGER,
+    example: 9_998,
+    description: 'In minor units of the currency.',
+  })
   total: number;
   @Note(false)
   note: string | null;
-  @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 1, description: 'How many events made it what it is.' })
+  @Integer({
+    min: 1,
+    max: Number.MAX_SAFE_INTEGER,
+    example: 1,
+    description: 'How many events made it what it is.',
+  })
   version: number;
   @Time({ example: TIME_EXAMPLE })
   createdAt: string;
@@ -170,7 +201,12 @@ export class OrderPage extends PageShape {
 
 @ApiSchema({ name: 'OrderEvent' })
 export class OrderEventView {
-  @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 1, description: "The order's version after it." })
+  @Integer({
+    min: 1,
+    max: Number.MAX_SAFE_INTEGER,
+    example: 1,
+    description: "The order's version after it.",
+  })
   version: number;
   @ApiProperty({ type: String, example: 'order.paid' })
   type: string;
@@ -226,7 +262,12 @@ export const orderView = (order: Order): OrderView => ({
   userId: order.userId,
   status: order.status,
   currency: order.currency,
-  items: order.items.map(({ sku, name, quantity, unitPrice }) => ({ sku, name, quantity, unitPrice })),
+  items: order.items.map(({ sku, name, quantity, unitPrice }) => ({
+    sku,
+    name,
+    quantity,
+    unitPrice,
+  })),
   total: order.total,
   note: order.note,
   version: order.version,
@@ -238,7 +279,12 @@ export const orderView = (order: Order): OrderView => ({
 export const orderRepresentation = represent(orderView);
 
 /** In the present form, whatever form it is kept in. */
-export const orderEventView = ({ version, actorId, occurredAt, ...stored }: OrderEvent): OrderEventView => ({
+export const orderEventView = ({
+  version,
+  actorId,
+  occurredAt,
+  ...stored
+}: OrderEvent): OrderEventView => ({
   version,
   ...upcast(stored),
   actorId,

@@ -40,7 +40,13 @@ import {
   replay,
   totalOf,
 } from './order-events.js';
-import { allowedActions, EDITABLE, mayEver, type OrderAction, transitionOf } from './order-lifecycle.js';
+import {
+  allowedActions,
+  EDITABLE,
+  mayEver,
+  type OrderAction,
+  transitionOf,
+} from './order-lifecycle.js';
 import { Order } from './order.entity.js';
 import type {
   ChangeOrder,
@@ -92,10 +98,17 @@ export class OrdersService {
     if (!this.auth.may(actor, 'order.change', order.userId)) throw problems.forbidden();
     ifMatch.require(order.version);
     if (order.status !== EDITABLE)
-      throw this.notNow(actor, order, `An order can be changed while it is ${EDITABLE}; this one is ${order.status}.`);
+      throw this.notNow(
+        actor,
+        order,
+        `An order can be changed while it is ${EDITABLE}; this one is ${order.status}.`,
+      );
     if (items) this.checkTotal(items);
     if (items === undefined && note === undefined) return orderView(order);
-    const changes = { ...(items ? { items: items.map(itemOf) } : {}), ...(note === undefined ? {} : { note }) };
+    const changes = {
+      ...(items ? { items: items.map(itemOf) } : {}),
+      ...(note === undefined ? {} : { note }),
+    };
     return this.append(transaction, actor, order, changed(changes));
   }
 
@@ -112,8 +125,16 @@ export class OrdersService {
     if (!mayEver(actor, order.userId, action)) throw problems.forbidden();
     ifMatch.check(order.version);
     const step = transitionOf(actor, order, action);
-    if (!step) throw this.notNow(actor, order, `An order that is ${order.status} has no ${action} for this caller.`);
-    return this.append(transaction, actor, order, { type: step.event, data: reason === undefined ? {} : { reason } });
+    if (!step)
+      throw this.notNow(
+        actor,
+        order,
+        `An order that is ${order.status} has no ${action} for this caller.`,
+      );
+    return this.append(transaction, actor, order, {
+      type: step.event,
+      data: reason === undefined ? {} : { reason },
+    });
   }
 
   /** @throws Problem not-found */
@@ -148,7 +169,10 @@ export class OrdersService {
   async getMany(actor: Actor, ids: readonly string[], reading?: Reading): Promise<OrderView[]> {
     const orders = await this.orders.findByIds([...new Set(ids)], reading);
     return orders
-      .filter((order): order is Order => order !== null && this.auth.may(actor, 'order.read', order.userId))
+      .filter(
+        (order): order is Order =>
+          order !== null && this.auth.may(actor, 'order.read', order.userId),
+      )
       .map(orderView);
   }
 
@@ -165,7 +189,12 @@ export class OrdersService {
     const after = decodeCursor(cursor, filters);
 
     if (owner !== undefined && !after && !status && !createdFrom && !createdTo) {
-      return pageOf(await this.orders.findCollection('ofUser', owner, limit + 1, reading), limit, filters, orderView);
+      return pageOf(
+        await this.orders.findCollection('ofUser', owner, limit + 1, reading),
+        limit,
+        filters,
+        orderView,
+      );
     }
     const part = {
       where: { ...(status && { status }), ...(owner !== undefined && { userId: owner }) },
@@ -177,7 +206,12 @@ export class OrdersService {
   }
 
   /** One user's; a deleted user's orders stay. @throws Problem not-found for a user that never was */
-  async listOf(actor: Actor, userId: string, query: ListOrdersQuery, reading?: Reading): Promise<Page<OrderView>> {
+  async listOf(
+    actor: Actor,
+    userId: string,
+    query: ListOrdersQuery,
+    reading?: Reading,
+  ): Promise<Page<OrderView>> {
     if (!(await this.users.everExisted(userId))) throw problems.notFound();
     return this.list(actor, { ...query, userId }, reading);
   }
@@ -256,7 +290,9 @@ export class OrdersService {
   }
 
   private notNow(actor: Actor, order: Order, detail: string): Error {
-    return orderProblems.invalidTransition(detail, { extensions: { allowed: allowedActions(actor, order) } });
+    return orderProblems.invalidTransition(detail, {
+      extensions: { allowed: allowedActions(actor, order) },
+    });
   }
 
   private checkTotal(items: readonly OrderItemInput[]): void {

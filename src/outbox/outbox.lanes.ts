@@ -121,7 +121,8 @@ export class OutboxLanes {
     this.client = undefined;
     if (!client) return;
     const cut = setTimeout(() => {
-      const { stream } = (client as unknown as { connection: { stream: { destroy(): void } } }).connection;
+      const { stream } = (client as unknown as { connection: { stream: { destroy(): void } } })
+        .connection;
       stream.destroy();
     }, 500);
     await client.end().catch(() => undefined);
@@ -134,7 +135,10 @@ export class OutboxLanes {
 
   /** Runs `work` with the lane locked; false when another has it. */
   async lock(lane: number, work: () => Promise<void>): Promise<boolean> {
-    const [row] = await this.query<{ locked: boolean }>('SELECT pg_try_advisory_lock($1, $2) AS locked', [LOCK, lane]);
+    const [row] = await this.query<{ locked: boolean }>(
+      'SELECT pg_try_advisory_lock($1, $2) AS locked',
+      [LOCK, lane],
+    );
     if (!row?.locked) return false;
     try {
       await work();
@@ -172,7 +176,10 @@ export class OutboxLanes {
   async skip(id: string): Promise<boolean> {
     const refused = `id = $1 AND published_at IS NULL AND retry_at IS NOT NULL`;
     for (const end = Date.now() + SILENCE_MS; Date.now() < end; await sleep(20)) {
-      const [row] = await this.query<{ lane: number }>(`SELECT ${LANE} AS lane FROM outbox WHERE ${refused}`, [id]);
+      const [row] = await this.query<{ lane: number }>(
+        `SELECT ${LANE} AS lane FROM outbox WHERE ${refused}`,
+        [id],
+      );
       if (!row) return false;
       let skipped = false;
       const locked = await this.lock(row.lane, async () => {
@@ -213,5 +220,10 @@ function groupOf(subject: string, rows: readonly Row[]): Group {
   const due = held.length > 0;
   const now = held.length === BATCH.held ? held.length - 1 : ordered.length;
   const blocked = !due && ordered.some(({ behind }) => behind);
-  return { subject, due, events: blocked ? [] : ordered.slice(0, now), behind: ordered.slice(blocked ? 0 : now) };
+  return {
+    subject,
+    due,
+    events: blocked ? [] : ordered.slice(0, now),
+    behind: ordered.slice(blocked ? 0 : now),
+  };
 }

@@ -7,7 +7,10 @@ import type { Role } from '../http/actor.js';
 @Entity('users')
 @Check('users_username_form', `username ~ '^[a-z0-9_.-]{3,32}$'`)
 @Check('users_email_form', `length(email) BETWEEN 3 AND 254 AND email LIKE '%_@_%'`)
-@Check('users_roles_known', `roles <@ '{user,support,admin}' AND cardinality(roles) BETWEEN 1 AND 3`)
+@Check(
+  'users_roles_known',
+  `roles <@ '{user,support,admin}' AND cardinality(roles) BETWEEN 1 AND 3`,
+)
 @Check(
   'users_deleted_is_empty',
   `(deleted_at IS NULL) = (username IS NOT NULL) AND (username IS NULL) = (email IS NULL)`,

@@ -24,7 +24,8 @@ export class UsersController {
   @Operation({
     allow: 'user.list',
     summary: 'List users',
-    description: 'All users, newest first, page by page. With `username`: the one who has it, or an empty list.',
+    description:
+      'All users, newest first, page by page. With `username`: the one who has it, or an empty list.',
     type: UserPage,
     returns: 'A page of users.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
@@ -60,14 +61,18 @@ export class UsersController {
   @Operation({
     allow: 'user.read',
     summary: 'Read a user',
-    description: 'A user by id. A deleted user is not found, and neither is one that this caller may not see.',
+    description:
+      'A user by id. A deleted user is not found, and neither is one that this caller may not see.',
     type: UserView,
     returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
     problems: [problems.notFound],
   })
-  getUser(@Param('id', IdPipe) id: string, @CurrentReading() reading: Reading): Promise<Representation> {
+  getUser(
+    @Param('id', IdPipe) id: string,
+    @CurrentReading() reading: Reading,
+  ): Promise<Representation> {
     return this.users.get(id, reading);
   }
 
@@ -106,7 +111,8 @@ export class UsersController {
   @Operation({
     allow: 'user.roles',
     summary: "Set a user's roles",
-    description: "Sets a user's roles. They are in force on that user's next request, on every node.",
+    description:
+      "Sets a user's roles. They are in force on that user's next request, on every node.",
     type: UserView,
     returns: 'The user, changed.',
     headers: ['ETag'],

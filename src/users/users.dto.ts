@@ -9,7 +9,8 @@ import { represent } from '../cache/representation.js';
 import type { User } from './user.entity.js';
 
 /** `A` to `Z` in lower case and nothing else: Unicode's folding makes a `k` of the Kelvin sign, which is no letter of a name. */
-export const foldAscii = (text: string): string => text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
+export const foldAscii = (text: string): string =>
+  text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 
 /** Upper case is taken for lower case: there is one name, however it is typed. */
 export const Username = (
@@ -24,7 +25,9 @@ export const Username = (
       description: 'Upper case is kept as lower case: unique whatever its case.',
       ...options,
     }),
-    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? foldAscii(value) : value)),
+    Transform(({ value }: { value: unknown }) =>
+      typeof value === 'string' ? foldAscii(value) : value,
+    ),
   );
 
 export class ChangeUser {
@@ -36,7 +39,10 @@ export class ChangeUser {
 }
 
 export class ChangeRoles {
-  @SomeOf(ROLES, { example: ['user', 'support'], description: 'All roles that the user has from now on.' })
+  @SomeOf(ROLES, {
+    example: ['user', 'support'],
+    description: 'All roles that the user has from now on.',
+  })
   roles: Role[];
 }
 
@@ -55,7 +61,12 @@ export class UserView {
   email: string;
   @SomeOf(ROLES, { example: ['user'] })
   roles: Role[];
-  @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 1, description: 'Moves by one with every change.' })
+  @Integer({
+    min: 1,
+    max: Number.MAX_SAFE_INTEGER,
+    example: 1,
+    description: 'Moves by one with every change.',
+  })
   version: number;
   @Time({ example: '2026-01-31T09:30:00.000Z' })
   createdAt: string;
@@ -69,7 +80,15 @@ export class UserPage extends PageShape {
 }
 
 /** A live user's view. */
-export const userView = ({ id, username, email, roles, version, createdAt, updatedAt }: User): UserView => ({
+export const userView = ({
+  id,
+  username,
+  email,
+  roles,
+  version,
+  createdAt,
+  updatedAt,
+}: User): UserView => ({
   id,
   username: username ?? '',
   email: email ?? '',

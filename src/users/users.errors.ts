@@ -6,7 +6,8 @@ export const userProblems = {
     code: 'username-taken',
     status: 409,
     title: 'The username is taken',
-    explanation: 'Another user has this username; upper and lower case are the same. Choose another.',
+    explanation:
+      'Another user has this username; upper and lower case are the same. Choose another.',
   }),
   emailTaken: defineProblem({
     code: 'email-taken',

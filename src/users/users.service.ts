@@ -52,7 +52,8 @@ export class UsersService {
    */
   findByLogin(login: string): Promise<User | null> {
     const query = this.table.createQueryBuilder('row');
-    if (login.includes('@')) query.where('lower(row.email) = :email', { email: login.toLowerCase() });
+    if (login.includes('@'))
+      query.where('lower(row.email) = :email', { email: login.toLowerCase() });
     else query.where('row.username = :username', { username: foldAscii(login) });
     return query.getOne();
   }
@@ -64,7 +65,10 @@ export class UsersService {
     return userRepresentation(user);
   }
 
-  async list({ username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery, reading?: Reading): Promise<Page<UserView>> {
+  async list(
+    { username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery,
+    reading?: Reading,
+  ): Promise<Page<UserView>> {
     if (username !== undefined) {
       decodeCursor(cursor, ['users', username]); // One user has one page, which gives out no cursor.
       const user = await this.users.findByAlias('username', username, reading);
@@ -76,19 +80,36 @@ export class UsersService {
   }
 
   /** @throws Problem username-taken, email-taken */
-  async create(transaction: Transaction, user: { username: string; email: string; roles?: Role[] }): Promise<User> {
+  async create(
+    transaction: Transaction,
+    user: { username: string; email: string; roles?: Role[] },
+  ): Promise<User> {
     const { username, email, roles = ['user'] } = user;
-    const created = await transaction.insert(User, { id: uuidv7(), username, email, roles, deletedAt: null });
+    const created = await transaction.insert(User, {
+      id: uuidv7(),
+      username,
+      email,
+      roles,
+      deletedAt: null,
+    });
     await this.tell(transaction, 'user.registered', created, { username, roles });
     return created;
   }
 
   /** @throws Problem not-found, precondition-required, version-mismatch, username-taken, email-taken */
-  change(actor: Actor, id: string, ifMatch: IfMatch, { username, email }: ChangeUser): Promise<UserView> {
+  change(
+    actor: Actor,
+    id: string,
+    ifMatch: IfMatch,
+    { username, email }: ChangeUser,
+  ): Promise<UserView> {
     return this.unitOfWork.runAs(actor, async (transaction) => {
       const before = await this.live(transaction, id);
       ifMatch.require(before.version);
-      const changes = { ...(username === undefined ? {} : { username }), ...(email === undefined ? {} : { email }) };
+      const changes = {
+        ...(username === undefined ? {} : { username }),
+        ...(email === undefined ? {} : { email }),
+      };
       if (Object.keys(changes).length === 0) return userView(before);
       const after = await transaction.update(before, changes);
       if (!after) throw problems.versionMismatch();
@@ -114,13 +135,21 @@ export class UsersService {
   async remove(transaction: Transaction, id: string, ifMatch: IfMatch): Promise<void> {
     const before = await this.live(transaction, id);
     ifMatch.check(before.version);
-    const after = await transaction.update(before, { username: null, email: null, deletedAt: new Date() });
+    const after = await transaction.update(before, {
+      username: null,
+      email: null,
+      deletedAt: new Date(),
+    });
     if (!after) throw problems.versionMismatch();
     await this.tell(transaction, 'user.deleted', after, {});
   }
 
   /** The row as it is now, locked: a check of its version cannot be overtaken. @throws Problem not-found */
-  async live(transaction: Transaction, id: string, mode: 'update' | 'share' = 'update'): Promise<User> {
+  async live(
+    transaction: Transaction,
+    id: string,
+    mode: 'update' | 'share' = 'update',
+  ): Promise<User> {
     const user = await transaction.lock(User, id, mode);
     if (!user || user.deletedAt !== null) throw problems.notFound();
     return user;
@@ -132,6 +161,10 @@ export class UsersService {
     { id, version }: User,
     data: Record<string, unknown>,
   ): Promise<void> {
-    return this.outbox.append(transaction, { type, subject: `users/${id}`, data: { version, ...data } });
+    return this.outbox.append(transaction, {
+      type,
+      subject: `users/${id}`,
+      data: { version, ...data },
+    });
   }
 }

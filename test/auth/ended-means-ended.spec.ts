@@ -30,11 +30,18 @@ const action = (name: string, as: Write['as'] = 'admin'): [string, Write] => [
   `post /v1/orders/{id}/${name}`,
   { as, path: ({ order }) => `/v1/orders/${order}/${name}`, call: () => ({ body: {} }) },
 ];
-const end = (path: string): Write => ({ as: 'user', path: ({ session }) => path.replace('{id}', session) });
+const end = (path: string): Write => ({
+  as: 'user',
+  path: ({ session }) => path.replace('{id}', session),
+});
 
 /** Every route that changes something and needs a session. */
 const WRITES: Readonly<Record<string, Write>> = {
-  'post /v1/orders': { as: 'user', path: () => '/v1/orders', call: () => ({ body: ORDER, headers: key() }) },
+  'post /v1/orders': {
+    as: 'user',
+    path: () => '/v1/orders',
+    call: () => ({ body: ORDER, headers: key() }),
+  },
   'patch /v1/orders/{id}': {
     as: 'user',
     path: ({ order }) => `/v1/orders/${order}`,
@@ -48,12 +55,17 @@ const WRITES: Readonly<Record<string, Write>> = {
   'patch /v1/users/{id}': {
     as: 'user',
     path: ({ user }) => `/v1/users/${user}`,
-    call: () => ({ body: { email: `${randomUUID()}@example.com` }, headers: { 'If-Match': '"1"' } }),
+    call: () => ({
+      body: { email: `${randomUUID()}@example.com` },
+      headers: { 'If-Match': '"1"' },
+    }),
   },
   'put /v1/users/{id}/password': {
     as: 'user',
     path: ({ user }) => `/v1/users/${user}/password`,
-    call: () => ({ body: { currentPassword: PASSWORD, newPassword: 'eleven tall ships at anchor' } }),
+    call: () => ({
+      body: { currentPassword: PASSWORD, newPassword: 'eleven tall ships at anchor' },
+    }),
   },
   'put /v1/users/{id}/roles': {
     as: 'admin',
@@ -94,7 +106,10 @@ describe('a session that ends under its own request', () => {
   });
 
   /** Sends a request that stops once the guard has let it pass. */
-  async function behindTheGuard(token: string, send: () => Promise<Reply>): Promise<{ go: () => Promise<Reply> }> {
+  async function behindTheGuard(
+    token: string,
+    send: () => Promise<Reply>,
+  ): Promise<{ go: () => Promise<Reply> }> {
     let [passed, go] = [(): void => undefined, (): void => undefined];
     const reached = new Promise<void>((resolve) => (passed = resolve));
     held.set(token, { passed, go: new Promise<void>((resolve) => (go = resolve)) });
@@ -106,76 +121,107 @@ describe('a session that ends under its own request', () => {
   /** Everything that there is, as text. */
   async function everything(): Promise<string> {
     const tables = ['users', 'credentials', 'orders', 'order_events', 'idempotency_keys', 'outbox'];
-    const columns = tables.map((it) => `(SELECT json_agg(row ORDER BY row::text) FROM ${it} AS row) AS ${it}`);
-    const { rows } = await database.query(`SELECT ${columns.join()}, (SELECT count(*) FROM sessions) AS sessions`);
+    const columns = tables.map(
+      (it) => `(SELECT json_agg(row ORDER BY row::text) FROM ${it} AS row) AS ${it}`,
+    );
+    const { rows } = await database.query(
+      `SELECT ${columns.join()}, (SELECT count(*) FROM sessions) AS sessions`,
+    );
     return JSON.stringify(rows);
   }
 
   it('is tried with every route that writes and needs a session', async () => {
     const { body } = await app.call('GET', '/docs/openapi.json');
-    const routes = Object.entries(body.paths as Record<string, Record<string, { security?: object[] }>>).flatMap(
-      ([path, methods]) =>
-        Object.entries(methods)
-          .filter(
-            ([method, { security }]) => !['get', 'head', 'options', 'parameters'].includes(method) && security?.length,
-          )
-          .map(([method]) => `${method} ${path}`),
+    const routes = Object.entries(
+      body.paths as Record<string, Record<string, { security?: object[] }>>,
+    ).flatMap(([path, methods]) =>
+      Object.entries(methods)
+        .filter(
+          ([method, { security }]) =>
+            !['get', 'head', 'options', 'parameters'].includes(method) && security?.length,
+        )
+        .map(([method]) => `${method} ${path}`),
     );
     expect(Object.keys(WRITES).sort()).toEqual(routes.sort());
   });
 
-  it.each(Object.keys(WRITES))('refuses %s behind the answer, and nothing is written', async (route) => {
-    const { as, path, call = () => ({}) } = WRITES[route] as Write;
-    const [someone, stranger] = [await person(app), await person(app)];
-    const { id: order } = await placeOrder(app, someone.token);
-    const [name, password] = as === 'admin' ? [ADMIN.username, ADMIN.password] : [someone.username, PASSWORD];
-    const [token, other] = [await logIn(app, name, password), await logIn(app, name, password)];
-    const idOf = async (of: string): Promise<string> =>
-      (await app.call('GET', '/v1/sessions/current', { token: of })).body.id as string;
-    const [own, session] = [await idOf(token), await idOf(other)];
+  it.each(Object.keys(WRITES))(
+    'refuses %s behind the answer, and nothing is written',
+    async (route) => {
+      const { as, path, call = () => ({}) } = WRITES[route] as Write;
+      const [someone, stranger] = [await person(app), await person(app)];
+      const { id: order } = await placeOrder(app, someone.token);
+      const [name, password] =
+        as === 'admin' ? [ADMIN.username, ADMIN.password] : [someone.username, PASSWORD];
+      const [token, other] = [await logIn(app, name, password), await logIn(app, name, password)];
+      const idOf = async (of: string): Promise<string> =>
+        (await app.call('GET', '/v1/sessions/current', { token: of })).body.id as string;
+      const [own, session] = [await idOf(token), await idOf(other)];
 
-    const method = route.split(' ')[0]?.toUpperCase() as string;
-    const target = path({ user: someone.id, stranger: stranger.id, order, session });
-    const request = await behindTheGuard(token, () => app.call(method, target, { ...call(), token }));
-    expect((await app.call('DELETE', `/v1/sessions/${own}`, { token: other })).status).toBe(204);
-    const before = await everything();
-    expectProblem(await request.go(), 401, 'unauthenticated');
-    expect(await everything()).toBe(before);
-    expect((await app.call('GET', '/v1/sessions/current', { token: other })).status).toBe(200);
-  });
+      const method = route.split(' ')[0]?.toUpperCase() as string;
+      const target = path({ user: someone.id, stranger: stranger.id, order, session });
+      const request = await behindTheGuard(token, () =>
+        app.call(method, target, { ...call(), token }),
+      );
+      expect((await app.call('DELETE', `/v1/sessions/${own}`, { token: other })).status).toBe(204);
+      const before = await everything();
+      expectProblem(await request.go(), 401, 'unauthenticated');
+      expect(await everything()).toBe(before);
+      expect((await app.call('GET', '/v1/sessions/current', { token: other })).status).toBe(200);
+    },
+  );
 
   it.each([
     ['an order', 'orders', (ids: Ids) => `/v1/orders/${ids.order}`, { note: 'in time' }],
-    ['a user', 'users', (ids: Ids) => `/v1/users/${ids.user}`, { username: `in-time-${Date.now().toString(36)}` }],
-  ] as const)('is answered only when the change of %s that had begun is committed', async (_, table, path, body) => {
-    const someone = await person(app);
-    const other = await logIn(app, someone.username);
-    const { id: order } = await placeOrder(app, someone.token);
-    const ids = { user: someone.id, order, stranger: '', session: '' };
-    const row = table === 'orders' ? order : someone.id;
-    const version = async (): Promise<string> =>
-      (await database.query(`SELECT version FROM ${table} WHERE id = $1`, [row])).rows[0].version as string;
+    [
+      'a user',
+      'users',
+      (ids: Ids) => `/v1/users/${ids.user}`,
+      { username: `in-time-${Date.now().toString(36)}` },
+    ],
+  ] as const)(
+    'is answered only when the change of %s that had begun is committed',
+    async (_, table, path, body) => {
+      const someone = await person(app);
+      const other = await logIn(app, someone.username);
+      const { id: order } = await placeOrder(app, someone.token);
+      const ids = { user: someone.id, order, stranger: '', session: '' };
+      const row = table === 'orders' ? order : someone.id;
+      const version = async (): Promise<string> =>
+        (await database.query(`SELECT version FROM ${table} WHERE id = $1`, [row])).rows[0]
+          .version as string;
 
-    const blocker = new pg.Client({ connectionString: app.databaseUrl });
-    await blocker.connect();
-    await blocker.query('BEGIN');
-    await blocker.query(`SELECT FROM ${table} WHERE id = $1 FOR UPDATE`, [row]);
-    const write = app.call('PATCH', path(ids), { token: someone.token, body, headers: { 'If-Match': '"1"' } });
-    await waiting(1);
-    let answered = false;
-    const ending = app.call('DELETE', '/v1/sessions?keep=current', { token: other }).then(async (reply) => {
-      answered = true;
-      return { reply, version: await version() };
-    });
-    await waiting(2);
-    await sleep(50);
-    expect([answered, await version()]).toEqual([false, '1']);
-    await blocker.query('COMMIT');
-    await blocker.end();
-    expect(await ending).toMatchObject({ reply: { status: 204 }, version: '2' });
-    expect((await write).status).toBe(200);
-    expectProblem(await app.call('GET', '/v1/users/me', { token: someone.token }), 401, 'unauthenticated');
-  });
+      const blocker = new pg.Client({ connectionString: app.databaseUrl });
+      await blocker.connect();
+      await blocker.query('BEGIN');
+      await blocker.query(`SELECT FROM ${table} WHERE id = $1 FOR UPDATE`, [row]);
+      const write = app.call('PATCH', path(ids), {
+        token: someone.token,
+        body,
+        headers: { 'If-Match': '"1"' },
+      });
+      await waiting(1);
+      let answered = false;
+      const ending = app
+        .call('DELETE', '/v1/sessions?keep=current', { token: other })
+        .then(async (reply) => {
+          answered = true;
+          return { reply, version: await version() };
+        });
+      await waiting(2);
+      await sleep(50);
+      expect([answered, await version()]).toEqual([false, '1']);
+      await blocker.query('COMMIT');
+      await blocker.end();
+      expect(await ending).toMatchObject({ reply: { status: 204 }, version: '2' });
+      expect((await write).status).toBe(200);
+      expectProblem(
+        await app.call('GET', '/v1/users/me', { token: someone.token }),
+        401,
+        'unauthenticated',
+      );
+    },
+  );
 
   /** Until this many connections wait for a lock. */
   async function waiting(count: number): Promise<void> {
@@ -184,7 +230,8 @@ describe('a session that ends under its own request', () => {
         `SELECT count(*) AS waiting FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
       );
       if (Number(rows[0]?.waiting) >= count) return;
-      if (Date.now() > until) throw new Error(`${rows[0]?.waiting} connections wait for a lock, not ${count}`);
+      if (Date.now() > until)
+        throw new Error(`${rows[0]?.waiting} connections wait for a lock, not ${count}`);
     }
   }
 
@@ -193,11 +240,15 @@ describe('a session that ends under its own request', () => {
     const { id: order } = await placeOrder(app, someone.token);
     const lastUses = app.app.get(LastUses, { strict: false });
     const seen = async (): Promise<string> =>
-      (await database.query('SELECT last_seen_at::text AS at FROM sessions WHERE user_id = $1', [someone.id])).rows[0]
-        .at;
-    await database.query(`UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`, [
-      someone.id,
-    ]);
+      (
+        await database.query('SELECT last_seen_at::text AS at FROM sessions WHERE user_id = $1', [
+          someone.id,
+        ])
+      ).rows[0].at;
+    await database.query(
+      `UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`,
+      [someone.id],
+    );
     const blocker = new pg.Client({ connectionString: app.databaseUrl });
     await blocker.connect();
     await blocker.query('BEGIN');
@@ -220,9 +271,10 @@ describe('a session that ends under its own request', () => {
   it('keeps a use that could not be written for the next time', async () => {
     const someone = await person(app);
     const lastUses = app.app.get(LastUses, { strict: false });
-    await database.query(`UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`, [
-      someone.id,
-    ]);
+    await database.query(
+      `UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`,
+      [someone.id],
+    );
     await sleep(1_200);
     const blocker = new pg.Client({ connectionString: app.databaseUrl });
     await blocker.connect();

@@ -21,7 +21,9 @@ const { values } = parseArgs({
     logins: { type: 'string', default: '50' },
   },
 });
-const options = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]));
+const options = Object.fromEntries(
+  Object.entries(values).map(([name, value]) => [name, Number(value)]),
+);
 const PASSWORD = 'a bench made of old oak';
 
 const freePort = () =>
@@ -33,7 +35,10 @@ const freePort = () =>
   });
 const children = [];
 function start(command, args, env, ready) {
-  const child = spawn(command, args, { env: { PATH: process.env.PATH, ...env }, stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(command, args, {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   children.push(child);
   return new Promise((resolve, reject) => {
     let printed = '';
@@ -46,13 +51,23 @@ function start(command, args, env, ready) {
   });
 }
 
-const percentile = (numbers, share) => numbers.toSorted((a, b) => a - b)[Math.ceil(numbers.length * share) - 1] ?? NaN;
+const percentile = (numbers, share) =>
+  numbers.toSorted((a, b) => a - b)[Math.ceil(numbers.length * share) - 1] ?? NaN;
 const ms = (number) => number.toFixed(1);
 
 const folder = await mkdtemp(join(tmpdir(), 'holdfast-bench-'));
 try {
   const port = await freePort();
-  const redisArgs = ['--port', String(port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no'];
+  const redisArgs = [
+    '--port',
+    String(port),
+    '--bind',
+    '127.0.0.1',
+    '--save',
+    '',
+    '--appendonly',
+    'no',
+  ];
   await start('redis-server', redisArgs, {}, /Ready to accept connections/);
   const env = { PORT: '0', RATE_LIMIT_PER_MINUTE: '0', LOG_FORMAT: 'json', LOG_LEVEL: 'info' };
   const [, url] = await start(
@@ -115,7 +130,11 @@ try {
     ]);
     const bad = [...quiet, ...stormy].filter(({ status }) => status !== 200).length;
     if (bad > 0) throw new Error(`${bad} reads were not answered`);
-    rounds.push({ quiet: quiet.map(({ took }) => took), stormy: stormy.map(({ took }) => took), logins });
+    rounds.push({
+      quiet: quiet.map(({ took }) => took),
+      stormy: stormy.map(({ took }) => took),
+      logins,
+    });
   }
   await sleep(3_000);
   const refused = { known: [], unknown: [] };
@@ -132,7 +151,9 @@ try {
   const stormy = rounds.flatMap((round) => round.stormy);
   const logins = rounds.flatMap((round) => round.logins);
   const count = (status) => logins.filter((one) => one.status === status).length;
-  const ratios = rounds.map((round) => percentile(round.stormy, 0.99) / percentile(round.quiet, 0.99));
+  const ratios = rounds.map(
+    (round) => percentile(round.stormy, 0.99) / percentile(round.quiet, 0.99),
+  );
   const row = (name, times) =>
     `| ${name} | ${times.length} | ${ms(percentile(times, 0.5))} | ${ms(percentile(times, 0.99))} |`;
   const report = `# Reads during a storm of logins
@@ -163,7 +184,11 @@ ${row('a name that nobody has', refused.unknown)}
     child.kill('SIGTERM');
   }
   await Promise.race([
-    Promise.all(children.map((child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)))),
+    Promise.all(
+      children.map(
+        (child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)),
+      ),
+    ),
     sleep(15_000),
   ]);
   await rm(folder, { recursive: true, force: true });

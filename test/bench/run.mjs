@@ -20,7 +20,9 @@ const { values } = parseArgs({
     connections: { type: 'string', default: '64' },
   },
 });
-const [seconds, rounds, connections] = [values.seconds, values.rounds, values.connections].map(Number);
+const [seconds, rounds, connections] = [values.seconds, values.rounds, values.connections].map(
+  Number,
+);
 
 const freePort = () =>
   new Promise((resolve) => {
@@ -33,7 +35,10 @@ const freePort = () =>
 const children = [];
 /** Starts a process and resolves with the first match of `ready` in what it prints. */
 function start(command, args, env, ready) {
-  const child = spawn(command, args, { env: { PATH: process.env.PATH, ...env }, stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(command, args, {
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   children.push(child);
   return new Promise((resolve, reject) => {
     let printed = '';
@@ -42,7 +47,9 @@ function start(command, args, env, ready) {
       const match = ready.exec(printed);
       if (match) resolve({ child, match });
     });
-    child.once('exit', (code) => reject(new Error(`${command} ${args[0]} ended with ${code}: ${printed}`)));
+    child.once('exit', (code) =>
+      reject(new Error(`${command} ${args[0]} ended with ${code}: ${printed}`)),
+    );
   });
 }
 
@@ -66,7 +73,8 @@ async function api(url, method, path, { token, body, headers } = {}) {
     },
     ...(body ? { body: JSON.stringify(body) } : {}),
   });
-  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+  if (!response.ok)
+    throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
   return response.status === 204 ? undefined : response.json();
 }
 
@@ -95,14 +103,24 @@ try {
       { PORT: '0', RATE_LIMIT_PER_MINUTE: '0', LOG_FORMAT: 'json', ...env },
       /API (http:\S+)\/v1/,
     );
-  const redis = await service({ DATA_DIR: join(folder, 'one'), REDIS_URL: `redis://127.0.0.1:${redisPort}` });
+  const redis = await service({
+    DATA_DIR: join(folder, 'one'),
+    REDIS_URL: `redis://127.0.0.1:${redisPort}`,
+  });
   const memory = await service({ DATA_DIR: join(folder, 'two') });
 
   const targets = {};
   let order;
-  for (const [name, { match }] of Object.entries({ 'order read, Redis': redis, 'order read, in memory': memory })) {
+  for (const [name, { match }] of Object.entries({
+    'order read, Redis': redis,
+    'order read, in memory': memory,
+  })) {
     const url = match[1];
-    const user = { username: 'bench', email: 'bench@example.com', password: 'a bench made of old oak' };
+    const user = {
+      username: 'bench',
+      email: 'bench@example.com',
+      password: 'a bench made of old oak',
+    };
     await api(url, 'POST', '/v1/users', { body: user });
     const { token } = await api(url, 'POST', '/v1/sessions', {
       body: user && { username: user.username, password: user.password },
@@ -112,13 +130,26 @@ try {
       headers: { 'Idempotency-Key': randomUUID() },
       body: {
         currency: 'EUR',
-        items: [1, 2, 3].map((n) => ({ sku: `SKU-${n}`, name: `Thing ${n}`, quantity: n, unitPrice: 1000 * n })),
+        items: [1, 2, 3].map((n) => ({
+          sku: `SKU-${n}`,
+          name: `Thing ${n}`,
+          quantity: n,
+          unitPrice: 1000 * n,
+        })),
       },
     });
-    targets[name] = { url: `${url}/v1/orders/${order.id}`, headers: { authorization: `Bearer ${token}` } };
+    targets[name] = {
+      url: `${url}/v1/orders/${order.id}`,
+      headers: { authorization: `Bearer ${token}` },
+    };
     targets[name].health = { url: `${url}/health/live` };
   }
-  const bare = await start('node', ['--input-type=module', '-e', BARE], { BODY: JSON.stringify(order) }, /ready (\d+)/);
+  const bare = await start(
+    'node',
+    ['--input-type=module', '-e', BARE],
+    { BODY: JSON.stringify(order) },
+    /ready (\d+)/,
+  );
   const all = {
     'bare Fastify route, same JSON': { url: `http://127.0.0.1:${bare.match[1]}/order` },
     ...targets,
@@ -150,7 +181,11 @@ try {
     child.kill('SIGTERM');
   }
   await Promise.race([
-    Promise.all(children.map((child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)))),
+    Promise.all(
+      children.map(
+        (child) => child.exitCode ?? new Promise((resolve) => child.once('exit', resolve)),
+      ),
+    ),
     new Promise((resolve) => setTimeout(resolve, 15_000)),
   ]);
   await rm(folder, { recursive: true, force: true });

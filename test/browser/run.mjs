@@ -29,7 +29,10 @@ function needChromium() {
     const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
     try {
       execFileSync('apt-get', ['update'], options);
-      execFileSync('apt-get', ['install', '-y', '--no-install-recommends', 'chromium'], { ...options, env });
+      execFileSync('apt-get', ['install', '-y', '--no-install-recommends', 'chromium'], {
+        ...options,
+        env,
+      });
     } catch (error) {
       say(String(error.stderr ?? error).trim());
     }
@@ -44,7 +47,8 @@ const started = [];
 let stopping;
 const stopAll = () =>
   (stopping ??= (async () => {
-    for (const stop of started.reverse()) await stop().catch((error) => say(`while stopping: ${error.message}`));
+    for (const stop of started.reverse())
+      await stop().catch((error) => say(`while stopping: ${error.message}`));
   })());
 
 const within = (ms, what, promise) => {
@@ -60,7 +64,13 @@ async function startService() {
   const dataDir = await mkdtemp(join(tmpdir(), 'holdfast-browser-data-'));
   started.push(() => rm(dataDir, { recursive: true, force: true }));
   const child = spawn(process.execPath, ['--enable-source-maps', 'dist/src/main.js'], {
-    env: { PATH: process.env.PATH, PORT: '0', DATA_DIR: dataDir, LOG_FORMAT: 'json', SHUTDOWN_GRACE_SECONDS: '1' },
+    env: {
+      PATH: process.env.PATH,
+      PORT: '0',
+      DATA_DIR: dataDir,
+      LOG_FORMAT: 'json',
+      SHUTDOWN_GRACE_SECONDS: '1',
+    },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const ended = new Promise((resolve) => child.once('exit', resolve));
@@ -83,7 +93,11 @@ async function startService() {
 
 /** A page in a new browser, and what went wrong in it. */
 async function openBrowser() {
-  const browser = await chromium.launch({ executablePath: CHROMIUM, args: ARGUMENTS.split(' '), timeout: 30_000 });
+  const browser = await chromium.launch({
+    executablePath: CHROMIUM,
+    args: ARGUMENTS.split(' '),
+    timeout: 30_000,
+  });
   started.push(() => within(STEP, 'the browser closes', browser.close()));
   const page = await browser.newPage({ viewport: { width: 1280, height: 1400 } });
   page.setDefaultTimeout(STEP);
@@ -91,14 +105,19 @@ async function openBrowser() {
   const faults = [];
   page.on('console', (message) => {
     // Chromium logs every answer of 400 or more; whether one was expected is for the step that asked to say.
-    if (/^Failed to load resource: the server responded with a status of 4/.test(message.text())) return;
-    if (['error', 'warning'].includes(message.type())) faults.push(`console ${message.type()}: ${message.text()}`);
+    if (/^Failed to load resource: the server responded with a status of 4/.test(message.text()))
+      return;
+    if (['error', 'warning'].includes(message.type()))
+      faults.push(`console ${message.type()}: ${message.text()}`);
   });
   page.on('pageerror', (error) => faults.push(`uncaught: ${error.message}`));
-  page.on('requestfailed', (request) => faults.push(`failed: ${request.url()} ${request.failure()?.errorText}`));
+  page.on('requestfailed', (request) =>
+    faults.push(`failed: ${request.url()} ${request.failure()?.errorText}`),
+  );
   page.on('response', (response) => {
     const { pathname } = new URL(response.url());
-    if (response.status() >= 400 && !pathname.startsWith('/v1/')) faults.push(`${response.status()} ${pathname}`);
+    if (response.status() >= 400 && !pathname.startsWith('/v1/'))
+      faults.push(`${response.status()} ${pathname}`);
   });
   await page.exposeFunction('reportViolation', (violation) => faults.push(`CSP: ${violation}`));
   await page.addInitScript(() =>
@@ -110,7 +129,8 @@ async function openBrowser() {
 }
 
 function equal(actual, expected, what) {
-  if (actual !== expected) throw new Error(`${what}: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`);
+  if (actual !== expected)
+    throw new Error(`${what}: ${JSON.stringify(actual)}, not ${JSON.stringify(expected)}`);
 }
 
 /** One operation of Swagger UI, opened when it is not. */
@@ -133,7 +153,8 @@ async function execute(block) {
   await table.waitFor();
   const status = Number(await table.locator('tbody .response-col_status').first().innerText());
   const texts = await table.locator('tbody pre').allInnerTexts();
-  const headers = texts.find((text) => /^\s*[a-z-]+: /im.test(text) && text.includes('x-request-id')) ?? '';
+  const headers =
+    texts.find((text) => /^\s*[a-z-]+: /im.test(text) && text.includes('x-request-id')) ?? '';
   const json = texts.find((text) => text.trimStart().startsWith('{'));
   await page.evaluate((element) => element?.scrollIntoView(), await table.elementHandle());
   const header = (name) => new RegExp(`^\\s*${name}: (.*?)\\s*$`, 'im').exec(headers)?.[1];
@@ -141,7 +162,11 @@ async function execute(block) {
 }
 
 const fill = (block, name, value) =>
-  block.locator(`tr[data-param-name="${name}"]`).locator('input, select, textarea').first().fill(value);
+  block
+    .locator(`tr[data-param-name="${name}"]`)
+    .locator('input, select, textarea')
+    .first()
+    .fill(value);
 
 /** What a first visitor does, step by step; each goes on from the one before. */
 function visit(page, url, faults) {
@@ -153,7 +178,9 @@ function visit(page, url, faults) {
         await page.locator('.opblock').first().waitFor();
       }
       equal(await page.title(), 'Holdfast API', 'the title');
-      const tags = await page.locator('.opblock-tag').evaluateAll((all) => all.map(({ dataset }) => dataset.tag));
+      const tags = await page
+        .locator('.opblock-tag')
+        .evaluateAll((all) => all.map(({ dataset }) => dataset.tag));
       equal(tags.join(), 'users,sessions,orders,health,operations', 'the tags');
     },
     'a user registers with the example': async () => {
@@ -257,7 +284,10 @@ async function run() {
   const steps = Object.entries(visit(page, url, faults));
   let passed = 0;
   for (const [name, step] of steps) {
-    const picture = join(pictures, `${String(passed + 1).padStart(2, '0')}-${name.replace(/[^a-z0-9]+/gi, '-')}.png`);
+    const picture = join(
+      pictures,
+      `${String(passed + 1).padStart(2, '0')}-${name.replace(/[^a-z0-9]+/gi, '-')}.png`,
+    );
     try {
       await within(3 * STEP, name, step());
       passed++;
@@ -275,7 +305,8 @@ async function run() {
 
 needChromium();
 let result = { passed: 0, failed: 1 };
-for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, () => void stopAll().finally(() => process.exit(1)));
+for (const signal of ['SIGINT', 'SIGTERM'])
+  process.once(signal, () => void stopAll().finally(() => process.exit(1)));
 try {
   result = await within(ALL, 'the browser test', run());
 } catch (error) {

@@ -52,7 +52,9 @@ function setUp() {
   };
   const counted = async (name: string): Promise<Record<string, number>> => {
     const { values } = await registry.getSingleMetric(name)!.get();
-    return Object.fromEntries(values.map(({ labels, value }) => [Object.values(labels).join(' '), value]));
+    return Object.fromEntries(
+      values.map(({ labels, value }) => [Object.values(labels).join(' '), value]),
+    );
   };
   return { store, gate, cached, users, repositoryOf, read, counted, queries: () => queries };
 }
@@ -124,7 +126,7 @@ describe('a read', () => {
 });
 
 it('lives a time that is spread by a tenth each way', () => {
-  expect([jitter(1_000, () => 0), jitter(1_000, () => 0.5), jitter(1_000, () => 0.999999)]).toEqual([
-    900, 1_000, 1_100,
-  ]);
+  expect([jitter(1_000, () => 0), jitter(1_000, () => 0.5), jitter(1_000, () => 0.999999)]).toEqual(
+    [900, 1_000, 1_100],
+  );
 });

@@ -8,7 +8,13 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import { CacheUnavailableError } from '../../src/cache/cache.store.js';
 import { slotOf } from '../../src/cache/redis.cluster.js';
 import { RedisStore } from '../../src/cache/redis.store.js';
-import { ask, type RedisServer, startCluster, startRedis, startSentinel } from '../support/redis.js';
+import {
+  ask,
+  type RedisServer,
+  startCluster,
+  startRedis,
+  startSentinel,
+} from '../support/redis.js';
 import { show } from './store.contract.js';
 
 const LONG = 60_000;
@@ -17,7 +23,9 @@ afterEach(async () => {
   for (const undo of cleanup.splice(0).reverse()) await undo();
 });
 
-async function started<Servers extends { stop(): Promise<void> }>(start: Promise<Servers>): Promise<Servers> {
+async function started<Servers extends { stop(): Promise<void> }>(
+  start: Promise<Servers>,
+): Promise<Servers> {
   const servers = await start;
   cleanup.push(() => servers.stop());
   return servers;
@@ -55,7 +63,8 @@ async function neverShows(store: RedisStore, key: string, old: string): Promise<
 }
 
 const runIdOf = (name: string) => /^hf:(\w{16})\./.exec(name)![1];
-const holds = async (server: RedisServer, name: string) => (await ask(server.port, `EXISTS ${name}`)) === ':1\r\n';
+const holds = async (server: RedisServer, name: string) =>
+  (await ask(server.port, `EXISTS ${name}`)) === ':1\r\n';
 
 describe('one server', () => {
   it('that was a replica for a moment, under an open connection, is another from the next command on', async () => {
@@ -109,7 +118,9 @@ describe('Sentinels', () => {
     await ask(a.port, `REPLICAOF 127.0.0.1 ${b.port}`);
     await until(async () => (await ask(b.port, 'INFO replication')).includes('state=online'));
 
-    await until(() => ask(sentinels[0]!.port, 'SENTINEL FAILOVER holdfast').catch(() => sleep(100, false)));
+    await until(() =>
+      ask(sentinels[0]!.port, 'SENTINEL FAILOVER holdfast').catch(() => sleep(100, false)),
+    );
     await until(() => store.nameOf('row') && runIdOf(store.nameOf('row')!) === runIdOf(first));
     expect(await holds(a, first)).toBe(true);
     await neverShows(store, 'row', 'old@1');
@@ -124,7 +135,9 @@ describe('Sentinels', () => {
     const old = stores[0]!.nameOf('row');
     const clashes: string[][] = [];
     const watch = setInterval(() => {
-      const names = [...new Set(stores.map((store) => store.nameOf('row')).filter((name) => name !== undefined))];
+      const names = [
+        ...new Set(stores.map((store) => store.nameOf('row')).filter((name) => name !== undefined)),
+      ];
       if (names.length > 1) clashes.push(names);
     }, 1);
     cleanup.push(() => clearInterval(watch));
@@ -153,21 +166,39 @@ describe('Sentinels', () => {
 describe('a Cluster', () => {
   const everySlot = Array.from({ length: 60 }, (_, i) => `row:${i}`);
   /** A key of the first, second or third master. */
-  const keyOf = (master: 0 | 1 | 2) => everySlot.find((key) => Math.floor(slotOf(`{${key}}`) / 5_461.5) === master)!;
-  const idOf = async ({ port }: RedisServer) => /[0-9a-f]{40}/.exec(await ask(port, 'CLUSTER MYID'))![0];
-  const move = async (slot: number, from: RedisServer, to: RedisServer, others: readonly RedisServer[]) => {
+  const keyOf = (master: 0 | 1 | 2) =>
+    everySlot.find((key) => Math.floor(slotOf(`{${key}}`) / 5_461.5) === master)!;
+  const idOf = async ({ port }: RedisServer) =>
+    /[0-9a-f]{40}/.exec(await ask(port, 'CLUSTER MYID'))![0];
+  const move = async (
+    slot: number,
+    from: RedisServer,
+    to: RedisServer,
+    others: readonly RedisServer[],
+  ) => {
     const [source, target] = [await idOf(from), await idOf(to)];
     await ask(to.port, `CLUSTER SETSLOT ${slot} IMPORTING ${source}`);
     await ask(from.port, `CLUSTER SETSLOT ${slot} MIGRATING ${target}`);
     const found = await ask(from.port, `CLUSTER GETKEYSINSLOT ${slot} 100`);
     for (const name of found.match(/hf:\S+/g) ?? [])
       await ask(from.port, `MIGRATE 127.0.0.1 ${to.port} ${name} 0 1000`);
-    for (const { port } of [to, from, ...others]) await ask(port, `CLUSTER SETSLOT ${slot} NODE ${target}`);
+    for (const { port } of [to, from, ...others])
+      await ask(port, `CLUSTER SETSLOT ${slot} NODE ${target}`);
   };
 
   it('computes slots as Redis does', async () => {
     const { masters } = await started(startCluster());
-    for (const name of ['foo', '', 'a{b}c', 'a{}c', 'a{b', '{ż}', 'hf:1.2:{row:{1}}', 'a}b{c}d{e}', ...everySlot]) {
+    for (const name of [
+      'foo',
+      '',
+      'a{b}c',
+      'a{}c',
+      'a{b',
+      '{ż}',
+      'hf:1.2:{row:{1}}',
+      'a}b{c}d{e}',
+      ...everySlot,
+    ]) {
       const said = name === '' ? ':0\r\n' : await ask(masters[0].port, `CLUSTER KEYSLOT ${name}`);
       expect([name, `:${slotOf(name)}\r\n`]).toEqual([name, said]);
     }
@@ -185,7 +216,10 @@ describe('a Cluster', () => {
     await move(slot, a, b, [c]);
     expect(await holds(b, first)).toBe(true);
     // One round for each: it learns by a MOVED, and asks again under the new node's incarnation.
-    expect((await Promise.all([store.get([key]), other.get([key])])).flat().map(show)).toEqual(['absent', 'absent']);
+    expect((await Promise.all([store.get([key]), other.get([key])])).flat().map(show)).toEqual([
+      'absent',
+      'absent',
+    ]);
     await store.fence([key], 'writer', LONG);
     await store.publish('writer', [{ key, version: 2, payload: 'new', ttlMs: LONG }]);
     expect((await other.get([key])).map(show)).toEqual(['new@2']);
@@ -234,7 +268,9 @@ describe('a Cluster', () => {
     await ask(replica.port, 'CLUSTER FAILOVER');
     await until(() => store.nameOf(key) && runIdOf(store.nameOf(key)!) !== runIdOf(first));
     await neverShows(store, key, 'old@1');
-    await until(async () => (await ask(masters[0].port, 'INFO replication')).includes('master_link_status:up'));
+    await until(async () =>
+      (await ask(masters[0].port, 'INFO replication')).includes('master_link_status:up'),
+    );
 
     await ask(masters[0].port, 'CLUSTER FAILOVER');
     await until(() => store.nameOf(key) && runIdOf(store.nameOf(key)!) === runIdOf(first));

@@ -63,7 +63,9 @@ type Kind = Pick<RoundOptions, 'name' | 'degradedWrites' | 'byHand'> & {
 };
 
 const linkLanes = (nodes: number, links: readonly ('redis' | 'postgres')[], times: Times): Lane[] =>
-  Array.from({ length: nodes }, (_, node) => links.map((link) => linkLane(node, link, times))).flat();
+  Array.from({ length: nodes }, (_, node) =>
+    links.map((link) => linkLane(node, link, times)),
+  ).flat();
 
 /** The kinds of rounds of each site; `lanes` of the short form have each fault once, of the long form every node everything. */
 function kindsOf(site: RedisSite['kind'], form: CampaignOptions['form']): Kind[] {
@@ -73,17 +75,27 @@ function kindsOf(site: RedisSite['kind'], form: CampaignOptions['form']): Kind[]
   if (site === 'sentinels') {
     return [
       {
-        ...{ name: 'Sentinels, writes rejected without Redis', degradedWrites: 'reject', byHand: false },
+        ...{
+          name: 'Sentinels, writes rejected without Redis',
+          degradedWrites: 'reject',
+          byHand: false,
+        },
         lanes: (times) => [
           failoverLane,
-          ...(form === 'long' ? [...linkLanes(nodes, ['postgres'], times), ...processes(times, true)] : []),
+          ...(form === 'long'
+            ? [...linkLanes(nodes, ['postgres'], times), ...processes(times, true)]
+            : []),
         ],
       },
     ];
   }
   return [
     {
-      ...{ name: 'one server, writes rejected without Redis', degradedWrites: 'reject', byHand: false },
+      ...{
+        name: 'one server, writes rejected without Redis',
+        degradedWrites: 'reject',
+        byHand: false,
+      },
       lanes: (times) => [
         ...linkLanes(nodes, ['redis', 'postgres'], times),
         ...processes(times, true),
@@ -91,7 +103,11 @@ function kindsOf(site: RedisSite['kind'], form: CampaignOptions['form']): Kind[]
       ],
     },
     {
-      ...{ name: 'one server, writes allowed without Redis, and psql', degradedWrites: 'allow', byHand: true },
+      ...{
+        name: 'one server, writes allowed without Redis, and psql',
+        degradedWrites: 'allow',
+        byHand: true,
+      },
       lanes: (times) => [
         ...linkLanes(form === 'long' ? nodes : 1, ['redis', 'postgres'], times),
         ...(form === 'long' ? processes(times, false) : []),
@@ -106,7 +122,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
   const began = performance.now();
   const sums: Record<string, Sum> = {};
   const files: string[] = [];
-  const own = process.env.TEST_POSTGRES_URL ? undefined : await startSharedPostgres(migrateDatabase);
+  const own = process.env.TEST_POSTGRES_URL
+    ? undefined
+    : await startSharedPostgres(migrateDatabase);
   if (own) process.env.TEST_POSTGRES_URL = own.url;
   const done = (): number => Object.values(sums).reduce((sum, { reads }) => sum + reads, 0);
   const take = (result: RoundResult): void => {
@@ -121,7 +139,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRep
   };
   try {
     const sites: RedisSite['kind'][] = ['one server', 'sentinels'];
-    const runs = sites.map((site) => runSite(site, new Random(seed).fork(site), options, take, done));
+    const runs = sites.map((site) =>
+      runSite(site, new Random(seed).fork(site), options, take, done),
+    );
     const results = await Promise.allSettled(runs);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
   } finally {
@@ -142,14 +162,25 @@ async function runSite(
   const times: Times = { fenceMs: FENCE_MS / timesDividedBy, dividedBy: timesDividedBy };
   let cluster: Cluster | undefined;
   try {
-    cluster = await Cluster.start({ site, folder, databaseUrl: database.url, nodes: NODES[site], random });
+    cluster = await Cluster.start({
+      site,
+      folder,
+      databaseUrl: database.url,
+      nodes: NODES[site],
+      random,
+    });
     const kinds = kindsOf(site, form);
     const rounds = form === 'short' ? kinds.length : Infinity;
     for (let number = 0; number < rounds && (form === 'short' || done() < reads); number++) {
       const { lanes, ...kind } = kinds[number % kinds.length] as Kind;
       take(
         await runRound(cluster, {
-          ...{ ...kind, lanes: lanes(times), seed: random.between(1, 2 ** 31), fenceMs: times.fenceMs },
+          ...{
+            ...kind,
+            lanes: lanes(times),
+            seed: random.between(1, 2 ** 31),
+            fenceMs: times.fenceMs,
+          },
           ...(form === 'short'
             ? { calm: 1.5, load: { readers: 12, writers: 3, readRestMs: 6, writeRestMs: 30 } }
             : { ...{ ms: 30_000, calm: random.pick([3, 10, 30]) }, load: heavyLoad(random) }),
@@ -185,7 +216,8 @@ function add(sum: Sum, result: RoundResult): void {
   sum.worstSettledMs = Math.max(sum.worstSettledMs, Math.round(result.settledMs));
   for (const [rule, times] of Object.entries(result.violated)) count(sum.violations, rule, times);
   for (const { kind } of result.happened) count(sum.faults, kind, 1);
-  for (const [outcome, times] of Object.entries(result.outcomes)) count(sum.outcomes, outcome, times);
+  for (const [outcome, times] of Object.entries(result.outcomes))
+    count(sum.outcomes, outcome, times);
   for (const [reason, { reads, worstMs }] of Object.entries(result.excused)) {
     const excused = (sum.excused[reason] ??= { reads: 0, worstMs: 0 });
     excused.reads += reads;

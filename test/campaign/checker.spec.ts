@@ -17,22 +17,48 @@ const version = (subject: number, number: number, more: Partial<Committed> = {})
 /** Each subject but the list has version 1 from the start; version 2 is written from 100 to 200. */
 const write = (subject: number, how: How = 'fenced', number = 2): WriteEvent[] => [
   { event: 'begun', stamp: 10 * subject + number, at: 100 },
-  { event: 'acknowledged', stamp: 10 * subject + number, at: 200, how, written: [[subject, number]] },
+  {
+    event: 'acknowledged',
+    stamp: 10 * subject + number,
+    at: 200,
+    how,
+    written: [[subject, number]],
+  },
 ];
 const begun = (subject: number): WriteEvent[] => write(subject).slice(0, 1);
-const happened = (kind: string, from: number, to: number): Happened => ({ kind, what: '', from, to });
+const happened = (kind: string, from: number, to: number): Happened => ({
+  kind,
+  what: '',
+  from,
+  to,
+});
 
-function history(writes: WriteEvent[], reads: readonly Read[], more: Partial<History> = {}): History {
+function history(
+  writes: WriteEvent[],
+  reads: readonly Read[],
+  more: Partial<History> = {},
+): History {
   const first = [0, 1, 2].flatMap((subject): WriteEvent[] => [
     { event: 'begun', stamp: 10 * subject + 1, at: 0 },
-    { event: 'acknowledged', stamp: 10 * subject + 1, at: 0, how: 'fenced', written: [[subject, 1]] },
+    {
+      event: 'acknowledged',
+      stamp: 10 * subject + 1,
+      at: 0,
+      how: 'fenced',
+      written: [[subject, 1]],
+    },
   ]);
   return {
     subjects: SUBJECTS,
     reads: reads.map((read) => Float64Array.from(read)),
     writes: [...first, ...writes],
     committed: [
-      ...[version(0, 1), version(0, 2), version(1, 1, { name: 'ada' }), version(1, 2, { name: 'bob' })],
+      ...[
+        version(0, 1),
+        version(0, 2),
+        version(1, 1, { name: 'ada' }),
+        version(1, 2, { name: 'bob' }),
+      ],
       ...[version(2, 1), version(2, 2, { gone: true, stamp: 21 }), version(3, 1), version(3, 2)],
     ],
     ...{ happened: [], degradedWrites: 'reject', fenceMs: 15_000, boundMs: 1_000 },
@@ -50,16 +76,34 @@ const [STALE, UNCOMMITTED, LOST, BEHIND] = [
 ] as const;
 
 describe('the checker', () => {
-  it.each<[what: string, writes: WriteEvent[], reads: Read[], found: Record<string, number>, more?: Partial<History>]>([
+  it.each<
+    [
+      what: string,
+      writes: WriteEvent[],
+      reads: Read[],
+      found: Record<string, number>,
+      more?: Partial<History>,
+    ]
+  >([
     ['takes an old version while the write is under way', write(0), [old(199)], {}],
     ['refuses it after the acknowledgement', write(0), [old(201), old(300)], { [STALE]: 2 }],
     ['takes it for ever when nobody acknowledged the new one', begun(0), [old(9_000)], {}],
     ['refuses a missing row', write(0), [[0, 0, 0, 201, 210]], { [STALE]: 1 }],
     ['refuses a version that was never committed', [], [[0, 3, 3, 10, 20]], { [UNCOMMITTED]: 1 }],
-    ['refuses the content of a write that was rolled back', begun(0), [[0, 2, 7, 150, 160]], { [UNCOMMITTED]: 1 }],
+    [
+      'refuses the content of a write that was rolled back',
+      begun(0),
+      [[0, 2, 7, 150, 160]],
+      { [UNCOMMITTED]: 1 },
+    ],
     ['refuses an acknowledged write that is not there', write(0, 'fenced', 3), [], { [LOST]: 1 }],
     ['takes an old version beside a new one', begun(0), [fresh(150, 170), old(160)], {}],
-    ['refuses an old version behind a new one', begun(0), [fresh(150, 170), old(171)], { [BEHIND]: 1 }],
+    [
+      'refuses an old version behind a new one',
+      begun(0),
+      [fresh(150, 170), old(171)],
+      { [BEHIND]: 1 },
+    ],
     ['takes no session while it is being deleted', write(2), [[2, 0, 0, 50, 150]], {}],
     ['refuses no session before that', write(2), [[2, 0, 0, 50, 90]], { [STALE]: 1 }],
     ['refuses a session that is gone', write(2), [[2, 1, 21, 201, 210]], { [STALE]: 1 }],
@@ -67,7 +111,12 @@ describe('the checker', () => {
     ['refuses it before that', begun(1), [[4, 0, 0, 50, 90]], { [STALE]: 1 }],
     ['refuses no row for a name that was taken', write(1), [[5, 0, 0, 201, 210]], { [STALE]: 1 }],
     ['takes a list without an order on its way', write(3), [[3, 0, 0, 150, 160]], {}],
-    ['refuses a list without an order that is there', write(3), [[3, 1, 31, 201, 210]], { [STALE]: 1 }],
+    [
+      'refuses a list without an order that is there',
+      write(3),
+      [[3, 1, 31, 201, 210]],
+      { [STALE]: 1 },
+    ],
     ['refuses what a lost publication leaves', write(0, 'unpublished'), [old(201)], { [STALE]: 1 }],
     [
       'and a writer that was cut off with all others',
@@ -87,12 +136,18 @@ describe('the checker', () => {
         degradedWrites: 'allow',
       },
     ],
-  ])('%s', (_, writes, reads, found, ...[more]) => expect(judge(history(writes, reads, more)).violated).toEqual(found));
+  ])('%s', (_, writes, reads, found, ...[more]) =>
+    expect(judge(history(writes, reads, more)).violated).toEqual(found),
+  );
 
   it.each<[what: string, how: How, faults: Happened[]]>([
     ['a write by hand', 'by hand', []],
     ['a writer that was cut off alone', 'unfenced', []],
-    ['a lost publication whose fence was evicted', 'unpublished', [happened('evictions', 150, 160)]],
+    [
+      'a lost publication whose fence was evicted',
+      'unpublished',
+      [happened('evictions', 150, 160)],
+    ],
   ])('measures %s, up to its bound', (_, how, faults) => {
     const more = { happened: faults };
     const { violated, excused } = judge(history(write(0, how), [old(5_200)], more));
@@ -102,7 +157,9 @@ describe('the checker', () => {
 
   it('does not excuse a lost publication by an eviction that was over before', () =>
     expect(
-      judge(history(write(0, 'unpublished'), [old(300)], { happened: [happened('evictions', 10, 90)] })).violated,
+      judge(
+        history(write(0, 'unpublished'), [old(300)], { happened: [happened('evictions', 10, 90)] }),
+      ).violated,
     ).toEqual({ [STALE]: 1 }));
 
   it('measures reads that differ about a write nobody has acknowledged, once fences were lost', () => {

@@ -5,7 +5,14 @@
  * before it began. Where the promise itself ends (docs/cache-protocol.md, G2) a read is not a violation but measured against
  * a bound; each such exception is one line of {@link Judge.excuse} or {@link Judge.excuseBehind}.
  */
-import { type Happened, type How, kindOf, READ_WIDTH, type Subject, type WriteEvent } from './history.js';
+import {
+  type Happened,
+  type How,
+  kindOf,
+  READ_WIDTH,
+  type Subject,
+  type WriteEvent,
+} from './history.js';
 
 /** What the database's trigger saw committed: one version of one subject. */
 export interface Committed {
@@ -43,7 +50,8 @@ const LOSSES: readonly string[] = [
 const OUTAGES: readonly string[] = ['outage'];
 
 export interface Violation {
-  readonly rule: 'G1: stale' | 'G3: never committed' | 'behind another read' | 'acknowledged and lost';
+  readonly rule:
+    'G1: stale' | 'G3: never committed' | 'behind another read' | 'acknowledged and lost';
   readonly subject: number;
   readonly what: string;
   readonly from: number;
@@ -147,8 +155,11 @@ class Judge {
 
   constructor(private readonly history: History) {
     this.registers = history.subjects.map(() => new Register());
-    this.users = [...history.subjects.keys()].filter((index) => kindOf(history.subjects[index] as Subject) === 'u');
-    const of = (kinds: readonly string[]) => history.happened.filter(({ kind }) => kinds.includes(kind));
+    this.users = [...history.subjects.keys()].filter(
+      (index) => kindOf(history.subjects[index] as Subject) === 'u',
+    );
+    const of = (kinds: readonly string[]) =>
+      history.happened.filter(({ kind }) => kinds.includes(kind));
     [this.evictions, this.losses, this.outages] = [of(EVICTIONS), of(LOSSES), of(OUTAGES)];
   }
 
@@ -194,18 +205,36 @@ class Judge {
   }
 
   private eachRead(
-    visit: (register: Register, version: number, stamp: number, begin: number, end: number, subject: number) => void,
+    visit: (
+      register: Register,
+      version: number,
+      stamp: number,
+      begin: number,
+      end: number,
+      subject: number,
+    ) => void,
   ): void {
     for (const reads of this.history.reads) {
       for (let at = 0; at < reads.length; at += READ_WIDTH) {
         const [subject, version] = [reads[at] as number, reads[at + 1] as number];
-        const [stamp, begin, end] = [reads[at + 2] as number, reads[at + 3] as number, reads[at + 4] as number];
+        const [stamp, begin, end] = [
+          reads[at + 2] as number,
+          reads[at + 3] as number,
+          reads[at + 4] as number,
+        ];
         visit(this.register(subject), version, stamp, begin, end, subject);
       }
     }
   }
 
-  private look(register: Register, version: number, stamp: number, begin: number, end: number, subject: number): void {
+  private look(
+    register: Register,
+    version: number,
+    stamp: number,
+    begin: number,
+    end: number,
+    subject: number,
+  ): void {
     this.counts.reads++;
     const kind = kindOf(this.history.subjects[subject] as Subject);
     if (kind === 'n') return this.lookForName(subject, begin, end);
@@ -230,7 +259,9 @@ class Judge {
       const register = this.register(user);
       const due = register.acknowledged.before(begin);
       if (register.committed.get(due)?.name !== name || due === 0) continue;
-      const later = [...register.writes.values()].filter((write) => write.version > due && write.begin <= end);
+      const later = [...register.writes.values()].filter(
+        (write) => write.version > due && write.begin <= end,
+      );
       if (later.some(({ version }) => register.committed.get(version)?.name !== name)) continue;
       this.stale(register, due - 1, due, begin, end, user, `no user is ${name}`);
     }
@@ -249,17 +280,34 @@ class Judge {
     const behindMs = (begin - Math.min(...missed.map(({ ack }) => ack))) / 1000;
     const reasons = missed.map((write) => this.excuse(write, end));
     const unexcused = missed.filter((_, index) => reasons[index] === undefined);
-    if (unexcused.length === 0 && behindMs <= this.history.boundMs) return this.measure(reasons[0] as string, behindMs);
+    if (unexcused.length === 0 && behindMs <= this.history.boundMs)
+      return this.measure(reasons[0] as string, behindMs);
     const worst = unexcused[0] ?? (missed[0] as Write);
     const told = `${what}, begun ${behindMs.toFixed(1)} ms after version ${worst.version} (${worst.how}) was acknowledged`;
     const bound = unexcused.length === 0 ? `, over the bound of ${this.history.boundMs} ms` : '';
-    this.violate({ rule: 'G1: stale', subject, what: told + bound, from: Math.min(worst.begin, begin), to: end });
+    this.violate({
+      rule: 'G1: stale',
+      subject,
+      what: told + bound,
+      from: Math.min(worst.begin, begin),
+      to: end,
+    });
   }
 
-  private behind(register: Register, seen: number, known: number, begin: number, end: number, subject: number): void {
-    const unexcused = register.between(seen, known).filter((write) => !this.excuseBehind(write, end));
+  private behind(
+    register: Register,
+    seen: number,
+    known: number,
+    begin: number,
+    end: number,
+    subject: number,
+  ): void {
+    const unexcused = register
+      .between(seen, known)
+      .filter((write) => !this.excuseBehind(write, end));
     const returned = register.seen.get(known) as number;
-    if (unexcused.length === 0) return this.measure('behind another read', (begin - returned) / 1000);
+    if (unexcused.length === 0)
+      return this.measure('behind another read', (begin - returned) / 1000);
     const what = `version ${seen}, begun ${((begin - returned) / 1000).toFixed(1)} ms after another read had returned ${known}`;
     this.violate({ rule: 'behind another read', subject, what, from: begin, to: end });
   }
@@ -268,9 +316,11 @@ class Judge {
   private excuse({ begin, ack, how }: Write, end: number): string | undefined {
     if (how === 'by hand') return 'written by hand';
     // Committed without fences, which is for a writer alone that cannot reach Redis: when nobody could, G1 holds.
-    if (how === 'unfenced' && !this.outages.some(({ from, to }) => from <= begin && ack <= to)) return 'writer cut off';
+    if (how === 'unfenced' && !this.outages.some(({ from, to }) => from <= begin && ack <= to))
+      return 'writer cut off';
     // Its publication failed, and the fence that stood in for it may have been evicted: the model's residual.
-    if (how === 'unpublished' && overlaps(this.evictions, begin, end)) return 'fence evicted and publication lost';
+    if (how === 'unpublished' && overlaps(this.evictions, begin, end))
+      return 'fence evicted and publication lost';
     return undefined;
   }
 

@@ -42,7 +42,8 @@ afterAll(async () => {
 const [READ, WRITE] = [0, 1] as const;
 const get = (path: string, token = owner.token, node: 0 | 1 = READ): Promise<Reply> =>
   nodes[node].call('GET', path, { token });
-const place = async (): Promise<string> => (await placeOrder(nodes[WRITE], owner.token)).id as string;
+const place = async (): Promise<string> =>
+  (await placeOrder(nodes[WRITE], owner.token)).id as string;
 const act = (id: string, action: string, token = owner.token): Promise<Reply> =>
   nodes[WRITE].call('POST', `/v1/orders/${id}/${action}`, { token });
 
@@ -61,7 +62,11 @@ const DAMAGES: readonly [what: string, sql: string, found: string][] = [
     `UPDATE orders SET status = 'refunded', note = 'oops' WHERE id = $1`,
     'status, note, version, updated_at',
   ],
-  ['written by hand, nothing changed', `UPDATE orders SET note = note WHERE id = $1`, 'version, updated_at'],
+  [
+    'written by hand, nothing changed',
+    `UPDATE orders SET note = note WHERE id = $1`,
+    'version, updated_at',
+  ],
   ['changed under its version', `UPDATE orders SET note = 'other' WHERE id = $1`, 'note'],
   [
     'with other items',
@@ -73,7 +78,11 @@ const DAMAGES: readonly [what: string, sql: string, found: string][] = [
     `UPDATE orders SET status = 'placed', version = 1, updated_at = created_at WHERE id = $1`,
     'status, version, updated_at',
   ],
-  ['moved in time', `UPDATE orders SET created_at = created_at - interval '1 day' WHERE id = $1`, 'created_at'],
+  [
+    'moved in time',
+    `UPDATE orders SET created_at = created_at - interval '1 day' WHERE id = $1`,
+    'created_at',
+  ],
   [
     'given to another',
     `UPDATE orders SET user_id = (SELECT id FROM users WHERE id <> user_id AND username LIKE 'u%' LIMIT 1) WHERE id = $1`,
@@ -146,7 +155,8 @@ describe('orders:rebuild', () => {
     expect((await act(gap, 'pay')).body.version).toBe(3);
     const clean = await run('check');
     expect(clean.code).toBe(1);
-    for (const [n, [, , found]] of DAMAGES.entries()) expect(clean.lines).toContain(`${victims[n]}: ${found}`);
+    for (const [n, [, , found]] of DAMAGES.entries())
+      expect(clean.lines).toContain(`${victims[n]}: ${found}`);
     expect(clean.lines).toContain(`${gap}: gaps`);
     expect(clean.lines.at(-1)).toBe(`${DAMAGES.length + 1} differed, 0 mended`);
 
@@ -168,12 +178,14 @@ describe('orders:rebuild', () => {
           if (status === 404 && id === victims.at(-1) && !seen.has(id)) continue;
           if (status !== 200) faults.push(`${status} for ${id}`);
           const { version } = body as Seen;
-          if (version < (seen.get(id) ?? 0)) faults.push(`${id} went back from ${seen.get(id)} to ${version}`);
+          if (version < (seen.get(id) ?? 0))
+            faults.push(`${id} went back from ${seen.get(id)} to ${version}`);
           seen.set(id, version);
           newest.set(id, Math.max(newest.get(id) ?? 0, version));
           const bodies = tags.get(id) ?? new Map<number, string>();
           tags.set(id, bodies);
-          if ((bodies.get(version) ?? text) !== text) faults.push(`two bodies of ${id} version ${version}`);
+          if ((bodies.get(version) ?? text) !== text)
+            faults.push(`two bodies of ${id} version ${version}`);
           bodies.set(version, text);
         }
       }
@@ -200,7 +212,9 @@ describe('orders:rebuild', () => {
     await Promise.all(others);
 
     expect(mended.code).toBe(0);
-    expect(mended.lines.at(-2)).toBe(`${DAMAGES.length + 1} differed, ${DAMAGES.length + 1} mended`);
+    expect(mended.lines.at(-2)).toBe(
+      `${DAMAGES.length + 1} differed, ${DAMAGES.length + 1} mended`,
+    );
     expect(faults).toEqual([]);
     expect(reads).toBeGreaterThan(50);
     expect(writes).toBeGreaterThan(5);
@@ -212,7 +226,9 @@ describe('orders:rebuild', () => {
         expect(before.get(id)).toMatchObject(order);
         expect(version).toBeGreaterThanOrEqual(newest.get(id) as number);
         const { data } = (await get(`/v1/orders/${id}/events?limit=100`, owner.token, node)).body;
-        expect(data.map((event: Seen) => event.version)).toEqual(Array.from({ length: version }, (_, at) => at + 1));
+        expect(data.map((event: Seen) => event.version)).toEqual(
+          Array.from({ length: version }, (_, at) => at + 1),
+        );
         expect(data.at(-1).occurredAt).toBe(updatedAt);
         if (n < DAMAGES.length - 1) expect(data.at(-1).type).toBe('order.rebuilt');
         expect((await get(`/v1/orders/${id}?at=${version}`, owner.token, node)).body).toEqual(body);
@@ -236,9 +252,12 @@ describe('orders:rebuild', () => {
   });
 
   it('tells what it cannot mend, touches none of it, and ends with 1', async () => {
-    const [orphan, strange, headless] = ['1', '2', '3'].map((n) => `0198c5a2-7d1e-7c3a-9f00-00000000000${n}`);
+    const [orphan, strange, headless] = ['1', '2', '3'].map(
+      (n) => `0198c5a2-7d1e-7c3a-9f00-00000000000${n}`,
+    );
     const row = `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', $3, 9998)`;
-    for (const id of [orphan, strange]) await psql.query(row, [id, owner.id, JSON.stringify(ORDER.items)]);
+    for (const id of [orphan, strange])
+      await psql.query(row, [id, owner.id, JSON.stringify(ORDER.items)]);
     const event = `INSERT INTO order_events (order_id, version, type, schema, data, actor_id, occurred_at) VALUES ($1, $2, $3, 2, '{}', $4, now())`;
     await psql.query(event, [strange, 1, 'order.paid', owner.id]);
     await psql.query(`SET session_replication_role = replica`);
@@ -268,7 +287,10 @@ describe('orders:rebuild', () => {
     await holder.query('BEGIN');
     await holder.query('SELECT FROM orders WHERE id = $1 FOR UPDATE', [id]);
     const waiting = await run('all');
-    expect([waiting.code, waiting.lines]).toEqual([1, expect.arrayContaining([`${id}: note, version, updated_at`])]);
+    expect([waiting.code, waiting.lines]).toEqual([
+      1,
+      expect.arrayContaining([`${id}: note, version, updated_at`]),
+    ]);
     await holder.query('ROLLBACK');
     await holder.end();
     expect((await run('all')).lines).toContain(`${id}: note, version, updated_at, mended`);
@@ -276,7 +298,9 @@ describe('orders:rebuild', () => {
 
   it('runs once at a time', async () => {
     const results = await Promise.allSettled([run('check'), run('check')]);
-    const [refused] = results.flatMap((result) => (result.status === 'rejected' ? [String(result.reason)] : []));
+    const [refused] = results.flatMap((result) =>
+      result.status === 'rejected' ? [String(result.reason)] : [],
+    );
     if (refused !== undefined) expect(refused).toContain('another rebuild runs on this database');
     const holder = new pg.Client({ connectionString: nodes[0].databaseUrl });
     await holder.connect();

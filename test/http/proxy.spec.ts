@@ -12,7 +12,8 @@ const env = (TRUST_PROXY?: string): Record<string, string> => ({
   RATE_LIMIT_PER_MINUTE: String(LIMIT),
   ...(TRUST_PROXY ? { TRUST_PROXY } : {}),
 });
-const leftOf = ({ headers }: Reply): number => Number(/r=(\d+)/.exec(headers.get('ratelimit') ?? '')?.[1]);
+const leftOf = ({ headers }: Reply): number =>
+  Number(/r=(\d+)/.exec(headers.get('ratelimit') ?? '')?.[1]);
 
 describe('a client’s address', () => {
   let alone: TestApp;
@@ -35,7 +36,10 @@ describe('a client’s address', () => {
     forwarded?: string | string[],
     more: Record<string, string> = {},
   ): Promise<string> {
-    const headers = { ...(forwarded === undefined ? {} : { 'X-Forwarded-For': forwarded }), ...more };
+    const headers = {
+      ...(forwarded === undefined ? {} : { 'X-Forwarded-For': forwarded }),
+      ...more,
+    };
     const body = { username: someone.username, password: PASSWORD };
     const reply = await app.call('POST', '/v1/sessions', { body, headers });
     expect(reply.status).toBe(201);
@@ -45,9 +49,13 @@ describe('a client’s address', () => {
 
   it('is the socket’s without TRUST_PROXY, whatever it claims', async () => {
     for (const claim of ['192.0.2.1', '127.0.0.2', '::1', 'junk'])
-      expect(await seenBy(alone, claim, { Forwarded: `for=${claim}`, 'X-Real-IP': claim, 'X-Client-IP': claim })).toBe(
-        '127.0.0.1',
-      );
+      expect(
+        await seenBy(alone, claim, {
+          Forwarded: `for=${claim}`,
+          'X-Real-IP': claim,
+          'X-Client-IP': claim,
+        }),
+      ).toBe('127.0.0.1');
   });
 
   const CHAINS: readonly (readonly [string, string | string[] | undefined, string])[] = [
@@ -102,15 +110,32 @@ describe('a client’s address', () => {
   });
 
   it('X-Forwarded-Host and -Proto, trusted or not, and Host itself lead no link elsewhere', async () => {
-    const evil = { 'X-Forwarded-Host': 'evil.example', 'X-Forwarded-Proto': 'https', Host: 'evil.example' };
+    const evil = {
+      'X-Forwarded-Host': 'evil.example',
+      'X-Forwarded-Proto': 'https',
+      Host: 'evil.example',
+    };
     for (const app of [alone, behind]) {
       const headers = { ...evil, 'Idempotency-Key': crypto.randomUUID() };
-      const placed = await app.call('POST', '/v1/orders', { token: someone.token, body: ORDER, headers });
+      const placed = await app.call('POST', '/v1/orders', {
+        token: someone.token,
+        body: ORDER,
+        headers,
+      });
       expect(placed.headers.get('location')).toBe(`/v1/orders/${placed.body.id}`);
       await placeOrder(app, someone.token);
-      const list = await app.call('GET', '/v1/orders?limit=1', { token: someone.token, headers: evil });
+      const list = await app.call('GET', '/v1/orders?limit=1', {
+        token: someone.token,
+        headers: evil,
+      });
       expect(list.headers.get('link')).toMatch(/^<\/v1\/orders\?/);
-      for (const path of ['/docs', '/docs/openapi.json', '/problems', '/v1/nothing', '/health/ready']) {
+      for (const path of [
+        '/docs',
+        '/docs/openapi.json',
+        '/problems',
+        '/v1/nothing',
+        '/health/ready',
+      ]) {
         const reply = await app.call('GET', path, { headers: evil });
         expect(JSON.stringify([...reply.headers]) + reply.text).not.toContain('evil.example');
         expect(reply.headers.get('strict-transport-security')).toBeNull();
@@ -144,7 +169,9 @@ describe('other origins', () => {
   afterAll(() => app.close());
   const Origin = 'https://elsewhere.example';
   const corsOf = ({ headers }: Reply): string[] =>
-    [...headers.keys()].filter((name) => /^access-control-|^timing-allow|^cross-origin-embedder/.test(name));
+    [...headers.keys()].filter((name) =>
+      /^access-control-|^timing-allow|^cross-origin-embedder/.test(name),
+    );
 
   it('are told nothing: no answer has a header of CORS', async () => {
     for (const origin of [Origin, 'null', app.url]) {
@@ -160,7 +187,8 @@ describe('other origins', () => {
       ];
       expect(replies.map(({ status }) => status)).toEqual([200, 401, 201, 400, 404, 200, 200]);
       expect(replies.flatMap(corsOf)).toEqual([]);
-      for (const { headers: got } of replies) expect(got.get('cross-origin-resource-policy')).toBe('same-origin');
+      for (const { headers: got } of replies)
+        expect(got.get('cross-origin-resource-policy')).toBe('same-origin');
     }
   });
 
@@ -170,8 +198,14 @@ describe('other origins', () => {
       'Access-Control-Request-Method': 'PUT',
       'Access-Control-Request-Headers': 'authorization',
     };
-    const known = await app.call('OPTIONS', `/v1/users/${someone.id}/password`, { headers: preflight });
-    expect([known.status, known.headers.get('allow'), corsOf(known)]).toEqual([204, 'PUT, OPTIONS', []]);
+    const known = await app.call('OPTIONS', `/v1/users/${someone.id}/password`, {
+      headers: preflight,
+    });
+    expect([known.status, known.headers.get('allow'), corsOf(known)]).toEqual([
+      204,
+      'PUT, OPTIONS',
+      [],
+    ]);
     const unknown = await app.call('OPTIONS', '/v1/nothing', { headers: preflight });
     expectProblem(unknown, 404, 'not-found');
     expect(corsOf(unknown)).toEqual([]);
@@ -185,11 +219,17 @@ describe('other origins', () => {
     const headers = { Cookie: `token=${token}; Authorization=Bearer ${token}` };
     expectProblem(await app.call('GET', '/v1/users/me', { headers }), 401, 'unauthenticated');
     expectProblem(
-      await app.call('DELETE', '/v1/sessions/current', { headers: { 'X-Authorization': `Bearer ${token}` } }),
+      await app.call('DELETE', '/v1/sessions/current', {
+        headers: { 'X-Authorization': `Bearer ${token}` },
+      }),
       401,
       'unauthenticated',
     );
-    const form = { 'Content-Type': 'text/plain', Authorization: `Bearer ${token}`, 'Idempotency-Key': 'x' };
+    const form = {
+      'Content-Type': 'text/plain',
+      Authorization: `Bearer ${token}`,
+      'Idempotency-Key': 'x',
+    };
     expectProblem(
       await app.call('POST', '/v1/orders', { headers: form, body: JSON.stringify(ORDER) }),
       415,

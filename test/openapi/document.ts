@@ -18,19 +18,25 @@ interface Parameter {
 }
 interface Answer extends Ref {
   readonly headers?: Readonly<Record<string, Ref>>;
-  readonly content?: Readonly<Record<string, { schema: object; examples?: Readonly<Record<string, Ref>> }>>;
+  readonly content?: Readonly<
+    Record<string, { schema: object; examples?: Readonly<Record<string, Ref>> }>
+  >;
 }
 export interface Operation {
   readonly method: string;
   readonly path: string;
   readonly operationId: string;
   readonly parameters: readonly Parameter[];
-  readonly requestBody?: { readonly content: Readonly<Record<string, { readonly example: unknown }>> };
+  readonly requestBody?: {
+    readonly content: Readonly<Record<string, { readonly example: unknown }>>;
+  };
   readonly responses: Readonly<Record<string, Answer>>;
   readonly security: readonly object[];
 }
 interface OpenApi {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, Omit<Operation, 'method' | 'path'>>>>>;
+  readonly paths: Readonly<
+    Record<string, Readonly<Record<string, Omit<Operation, 'method' | 'path'>>>>
+  >;
   readonly components: Readonly<Record<string, Readonly<Record<string, object>>>>;
 }
 
@@ -59,7 +65,11 @@ export class DocumentedClient {
     private readonly app: TestApp,
   ) {
     this.operations = Object.entries(document.paths).flatMap(([path, item]) =>
-      Object.entries(item).map(([method, operation]) => ({ ...operation, method: method.toUpperCase(), path })),
+      Object.entries(item).map(([method, operation]) => ({
+        ...operation,
+        method: method.toUpperCase(),
+        path,
+      })),
     );
     formats.default(this.ajv);
     // The usual form wants a dot in the domain, which RFC 5321 does not: "admin@localhost".
@@ -82,12 +92,18 @@ export class DocumentedClient {
     const given = operation.parameters.filter(
       ({ name, in: place, required }) => place === 'header' && required && !without.includes(name),
     );
-    const examples = Object.fromEntries(given.map(({ name, schema }) => [name, String(schema.example)]));
-    const url = operation.path.replace(/\{(\w+)\}/g, (_, name: string) => path[name] ?? `{${name}}`);
+    const examples = Object.fromEntries(
+      given.map(({ name, schema }) => [name, String(schema.example)]),
+    );
+    const url = operation.path.replace(
+      /\{(\w+)\}/g,
+      (_, name: string) => path[name] ?? `{${name}}`,
+    );
     const reply = await this.app.call(operation.method, url + query, {
       token,
       headers: { ...examples, ...headers },
-      body: 'body' in rest ? rest.body : operation.requestBody?.content['application/json']?.example,
+      body:
+        'body' in rest ? rest.body : operation.requestBody?.content['application/json']?.example,
     });
     this.check(operation, reply);
     return reply;
@@ -99,7 +115,10 @@ export class DocumentedClient {
     return this.document.components[kind]?.[name] as T;
   }
 
-  private check({ operationId, responses }: Operation, { status, headers, body, text }: Reply): void {
+  private check(
+    { operationId, responses }: Operation,
+    { status, headers, body, text }: Reply,
+  ): void {
     const where = `${operationId} ${status}`;
     const answer = responses[status];
     if (!answer) throw new Error(`${where} is not documented: ${text}`);
@@ -114,7 +133,10 @@ export class DocumentedClient {
     const [media] = Object.keys(content);
     expect({ where, type, text: media ? '' : text }).toEqual({ where, type: media, text: '' });
     if (!media || media === 'text/plain') return;
-    const pointer = `#/paths/${[this.operation(operationId).path, this.operation(operationId).method.toLowerCase()]
+    const pointer = `#/paths/${[
+      this.operation(operationId).path,
+      this.operation(operationId).method.toLowerCase(),
+    ]
       .map((part) => encodeURIComponent(part.replace(/~/g, '~0').replace(/\//g, '~1')))
       .join('/')}/responses/${status}`;
     const at = answer.$ref ?? pointer;
@@ -128,9 +150,13 @@ export class DocumentedClient {
       : [body];
     for (const value of values) {
       const valid = validate(value);
-      expect({ where, valid, errors: validate.errors ?? null, value }).toMatchObject({ where, valid: true });
+      expect({ where, valid, errors: validate.errors ?? null, value }).toMatchObject({
+        where,
+        valid: true,
+      });
     }
-    if (media === PROBLEM) expect(Object.keys(content[PROBLEM]?.examples ?? {})).toContain(body.code);
+    if (media === PROBLEM)
+      expect(Object.keys(content[PROBLEM]?.examples ?? {})).toContain(body.code);
   }
 }
 
@@ -139,6 +165,7 @@ function closed(node: unknown): unknown {
   if (Array.isArray(node)) return node.map(closed);
   if (typeof node !== 'object' || node === null) return node;
   const copy = Object.fromEntries(Object.entries(node).map(([key, value]) => [key, closed(value)]));
-  if (copy.type === 'object' && copy.properties && !('additionalProperties' in copy)) copy.additionalProperties = false;
+  if (copy.type === 'object' && copy.properties && !('additionalProperties' in copy))
+    copy.additionalProperties = false;
   return copy;
 }

@@ -10,8 +10,17 @@ import { callUrl } from '../support/app.js';
 import { startTestPostgres } from '../support/postgres.js';
 import { startRedis } from '../support/redis.js';
 
-const PERSON = { username: 'bench', email: 'bench@example.com', password: 'nine tall ships at anchor' };
-const ITEMS = [1, 2, 3].map((n) => ({ sku: `SKU-${n}`, name: `Thing ${n}`, quantity: n, unitPrice: 1_000 * n }));
+const PERSON = {
+  username: 'bench',
+  email: 'bench@example.com',
+  password: 'nine tall ships at anchor',
+};
+const ITEMS = [1, 2, 3].map((n) => ({
+  sku: `SKU-${n}`,
+  name: `Thing ${n}`,
+  quantity: n,
+  unitPrice: 1_000 * n,
+}));
 const TOTAL = 14_000;
 
 const INSERT_ORDER = `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', $3, ${TOTAL})`;
@@ -28,9 +37,18 @@ export interface BenchOptions {
 
 /** @returns the report as Markdown */
 export async function runBench({ rounds, orders, concurrency }: BenchOptions): Promise<string> {
-  const postgres = await startTestPostgres(['fsync=on', 'synchronous_commit=on', 'full_page_writes=on']);
+  const postgres = await startTestPostgres([
+    'fsync=on',
+    'synchronous_commit=on',
+    'full_page_writes=on',
+  ]);
   const redis = await startRedis();
-  const env = { DATABASE_URL: postgres.url, PORT: '0', LOG_LEVEL: 'silent', RATE_LIMIT_PER_MINUTE: '0' };
+  const env = {
+    DATABASE_URL: postgres.url,
+    PORT: '0',
+    LOG_LEVEL: 'silent',
+    RATE_LIMIT_PER_MINUTE: '0',
+  };
   const apps = [
     await createApp(loadConfig(env)),
     await createApp(loadConfig({ ...env, REDIS_URL: redis.url })),
@@ -38,9 +56,13 @@ export async function runBench({ rounds, orders, concurrency }: BenchOptions): P
   try {
     for (const app of apps) await app.listen(0, '127.0.0.1');
     const [memoryUrl, redisUrl] = [await apps[0].getUrl(), await apps[1].getUrl()];
-    const { id } = (await callUrl(`${memoryUrl}/v1/users`, 'POST', { body: PERSON })).body as { id: string };
+    const { id } = (await callUrl(`${memoryUrl}/v1/users`, 'POST', { body: PERSON })).body as {
+      id: string;
+    };
     const login = { username: PERSON.username, password: PERSON.password };
-    const { token } = (await callUrl(`${memoryUrl}/v1/sessions`, 'POST', { body: login })).body as { token: string };
+    const { token } = (await callUrl(`${memoryUrl}/v1/sessions`, 'POST', { body: login })).body as {
+      token: string;
+    };
     const pool = apps[0].get(DataSource);
     const items = JSON.stringify(ITEMS);
     const place = (url: string) => async (): Promise<void> => {
@@ -59,12 +81,24 @@ export async function runBench({ rounds, orders, concurrency }: BenchOptions): P
         () =>
           pool.transaction(async (manager) => {
             const order = randomUUID();
-            const told = JSON.stringify({ version: 1, userId: id, status: 'placed', currency: 'EUR', total: TOTAL });
+            const told = JSON.stringify({
+              version: 1,
+              userId: id,
+              status: 'placed',
+              currency: 'EUR',
+              total: TOTAL,
+            });
             await manager.query(INSERT_ORDER, [order, id, items]);
             await manager.query(INSERT_EVENT, [
               order,
               id,
-              JSON.stringify({ userId: id, currency: 'EUR', items: ITEMS, total: TOTAL, note: null }),
+              JSON.stringify({
+                userId: id,
+                currency: 'EUR',
+                items: ITEMS,
+                total: TOTAL,
+                note: null,
+              }),
             ]);
             await manager.query(INSERT_OUTBOX, [randomUUID(), `orders/${order}`, told]);
             await manager.query(INSERT_KEY, [id, randomUUID(), order, '{}', items + told]);
@@ -96,7 +130,10 @@ export async function runBench({ rounds, orders, concurrency }: BenchOptions): P
   }
 }
 
-function reportOf(taken: ReadonlyMap<string, number[]>, { rounds, orders, concurrency }: BenchOptions): string {
+function reportOf(
+  taken: ReadonlyMap<string, number[]>,
+  { rounds, orders, concurrency }: BenchOptions,
+): string {
   const at = (times: readonly number[], share: number): number =>
     times.toSorted((a, b) => a - b)[Math.floor(times.length * share)] as number;
   const [base] = taken.values() as Iterable<number[]>;

@@ -22,7 +22,10 @@ let holder: pg.Client;
 beforeAll(async () => {
   app = await startApp();
   [owner, admin] = [await person(app), await adminToken(app)];
-  [psql, holder] = [0, 1].map(() => new pg.Client({ connectionString: app.databaseUrl })) as [pg.Client, pg.Client];
+  [psql, holder] = [0, 1].map(() => new pg.Client({ connectionString: app.databaseUrl })) as [
+    pg.Client,
+    pg.Client,
+  ];
   await psql.connect();
   await holder.connect();
 });
@@ -33,8 +36,10 @@ afterAll(async () => {
 });
 
 /** Keeps the service from handling events, until it is let go. */
-const hold = (): Promise<unknown> => holder.query(`SELECT pg_advisory_lock(${CONSUMER_LOCK})`, [FIGURES]);
-const letGo = (): Promise<unknown> => holder.query(`SELECT pg_advisory_unlock(${CONSUMER_LOCK})`, [FIGURES]);
+const hold = (): Promise<unknown> =>
+  holder.query(`SELECT pg_advisory_lock(${CONSUMER_LOCK})`, [FIGURES]);
+const letGo = (): Promise<unknown> =>
+  holder.query(`SELECT pg_advisory_unlock(${CONSUMER_LOCK})`, [FIGURES]);
 const ROWS = `SELECT (created_at AT TIME ZONE 'UTC')::date::text AS day, status, currency, count(*)::text AS count, sum(total)::text AS total
                 FROM orders GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`;
 const KEPT = `SELECT day::text AS day, status, currency, count::text AS count, total::text AS total FROM order_figures
@@ -53,10 +58,15 @@ const act = (id: string, action: string, token = owner.token): Promise<Reply> =>
 /** An order for every end that there is, and one changed on its way; every type of event is among theirs. */
 async function live(currency: string): Promise<void> {
   const order = { ...ORDER, currency };
-  const place = async (): Promise<string> => (await placeOrder(app, owner.token, order)).id as string;
+  const place = async (): Promise<string> =>
+    (await placeOrder(app, owner.token, order)).id as string;
   const ids = await Promise.all(Array.from({ length: 5 }, place));
   const patch = (id: string, body: object): Promise<Reply> =>
-    app.call('PATCH', `/v1/orders/${id}`, { token: owner.token, body, headers: { 'If-Match': '*' } });
+    app.call('PATCH', `/v1/orders/${id}`, {
+      token: owner.token,
+      body,
+      headers: { 'If-Match': '*' },
+    });
   const steps: ['owner' | 'admin', string][] = [
     ['owner', 'pay'],
     ['admin', 'ship'],
@@ -96,7 +106,9 @@ describe('the daily figures', () => {
     await expectEqual();
     const { rows } = await psql.query(`SELECT DISTINCT type FROM inbox ORDER BY 1`);
     expect(rows.map(({ type }: { type: string }) => type)).toEqual(
-      ['cancelled', 'changed', 'delivered', 'paid', 'placed', 'refunded', 'shipped'].map((type) => `order.${type}`),
+      ['cancelled', 'changed', 'delivered', 'paid', 'placed', 'refunded', 'shipped'].map(
+        (type) => `order.${type}`,
+      ),
     );
     const [kept, counted] = [await summary(), await summary('no-cache')];
     expect(kept.body).toEqual(counted.body);
@@ -115,12 +127,16 @@ describe('the daily figures', () => {
       const deliveries = Array.from({ length: 10 }, () => events).flat();
       for (let at = deliveries.length - 1; at > 0; at--) {
         const other = Math.floor(random() * (at + 1));
-        [deliveries[at], deliveries[other]] = [deliveries[other] as Delivery, deliveries[at] as Delivery];
+        [deliveries[at], deliveries[other]] = [
+          deliveries[other] as Delivery,
+          deliveries[at] as Delivery,
+        ];
       }
       let ran = 0;
       for (let at = 0; at < deliveries.length; at += 100)
         await dataSource.transaction(async (manager) => {
-          for (const event of deliveries.slice(at, at + 100)) if (await inbox.deliver(manager, event)) ran++;
+          for (const event of deliveries.slice(at, at + 100))
+            if (await inbox.deliver(manager, event)) ran++;
         });
       await letGo();
       expect(ran).toBe(events.length);
@@ -131,7 +147,9 @@ describe('the daily figures', () => {
   it('without the inbox, the same deliveries count twice', async () => {
     const [inbox, dataSource] = [app.app.get(Inbox), app.app.get(DataSource)];
     await hold();
-    const [event] = await dataSource.getRepository(Delivery).find({ where: { type: 'order.paid' }, take: 1 });
+    const [event] = await dataSource
+      .getRepository(Delivery)
+      .find({ where: { type: 'order.paid' }, take: 1 });
     await psql.query(`UPDATE inbox SET handled_at = NULL WHERE event_id = $1`, [event?.eventId]);
     await dataSource.transaction((manager) => inbox.deliver(manager, event as Delivery));
     await letGo();
@@ -142,7 +160,8 @@ describe('the daily figures', () => {
 
   it('are of now while events wait, and say how old they are when one of those says too little', async () => {
     const to = new Date().toISOString().slice(0, 10);
-    const from = (days: number): string => new Date(Date.parse(to) - days * 86_400_000).toISOString().slice(0, 10);
+    const from = (days: number): string =>
+      new Date(Date.parse(to) - days * 86_400_000).toISOString().slice(0, 10);
     await hold();
     const { id } = await placeOrder(app, owner.token, { ...ORDER, currency: 'SEK' });
     await act(id as string, 'pay');
@@ -162,7 +181,10 @@ describe('the daily figures', () => {
     expect(JSON.stringify(lagging.body)).toContain('"placed","currency":"SEK","count":1');
     expect(Number(lagging.headers.get('age'))).toBeGreaterThanOrEqual(90);
     const kept = await summary(undefined, `?from=${from(6)}&to=${to}`);
-    expect([kept.headers.get('cache-status'), Number(kept.headers.get('age')) >= 90]).toEqual(['holdfast; hit', true]);
+    expect([kept.headers.get('cache-status'), Number(kept.headers.get('age')) >= 90]).toEqual([
+      'holdfast; hit',
+      true,
+    ]);
     await letGo();
     await rebuild(app.databaseUrl, 'figures', () => undefined);
     expect(await waiting()).toBe(0);
@@ -188,7 +210,9 @@ describe('the daily figures', () => {
       }
     })();
     for (let round = 0; round < 2; round++) {
-      await holder.query(`UPDATE order_figures SET count = count + 5, total = total - 1 WHERE currency = 'JPY'`);
+      await holder.query(
+        `UPDATE order_figures SET count = count + 5, total = total - 1 WHERE currency = 'JPY'`,
+      );
       expect(await rebuild(app.databaseUrl, 'figures', () => undefined)).toBe(0);
     }
     stop = true;
@@ -200,9 +224,10 @@ describe('the daily figures', () => {
 
   it('are right again after damage to the orders, when all is rebuilt', async () => {
     const { id } = await placeOrder(app, owner.token, { ...ORDER, currency: 'DKK' });
-    await psql.query(`UPDATE orders SET items = jsonb_set(items, '{0,quantity}', '9'), total = 44991 WHERE id = $1`, [
-      id,
-    ]);
+    await psql.query(
+      `UPDATE orders SET items = jsonb_set(items, '{0,quantity}', '9'), total = 44991 WHERE id = $1`,
+      [id],
+    );
     expect((await act(id as string, 'pay')).status).toBe(200);
     expect(await rebuild(app.databaseUrl, 'all', () => undefined)).toBe(0);
     await handled();
@@ -219,7 +244,9 @@ describe('the daily figures', () => {
     await psql.query('DELETE FROM order_figures');
     const { Inbox1763683200009 } = await import('../../migrations/1763683200009-inbox.js');
     const sent: string[] = [];
-    await new Inbox1763683200009().up({ query: async (sql: string) => void sent.push(sql) } as never);
+    await new Inbox1763683200009().up({
+      query: async (sql: string) => void sent.push(sql),
+    } as never);
     await psql.query(sent.find((sql) => /INSERT INTO order_figures/.test(sql)) as string);
     expect((await psql.query(KEPT)).rows).toEqual(fresh.rows);
     await psql.query('ROLLBACK');

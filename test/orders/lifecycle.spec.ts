@@ -13,7 +13,14 @@ import {
 } from '../../src/orders/order-lifecycle.js';
 import { withLifecycle } from '../../scripts/lifecycle.js';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { adminToken, ORDER, person, type Person, placeOrder, supportPerson } from '../support/factories.js';
+import {
+  adminToken,
+  ORDER,
+  person,
+  type Person,
+  placeOrder,
+  supportPerson,
+} from '../support/factories.js';
 import { anonymous, expectProblem, faultsOf, pointersOf } from '../support/problem.js';
 
 /** Actions that bring a new order into a state, each with the one who takes it. */
@@ -38,7 +45,14 @@ const WAY: Readonly<Record<OrderStatus, readonly (readonly [OrderAction, Party])
   ],
 };
 
-const ROLES = ['owner', 'admin', 'admin who owns it', 'support', 'support who owns it', 'stranger'] as const;
+const ROLES = [
+  'owner',
+  'admin',
+  'admin who owns it',
+  'support',
+  'support who owns it',
+  'stranger',
+] as const;
 type Role = (typeof ROLES)[number];
 /** As which parties of the table a role acts. */
 const PARTIES: Readonly<Record<Role, readonly Party[]>> = {
@@ -93,10 +107,17 @@ describe('the life of an order', () => {
       stranger: stranger.token,
     })[role];
   const ownerOf = (role: Role): string =>
-    role === 'admin who owns it' ? admin : role === 'support who owns it' ? support.token : owner.token;
+    role === 'admin who owns it'
+      ? admin
+      : role === 'support who owns it'
+        ? support.token
+        : owner.token;
 
   /** A new order of `by`, walked into a state. */
-  const orderIn = async (state: OrderStatus, by: string = owner.token): Promise<{ id: string; version: number }> => {
+  const orderIn = async (
+    state: OrderStatus,
+    by: string = owner.token,
+  ): Promise<{ id: string; version: number }> => {
     let order = await placeOrder(app, by);
     for (const [action, party] of WAY[state]) {
       const step = await act(party === 'owner' ? by : admin, order.id, action);
@@ -108,7 +129,9 @@ describe('the life of an order', () => {
   };
 
   it('is the contract’s', () => {
-    const lines = TRANSITIONS.map(({ action, from, to, by }) => `${action}: ${from} → ${to}, ${by}`);
+    const lines = TRANSITIONS.map(
+      ({ action, from, to, by }) => `${action}: ${from} → ${to}, ${by}`,
+    );
     expect(lines.sort()).toEqual([
       'cancel: paid → cancelled, admin',
       'cancel: placed → cancelled, owner',
@@ -117,16 +140,34 @@ describe('the life of an order', () => {
       'refund: delivered → refunded, admin',
       'ship: paid → shipped, admin',
     ]);
-    expect([...new Set(TRANSITIONS.flatMap(({ from, to }) => [from, to]))].sort()).toEqual([...ORDER_STATUSES].sort());
+    expect([...new Set(TRANSITIONS.flatMap(({ from, to }) => [from, to]))].sort()).toEqual(
+      [...ORDER_STATUSES].sort(),
+    );
   });
 
   it.each<[what: string, change: (table: Transition[]) => unknown, fault: string]>([
     ['a state out of reach', (table) => table.pop(), 'no way leads to "refunded"'],
-    ['an island', (table) => (table[5] = { ...step(table, 5), from: 'refunded' }), 'no way leads to "refunded"'],
-    ['an unknown state', (table) => (table[0] = { ...step(table, 0), to: 'lost' as never }), '"lost" is no state'],
-    ['an unknown action', (table) => table.push({ ...step(table, 0), action: 'lose' as never }), '"lose" is no action'],
+    [
+      'an island',
+      (table) => (table[5] = { ...step(table, 5), from: 'refunded' }),
+      'no way leads to "refunded"',
+    ],
+    [
+      'an unknown state',
+      (table) => (table[0] = { ...step(table, 0), to: 'lost' as never }),
+      '"lost" is no state',
+    ],
+    [
+      'an unknown action',
+      (table) => table.push({ ...step(table, 0), action: 'lose' as never }),
+      '"lose" is no action',
+    ],
     ['an action that never happens', (table) => table.splice(3, 2), '"cancel" is never possible'],
-    ['a step twice', (table) => table.push(step(table, 0)), '"pay" from "placed" by owner is there twice'],
+    [
+      'a step twice',
+      (table) => table.push(step(table, 0)),
+      '"pay" from "placed" by owner is there twice',
+    ],
     [
       'an event of two states',
       (table) => (table[1] = { ...step(table, 1), event: 'order.paid' }),
@@ -149,7 +190,9 @@ describe('the life of an order', () => {
     const table = TRANSITIONS as Transition[];
     const lost = table.pop() as Transition;
     try {
-      await expect(startApp({}, app.databaseUrl)).rejects.toThrow(/order-lifecycle.ts: no way leads to "refunded"/);
+      await expect(startApp({}, app.databaseUrl)).rejects.toThrow(
+        /order-lifecycle.ts: no way leads to "refunded"/,
+      );
     } finally {
       table.push(lost);
     }
@@ -170,7 +213,9 @@ describe('the life of an order', () => {
     );
     expect(actions.sort()).toEqual([...ORDER_ACTIONS].sort());
     for (const { action, from, to, by } of TRANSITIONS)
-      expect(paths[`/v1/orders/{id}/${action}`]?.post?.description).toContain(`from \`${from}\` to \`${to}\` (${by})`);
+      expect(paths[`/v1/orders/{id}/${action}`]?.post?.description).toContain(
+        `from \`${from}\` to \`${to}\` (${by})`,
+      );
   });
 
   describe.each(ORDER_STATUSES)('when %s', (state) => {
@@ -191,7 +236,9 @@ describe('the life of an order', () => {
         const told = `${role} ${action} ${state}: ${reply.status}`;
         if (role === 'stranger') {
           expectProblem(reply, 404, 'not-found');
-          expect(anonymous(reply)).toEqual(anonymous(await act(token, crypto.randomUUID(), action)));
+          expect(anonymous(reply)).toEqual(
+            anonymous(await act(token, crypto.randomUUID(), action)),
+          );
         } else if (!TRANSITIONS.some((one) => one.action === action && parties.includes(one.by))) {
           expect(told).toBe(`${role} ${action} ${state}: 403`);
           expectProblem(reply, 403, 'forbidden');
@@ -263,7 +310,9 @@ describe('the life of an order', () => {
     it('names what it cannot change', async () => {
       const { id } = await placeOrder(app, owner.token);
       for (const name of ['currency', 'status', 'total', 'userId'])
-        expect(faultsOf(await patch(owner.token, id, { [name]: 'EUR' }, '"1"'))).toEqual([`/${name} unknown-property`]);
+        expect(faultsOf(await patch(owner.token, id, { [name]: 'EUR' }, '"1"'))).toEqual([
+          `/${name} unknown-property`,
+        ]);
       for (const items of [null, [], [{}], Array(101).fill(ORDER.items[0])])
         for (const pointer of pointersOf(await patch(owner.token, id, { items }, '"1"')))
           expect(pointer).toMatch(/^\/items/);
@@ -293,7 +342,9 @@ describe('the life of an order', () => {
         expectProblem(stale, 412, 'version-mismatch');
         expect(stale.headers.get('etag')).toBe('"1"');
       }
-      expect((await act(owner.token, order.id, 'pay', undefined, { 'If-Match': '"9", "1"' })).status).toBe(200);
+      expect(
+        (await act(owner.token, order.id, 'pay', undefined, { 'If-Match': '"9", "1"' })).status,
+      ).toBe(200);
       expect((await act(admin, order.id, 'ship', undefined, { 'If-Match': '*' })).status).toBe(200);
       expect((await act(admin, order.id, 'deliver')).status).toBe(200);
     });
@@ -305,13 +356,19 @@ describe('the life of an order', () => {
       expectProblem(await act(stranger.token, order.id, 'pay', {}, stale), 404, 'not-found');
       expectProblem(await act(owner.token, order.id, 'ship', {}, stale), 403, 'forbidden');
       expectProblem(await act(owner.token, order.id, 'pay', {}, stale), 412, 'version-mismatch');
-      expectProblem(await act(owner.token, order.id, 'pay', {}, { 'If-Match': '"3"' }), 409, 'invalid-transition');
+      expectProblem(
+        await act(owner.token, order.id, 'pay', {}, { 'If-Match': '"3"' }),
+        409,
+        'invalid-transition',
+      );
     });
 
     it('happens once of many at the same moment', async () => {
       const order = await placeOrder(app, owner.token);
       const replies = await Promise.all(
-        ['pay', 'cancel', 'pay', 'cancel', 'pay', 'cancel'].map((action) => act(owner.token, order.id, action)),
+        ['pay', 'cancel', 'pay', 'cancel', 'pay', 'cancel'].map((action) =>
+          act(owner.token, order.id, action),
+        ),
       );
       expect(replies.map(({ status }) => status).sort()).toEqual([200, 409, 409, 409, 409, 409]);
       const won = replies.find(({ status }) => status === 200) as Reply;
@@ -323,7 +380,9 @@ describe('the life of an order', () => {
     it('takes a reason of up to 500 characters, no body, or an empty one', async () => {
       const order = await placeOrder(app, owner.token);
       for (const reason of ['', 'x'.repeat(501), 1, null, 'a\nb'])
-        expect(pointersOf(await act(owner.token, order.id, 'pay', { reason }))).toEqual(['/reason']);
+        expect(pointersOf(await act(owner.token, order.id, 'pay', { reason }))).toEqual([
+          '/reason',
+        ]);
       expect((await act(owner.token, order.id, 'pay', '')).status).toBe(200);
       expect((await act(admin, order.id, 'ship', { reason: '🐙'.repeat(500) })).status).toBe(200);
     });

@@ -9,7 +9,15 @@ import { type Reply, startApp, type TestApp } from '../support/app.js';
 import { adminToken, person, supportPerson } from '../support/factories.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
-import { type Change, type Command, type Expected, type Order, step, type Tag, type Who } from './order.model.js';
+import {
+  type Change,
+  type Command,
+  type Expected,
+  type Order,
+  step,
+  type Tag,
+  type Who,
+} from './order.model.js';
 
 const SEED = Number(process.env.HOLDFAST_MODEL_SEED ?? Date.now() % 1_000_000);
 const RUNS = Number(process.env.HOLDFAST_MODEL_RUNS ?? 8);
@@ -18,7 +26,11 @@ const PEOPLE = ['ann', 'ben', 'support', 'admin'] as const;
 
 /** What a command says of If-Match before the order is known. */
 type TagWish = 'current' | 'old' | 'coming' | '*' | 'none';
-type Wish = Command extends infer C ? (C extends { tag: Tag } ? Omit<C, 'tag'> & { tag: TagWish } : C) : never;
+type Wish = Command extends infer C
+  ? C extends { tag: Tag }
+    ? Omit<C, 'tag'> & { tag: TagWish }
+    : C
+  : never;
 
 const who = fc.constantFrom<Who>(...PEOPLE, 'ann', 'ann', 'admin');
 const at = fc.nat(30);
@@ -37,7 +49,12 @@ const WISHES: fc.Arbitrary<Wish>[] = [
   act,
   act,
   act,
-  fc.record({ kind: kind('get'), who, at, version: fc.option(fc.integer({ min: 1, max: 6 }), { nil: undefined }) }),
+  fc.record({
+    kind: kind('get'),
+    who,
+    at,
+    version: fc.option(fc.integer({ min: 1, max: 6 }), { nil: undefined }),
+  }),
   fc.record({ kind: kind('list'), who }),
 ];
 
@@ -96,8 +113,14 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
     async run(command: Command, node: number): Promise<Reply> {
       const { token } = people[command.who];
       const id = 'at' in command ? (this.ids[command.at] ?? crypto.randomUUID()) : '';
-      const call = (method: string, path: string, body?: object, headers: Record<string, string> = {}) => {
-        return (on: number): Promise<Reply> => (nodes[on % 2] as TestApp).call(method, path, { token, body, headers });
+      const call = (
+        method: string,
+        path: string,
+        body?: object,
+        headers: Record<string, string> = {},
+      ) => {
+        return (on: number): Promise<Reply> =>
+          (nodes[on % 2] as TestApp).call(method, path, { token, body, headers });
       };
       const match = 'tag' in command && command.tag !== undefined;
       const ifMatch: Record<string, string> = match
@@ -120,13 +143,21 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
         }
         case 'patch': {
           const { quantity, note } = command.change;
-          const body = { ...(quantity ? { items: itemsOf(quantity) } : {}), ...(note === undefined ? {} : { note }) };
+          const body = {
+            ...(quantity ? { items: itemsOf(quantity) } : {}),
+            ...(note === undefined ? {} : { note }),
+          };
           return call('PATCH', order, body, ifMatch)(node);
         }
         case 'act':
-          return keyed(call('POST', `${order}/${command.action}`, { reason: 'r' }, { ...ifMatch, ...key }));
+          return keyed(
+            call('POST', `${order}/${command.action}`, { reason: 'r' }, { ...ifMatch, ...key }),
+          );
         case 'get':
-          return call('GET', command.version === undefined ? order : `${order}?at=${command.version}`)(node);
+          return call(
+            'GET',
+            command.version === undefined ? order : `${order}?at=${command.version}`,
+          )(node);
         case 'list':
           return call('GET', '/v1/orders?limit=100')(node);
       }
@@ -140,10 +171,21 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
       if (order) {
         const { version, quantity, note, owner } = order;
         told.push(body.userId, body.status, body.version, body.items, body.total, body.note);
-        wanted.push(people[owner].id, order.status, version, itemsOf(quantity), quantity * PRICE, note);
+        wanted.push(
+          people[owner].id,
+          order.status,
+          version,
+          itemsOf(quantity),
+          quantity * PRICE,
+          note,
+        );
       }
       if (list) {
-        told.push((body.data as { id: string }[]).map(({ id }) => this.ids.indexOf(id)).filter((at) => at >= 0));
+        told.push(
+          (body.data as { id: string }[])
+            .map(({ id }) => this.ids.indexOf(id))
+            .filter((at) => at >= 0),
+        );
         wanted.push(list);
       }
       const [is, should] = [JSON.stringify(told), JSON.stringify(wanted)];
@@ -206,10 +248,14 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
   /** Runs of commands, one after the other, against the model or another one. */
   const inTurn = (contract: typeof step) => {
     const node = fc.nat(1);
-    const steps = WISHES.map((wish) => fc.tuple(wish, node).map(([it, on]) => new Step(it, on, contract)));
+    const steps = WISHES.map((wish) =>
+      fc.tuple(wish, node).map(([it, on]) => new Step(it, on, contract)),
+    );
     const again = fc.tuple(fc.nat(30), node).map(([which, on]) => new Again(which, on));
-    return fc.asyncProperty(fc.commands([...steps, again], { maxCommands: 60, size: 'max' }), (commands) =>
-      fc.asyncModelRun(() => ({ model: { orders: [] }, real: new Service() }), commands),
+    return fc.asyncProperty(
+      fc.commands([...steps, again], { maxCommands: 60, size: 'max' }),
+      (commands) =>
+        fc.asyncModelRun(() => ({ model: { orders: [] }, real: new Service() }), commands),
     );
   };
 
@@ -226,11 +272,17 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
     [
       'support may pay',
       (orders, command) =>
-        step(orders, command.kind === 'act' && command.who === 'support' ? { ...command, who: 'ann' } : command),
+        step(
+          orders,
+          command.kind === 'act' && command.who === 'support'
+            ? { ...command, who: 'ann' }
+            : command,
+        ),
     ],
     [
       'an old ETag is taken',
-      (orders, command) => step(orders, command.kind === 'act' ? { ...command, tag: undefined } : command),
+      (orders, command) =>
+        step(orders, command.kind === 'act' ? { ...command, tag: undefined } : command),
     ],
     [
       'lists are oldest first',
@@ -242,7 +294,11 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
   ])(
     'and not that of a contract in which %s',
     async (_, contract) => {
-      const { failed } = await fc.check(inTurn(contract), { seed: SEED, numRuns: 20, endOnFailure: true });
+      const { failed } = await fc.check(inTurn(contract), {
+        seed: SEED,
+        numRuns: 20,
+        endOnFailure: true,
+      });
       expect(failed).toBe(true);
     },
     600_000,
@@ -261,7 +317,9 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
           [orders] = step(orders, command);
         }
         const commands = wishes.map((wish) => resolve(wish, orders));
-        const replies = await Promise.all(commands.map((command, index) => service.run(command, index)));
+        const replies = await Promise.all(
+          commands.map((command, index) => service.run(command, index)),
+        );
         const last = await service.run({ kind: 'get', who: 'admin', at: 0, version: undefined }, 1);
         const explained = permutations(commands.keys()).some((turn) => {
           let state = orders;
@@ -293,14 +351,20 @@ describe(`the API of orders is its model (seed ${SEED})`, () => {
     };
     const reply = { status: 201, body, headers: new Headers(), text: '' };
     expect(service.difference(reply, [201, order as Order])).toMatch(/and not/);
-    expect(service.difference({ ...reply, body: { ...body, version: 1 } }, [201, order as Order])).toBeUndefined();
+    expect(
+      service.difference({ ...reply, body: { ...body, version: 1 } }, [201, order as Order]),
+    ).toBeUndefined();
   });
 });
 
-const itemsOf = (quantity: number): object[] => [{ sku: 'LAMP-01', name: 'Signal lamp', quantity, unitPrice: PRICE }];
+const itemsOf = (quantity: number): object[] => [
+  { sku: 'LAMP-01', name: 'Signal lamp', quantity, unitPrice: PRICE },
+];
 
 function permutations<T>(of: Iterable<T>): T[][] {
   const items = [...of];
   if (items.length < 2) return [items];
-  return items.flatMap((item, index) => permutations(items.toSpliced(index, 1)).map((rest) => [item, ...rest]));
+  return items.flatMap((item, index) =>
+    permutations(items.toSpliced(index, 1)).map((rest) => [item, ...rest]),
+  );
 }

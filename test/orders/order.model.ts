@@ -14,9 +14,26 @@ export interface Order {
 /** `at`: which order, by its number; `tag`: If-Match, a version, "*" or none. */
 export type Command =
   | { readonly kind: 'place'; readonly who: Who; readonly quantity: number }
-  | { readonly kind: 'patch'; readonly who: Who; readonly at: number; readonly tag: Tag; readonly change: Change }
-  | { readonly kind: 'act'; readonly who: Who; readonly at: number; readonly tag: Tag; readonly action: string }
-  | { readonly kind: 'get'; readonly who: Who; readonly at: number; readonly version: number | undefined }
+  | {
+      readonly kind: 'patch';
+      readonly who: Who;
+      readonly at: number;
+      readonly tag: Tag;
+      readonly change: Change;
+    }
+  | {
+      readonly kind: 'act';
+      readonly who: Who;
+      readonly at: number;
+      readonly tag: Tag;
+      readonly action: string;
+    }
+  | {
+      readonly kind: 'get';
+      readonly who: Who;
+      readonly at: number;
+      readonly version: number | undefined;
+    }
   | { readonly kind: 'list'; readonly who: Who };
 export type Tag = number | '*' | undefined;
 export type Change = Partial<Pick<Order, 'quantity' | 'note'>>;
@@ -29,13 +46,21 @@ const LIFE =
     .split(', ')
     .map((line) => line.split(' ') as [string, string, string, string]);
 
-const sees = (who: Who, order: Order): boolean => who === order.owner || who === 'support' || who === 'admin';
+const sees = (who: Who, order: Order): boolean =>
+  who === order.owner || who === 'support' || who === 'admin';
 
 /** What becomes of the orders, and what the caller is told. */
 export function step(orders: readonly Order[], command: Command): [readonly Order[], Expected] {
   if (command.kind === 'place') {
     const { who, quantity } = command;
-    const order = { owner: who, status: 'placed', version: 1, quantity, note: null, before: undefined };
+    const order = {
+      owner: who,
+      status: 'placed',
+      version: 1,
+      quantity,
+      note: null,
+      before: undefined,
+    };
     return [
       [...orders, order],
       [201, order],
@@ -51,7 +76,8 @@ export function step(orders: readonly Order[], command: Command): [readonly Orde
   if (!order || !sees(who, order)) return refuse(404);
   if (command.kind === 'get') {
     let found: Order | undefined = order;
-    while (found && command.version !== undefined && found.version !== command.version) found = found.before;
+    while (found && command.version !== undefined && found.version !== command.version)
+      found = found.before;
     return found ? [orders, [200, found]] : refuse(404);
   }
   const become = (change: Partial<Order>): [readonly Order[], Expected] => {
@@ -67,7 +93,8 @@ export function step(orders: readonly Order[], command: Command): [readonly Orde
     return order.status === 'placed' ? become(command.change) : refuse(409);
   }
   const steps = LIFE.filter(
-    ([action, , , by]) => action === command.action && (by === 'owner' ? who === order.owner : who === by),
+    ([action, , , by]) =>
+      action === command.action && (by === 'owner' ? who === order.owner : who === by),
   );
   if (steps.length === 0) return refuse(403);
   if (isStale) return refuse(412);

@@ -2,7 +2,14 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { adminToken, ORDER, person, type Person, placeOrder, supportPerson } from '../support/factories.js';
+import {
+  adminToken,
+  ORDER,
+  person,
+  type Person,
+  placeOrder,
+  supportPerson,
+} from '../support/factories.js';
 import { anonymous, expectProblem, faultsOf, pointersOf } from '../support/problem.js';
 
 const LAMP = ORDER.items[0];
@@ -20,10 +27,17 @@ describe('orders', () => {
   });
   afterAll(() => app.close());
 
-  const get = (path: string, token: string = owner.token, headers: Record<string, string> = {}): Promise<Reply> =>
-    app.call('GET', path, { token, headers });
+  const get = (
+    path: string,
+    token: string = owner.token,
+    headers: Record<string, string> = {},
+  ): Promise<Reply> => app.call('GET', path, { token, headers });
   const place = (body: object, token: string = owner.token): Promise<Reply> =>
-    app.call('POST', '/v1/orders', { token, body, headers: { 'Idempotency-Key': crypto.randomUUID() } });
+    app.call('POST', '/v1/orders', {
+      token,
+      body,
+      headers: { 'Idempotency-Key': crypto.randomUUID() },
+    });
   const idsOf = ({ body }: Reply): string[] => (body.data as { id: string }[]).map(({ id }) => id);
 
   describe('placing', () => {
@@ -52,8 +66,12 @@ describe('orders', () => {
     it('takes what lies on its bounds', async () => {
       const many = { ...ORDER, items: Array<object>(100).fill({ ...LAMP, quantity: 10_000 }) };
       expect((await place(many)).body.total).toBe(100 * 10_000 * 4_999);
-      expect((await place({ ...ORDER, items: [{ ...LAMP, quantity: 1, unitPrice: 0 }] })).body.total).toBe(0);
-      expect((await place({ ...ORDER, items: [{ ...LAMP, quantity: 1, unitPrice: 1e12 }] })).body.total).toBe(1e12);
+      expect(
+        (await place({ ...ORDER, items: [{ ...LAMP, quantity: 1, unitPrice: 0 }] })).body.total,
+      ).toBe(0);
+      expect(
+        (await place({ ...ORDER, items: [{ ...LAMP, quantity: 1, unitPrice: 1e12 }] })).body.total,
+      ).toBe(1e12);
     });
 
     it('takes a total of 2^53 - 1 exactly and not a unit more, in a change as well', async () => {
@@ -64,7 +82,11 @@ describe('orders', () => {
         { ...LAMP, quantity: 1, unitPrice: last },
       ];
       const largest = await place({ ...ORDER, items: items(rest) });
-      expect([largest.status, largest.body.total, largest.text.includes(`"total":${MOST}`)]).toEqual([201, MOST, true]);
+      expect([
+        largest.status,
+        largest.body.total,
+        largest.text.includes(`"total":${MOST}`),
+      ]).toEqual([201, MOST, true]);
       expect(faultsOf(await place({ ...ORDER, items: items(rest + 1) }))).toEqual(['/items total']);
       const heavy = Array<object>(100).fill({ ...LAMP, quantity: 10_000, unitPrice: 1e12 });
       expect(faultsOf(await place({ ...ORDER, items: heavy }))).toEqual(['/items total']);
@@ -79,7 +101,9 @@ describe('orders', () => {
 
     it('decides itself whose it is, what it totals and what state it is in', async () => {
       for (const name of ['userId', 'total', 'status', 'id', 'version', 'createdAt'])
-        expect(faultsOf(await place({ ...ORDER, [name]: 1 }))).toEqual([`/${name} unknown-property`]);
+        expect(faultsOf(await place({ ...ORDER, [name]: 1 }))).toEqual([
+          `/${name} unknown-property`,
+        ]);
       expect(faultsOf(await place({ ...ORDER, items: [{ ...LAMP, total: 1 }] }))).toEqual([
         '/items/0/total unknown-property',
       ]);
@@ -106,7 +130,10 @@ describe('orders', () => {
       const { id } = await placeOrder(app, owner.token);
       const told = async (headers = {}): Promise<unknown[]> => {
         const reply = await get(`/v1/orders/${id}`, owner.token, headers);
-        return [reply.status, ...['etag', 'cache-control', 'cache-status'].map((name) => reply.headers.get(name))];
+        return [
+          reply.status,
+          ...['etag', 'cache-control', 'cache-status'].map((name) => reply.headers.get(name)),
+        ];
       };
       expect(['holdfast; hit', 'holdfast; fwd=miss; stored']).toContain((await told())[3]);
       expect(await told()).toEqual([200, '"1"', 'private, no-cache', 'holdfast; hit']);
@@ -123,7 +150,12 @@ describe('orders', () => {
         'holdfast; fwd=request',
       ]);
       for (const tags of ['"1"', 'W/"1"', '"0", "1"', '*'])
-        expect(await told({ 'If-None-Match': tags })).toEqual([304, '"1"', 'private, no-cache', 'holdfast; hit']);
+        expect(await told({ 'If-None-Match': tags })).toEqual([
+          304,
+          '"1"',
+          'private, no-cache',
+          'holdfast; hit',
+        ]);
       expect((await told({ 'If-None-Match': '"2"' }))[0]).toBe(200);
       await app.call('POST', `/v1/orders/${id}/pay`, { token: owner.token });
       expect((await told({ 'If-None-Match': '"1"' })).slice(0, 2)).toEqual([200, '"2"']);
@@ -166,12 +198,17 @@ describe('orders', () => {
         second,
       ]);
       expect(idsOf(await get(`/v1/orders?ids=${first},${third}`, stranger.token))).toEqual([]);
-      expect((await get(`/v1/orders?ids=${first}`)).headers.get('cache-status')).toBe('holdfast; hit');
+      expect((await get(`/v1/orders?ids=${first}`)).headers.get('cache-status')).toBe(
+        'holdfast; hit',
+      );
     });
 
     it('takes up to 100 ids and nothing else beside them', async () => {
       const many = Array.from({ length: 101 }, () => crypto.randomUUID());
-      expect((await get(`/v1/orders?ids=${many.slice(1).join(',')}`)).body).toEqual({ data: [], next: null });
+      expect((await get(`/v1/orders?ids=${many.slice(1).join(',')}`)).body).toEqual({
+        data: [],
+        next: null,
+      });
       const bad = [
         many.join(','),
         '',
@@ -182,10 +219,13 @@ describe('orders', () => {
         `${many[0]};${many[1]}`,
         `${many[0]}%20`,
       ];
-      for (const ids of bad) expect(faultsOf(await get(`/v1/orders?ids=${ids}`))).toEqual(['/ids ids']);
+      for (const ids of bad)
+        expect(faultsOf(await get(`/v1/orders?ids=${ids}`))).toEqual(['/ids ids']);
       expect(faultsOf(await get(`/v1/orders?ids=${many[0]}&ids=${many[1]}`))).toEqual(['/ids ids']);
       for (const beside of ['limit=10', 'status=placed', `userId=${owner.id}`])
-        expect(faultsOf(await get(`/v1/orders?ids=${many[0]}&${beside}`))).toEqual(['/ids ids-alone']);
+        expect(faultsOf(await get(`/v1/orders?ids=${many[0]}&${beside}`))).toEqual([
+          '/ids ids-alone',
+        ]);
     });
   });
 
@@ -193,11 +233,18 @@ describe('orders', () => {
     it('gives one’s own, newest first, and never a stale list', async () => {
       const someone = await person(app);
       const empty = await get('/v1/orders', someone.token);
-      expect([empty.status, empty.body, empty.headers.get('link')]).toEqual([200, { data: [], next: null }, null]);
+      expect([empty.status, empty.body, empty.headers.get('link')]).toEqual([
+        200,
+        { data: [], next: null },
+        null,
+      ]);
       const made: string[] = [];
       for (let times = 0; times < 4; times++) {
         made.unshift((await placeOrder(app, someone.token)).id);
-        const [first, second] = [await get('/v1/orders', someone.token), await get('/v1/orders', someone.token)];
+        const [first, second] = [
+          await get('/v1/orders', someone.token),
+          await get('/v1/orders', someone.token),
+        ];
         expect([idsOf(first), idsOf(second)]).toEqual([made, made]);
         expect(second.headers.get('cache-status')).toBe('holdfast; hit');
         expect(second.headers.get('cache-control')).toBe('private, no-cache');
@@ -212,7 +259,10 @@ describe('orders', () => {
 
     it('gives support and admin all, or one user’s; others only their own', async () => {
       const [someone, stranger] = [await person(app), await person(app)];
-      const [mine, other] = [(await placeOrder(app, someone.token)).id, (await placeOrder(app, stranger.token)).id];
+      const [mine, other] = [
+        (await placeOrder(app, someone.token)).id,
+        (await placeOrder(app, stranger.token)).id,
+      ];
       for (const token of [support.token, admin]) {
         expect(idsOf(await get('/v1/orders?limit=2', token))).toEqual([other, mine]);
         for (const path of [
@@ -222,10 +272,18 @@ describe('orders', () => {
         ])
           expect(idsOf(await get(path, token))).toEqual([mine]);
       }
-      for (const path of ['/v1/orders', `/v1/orders?userId=${someone.id}`, `/v1/users/${someone.id}/orders`])
+      for (const path of [
+        '/v1/orders',
+        `/v1/orders?userId=${someone.id}`,
+        `/v1/users/${someone.id}/orders`,
+      ])
         expect(idsOf(await get(path, someone.token))).toEqual([mine]);
       expectProblem(await get(`/v1/orders?userId=${someone.id}`, stranger.token), 403, 'forbidden');
-      expectProblem(await get(`/v1/orders?userId=${crypto.randomUUID()}`, stranger.token), 403, 'forbidden');
+      expectProblem(
+        await get(`/v1/orders?userId=${crypto.randomUUID()}`, stranger.token),
+        403,
+        'forbidden',
+      );
     });
 
     it('of a user without orders is 200 with none; of a user that never was, 404', async () => {
@@ -233,7 +291,11 @@ describe('orders', () => {
       for (const token of [someone.token, support.token, admin]) {
         const empty = await get(`/v1/users/${someone.id}/orders`, token);
         expect([empty.status, empty.body]).toEqual([200, { data: [], next: null }]);
-        expectProblem(await get(`/v1/users/${crypto.randomUUID()}/orders`, token), 404, 'not-found');
+        expectProblem(
+          await get(`/v1/users/${crypto.randomUUID()}/orders`, token),
+          404,
+          'not-found',
+        );
       }
       expectProblem(await get(`/v1/users/${someone.id}/orders`), 404, 'not-found');
     });
@@ -250,21 +312,28 @@ describe('orders', () => {
         ...{ id: string; createdAt: string }[],
       ];
       await app.call('POST', `/v1/orders/${second?.id}/pay`, { token: someone.token });
-      const of = async (query: string): Promise<string[]> => idsOf(await get(`/v1/orders?${query}`, someone.token));
+      const of = async (query: string): Promise<string[]> =>
+        idsOf(await get(`/v1/orders?${query}`, someone.token));
       expect(await of('status=paid')).toEqual([second?.id]);
       expect(await of('status=shipped')).toEqual([]);
       expect(await of('status=placed&limit=100')).toEqual([fourth?.id, third?.id, first.id]);
-      expect(await of(`createdFrom=${second?.createdAt}`)).toEqual([fourth?.id, third?.id, second?.id]);
-      expect(await of(`createdTo=${second?.createdAt}`)).toEqual([first.id]);
-      expect(await of(`createdFrom=${second?.createdAt}&createdTo=${fourth?.createdAt}&status=placed`)).toEqual([
+      expect(await of(`createdFrom=${second?.createdAt}`)).toEqual([
+        fourth?.id,
         third?.id,
+        second?.id,
       ]);
+      expect(await of(`createdTo=${second?.createdAt}`)).toEqual([first.id]);
+      expect(
+        await of(`createdFrom=${second?.createdAt}&createdTo=${fourth?.createdAt}&status=placed`),
+      ).toEqual([third?.id]);
       expect(await of(`createdFrom=${fourth?.createdAt}&createdTo=${first.createdAt}`)).toEqual([]);
       const elsewhere = new Date(Date.parse(second?.createdAt as string) + 2 * 3_600_000)
         .toISOString()
         .replace('Z', '%2B02:00');
       expect(await of(`createdFrom=${elsewhere}`)).toEqual([fourth?.id, third?.id, second?.id]);
-      expect(await of('createdFrom=0001-01-01T00:00:00Z&createdTo=9999-12-31T23:59:59.999Z')).toHaveLength(4);
+      expect(
+        await of('createdFrom=0001-01-01T00:00:00Z&createdTo=9999-12-31T23:59:59.999Z'),
+      ).toHaveLength(4);
     });
 
     it('refuses filters that are none', async () => {
@@ -286,14 +355,14 @@ describe('orders', () => {
       for (const time of times)
         for (const name of ['createdFrom', 'createdTo'])
           expect(pointersOf(await get(`/v1/orders?${name}=${time}`))).toEqual([`/${name}`]);
-      for (const id of ['', 'me', '1']) expect(pointersOf(await get(`/v1/orders?userId=${id}`))).toEqual(['/userId']);
-      expect(pointersOf(await get(`/v1/users/${owner.id}/orders?userId=${owner.id}`))).toEqual(['/userId']);
-      expect(pointersOf(await get('/v1/orders?status=x&limit=0&createdTo=x&sort=asc')).sort()).toEqual([
-        '/createdTo',
-        '/limit',
-        '/sort',
-        '/status',
+      for (const id of ['', 'me', '1'])
+        expect(pointersOf(await get(`/v1/orders?userId=${id}`))).toEqual(['/userId']);
+      expect(pointersOf(await get(`/v1/users/${owner.id}/orders?userId=${owner.id}`))).toEqual([
+        '/userId',
       ]);
+      expect(
+        pointersOf(await get('/v1/orders?status=x&limit=0&createdTo=x&sort=asc')).sort(),
+      ).toEqual(['/createdTo', '/limit', '/sort', '/status']);
     });
   });
 
@@ -328,7 +397,8 @@ describe('orders', () => {
       async (kind) => {
         const someone = await person(app);
         const before: string[] = [];
-        for (let made = 0; made < 13; made++) before.unshift((await placeOrder(app, someone.token)).id);
+        for (let made = 0; made < 13; made++)
+          before.unshift((await placeOrder(app, someone.token)).id);
         const [path, token] = {
           own: ['/v1/orders?limit=4', someone.token],
           all: ['/v1/orders?limit=4&createdFrom=2020-01-01T00:00:00.000Z', admin],
@@ -364,7 +434,9 @@ describe('orders', () => {
          SELECT gen_random_uuid(), user_id, status, currency, items, total, '2025-06-01T00:00:00.000Z' FROM orders, generate_series(1, 150) WHERE id = '${id}'`,
       );
       for (const limit of [7, 100]) {
-        const seen = await walk(`/v1/orders?limit=${limit}`, someone.token, () => Promise.resolve());
+        const seen = await walk(`/v1/orders?limit=${limit}`, someone.token, () =>
+          Promise.resolve(),
+        );
         expect([seen.length, new Set(seen).size]).toEqual([151, 151]);
         expect(seen.slice(1)).toEqual(seen.slice(1).sort().reverse());
       }

@@ -19,11 +19,16 @@ const { values } = parseArgs({
       ? { rounds: number(10), orders: number(100), concurrency: number(8) }
       : { crashes: number(60), seed: number(Date.now() % 1_000_000) },
 });
-const options = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]));
+const options = Object.fromEntries(
+  Object.entries(values).map(([name, value]) => [name, Number(value)]),
+);
 
 const write = async (name, report) => {
   const file = `docs/bench/${name}.md`;
-  await writeFile(file, await format(report, { ...(await resolveConfig(file)), parser: 'markdown' }));
+  await writeFile(
+    file,
+    await format(report, { ...(await resolveConfig(file)), parser: 'markdown' }),
+  );
   console.log(`${report}\nWrote ${file}`);
 };
 

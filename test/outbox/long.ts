@@ -24,7 +24,13 @@ interface Throughput {
 }
 
 /** Prints the figures of docs/bench/relay.md, as Markdown. @returns whether nothing was lost and nothing out of order */
-export async function runLong({ folder, orders, rounds, seed, events }: LongOptions): Promise<boolean> {
+export async function runLong({
+  folder,
+  orders,
+  rounds,
+  seed,
+  events,
+}: LongOptions): Promise<boolean> {
   const server = await startSharedPostgres(migrateDatabase);
   process.env.TEST_POSTGRES_URL = server.url;
   const rabbit = await startRabbit();
@@ -33,7 +39,14 @@ export async function runLong({ folder, orders, rounds, seed, events }: LongOpti
   try {
     for (let round = 0; round < rounds; round++) {
       const { url: databaseUrl, drop } = await createTestDatabase();
-      const result = await runCampaign({ folder, databaseUrl, rabbit, orders, seed: seed + round, restarts: true });
+      const result = await runCampaign({
+        folder,
+        databaseUrl,
+        rabbit,
+        orders,
+        seed: seed + round,
+        restarts: true,
+      });
       results.push(result);
       console.error(JSON.stringify({ ...result, seed: seed + round }));
       await drop();
@@ -42,7 +55,8 @@ export async function runLong({ folder, orders, rounds, seed, events }: LongOpti
     if (events > 0) {
       const measured: Throughput[] = [];
       // Interleaved, so that what else the machine does falls on both.
-      for (const nodes of [1, 2, 1, 2]) measured.push(await throughput(folder, rabbit, nodes, events));
+      for (const nodes of [1, 2, 1, 2])
+        measured.push(await throughput(folder, rabbit, nodes, events));
       lines.push(...throughputTable(measured, events));
     }
     lines.push(...(await plan()));
@@ -51,22 +65,29 @@ export async function runLong({ folder, orders, rounds, seed, events }: LongOpti
     await server.stop();
   }
   console.log(lines.join('\n'));
-  return results.every((it) => it.lost.length + it.invented.length + it.outOfOrder.length + it.astray === 0);
+  return results.every(
+    (it) => it.lost.length + it.invented.length + it.outOfOrder.length + it.astray === 0,
+  );
 }
 
-const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
+const sum = (values: readonly number[]): number =>
+  values.reduce((total, value) => total + value, 0);
 
 function campaignTable(results: readonly CampaignResult[], seed: number): string[] {
   const faults = new Map<string, number>();
   for (const result of results)
-    for (const [what, times] of Object.entries(result.faults)) faults.set(what, (faults.get(what) ?? 0) + times);
+    for (const [what, times] of Object.entries(result.faults))
+      faults.set(what, (faults.get(what) ?? 0) + times);
   const rows: [string, string | number][] = [
     ['orders placed, over two nodes', sum(results.map(({ orders }) => orders))],
     ['events written', sum(results.map(({ written }) => written))],
     ['messages in the queue', sum(results.map(({ arrivals }) => arrivals))],
     ['of them repeats (same id)', sum(results.map(({ repeats }) => repeats))],
     ['**lost**', sum(results.map(({ lost }) => lost.length))],
-    ['**out of order** within their aggregate', sum(results.map(({ outOfOrder }) => outOfOrder.length))],
+    [
+      '**out of order** within their aggregate',
+      sum(results.map(({ outOfOrder }) => outOfOrder.length)),
+    ],
     ['not in `order_events`, or only there', sum(results.map(({ astray }) => astray))],
     ...faults,
     [
@@ -85,7 +106,12 @@ function campaignTable(results: readonly CampaignResult[], seed: number): string
 }
 
 /** A backlog of single events of many orders, carried into one durable queue. */
-async function throughput(folder: string, rabbit: RabbitServer, count: number, events: number): Promise<Throughput> {
+async function throughput(
+  folder: string,
+  rabbit: RabbitServer,
+  count: number,
+  events: number,
+): Promise<Throughput> {
   const { url, drop } = await createTestDatabase();
   const psql = new Client({ connectionString: url });
   await psql.connect();
@@ -105,7 +131,10 @@ async function throughput(folder: string, rabbit: RabbitServer, count: number, e
       [events],
     );
     const began = performance.now();
-    while ((await psql.query('SELECT FROM outbox WHERE published_at IS NULL LIMIT 1')).rowCount !== 0) await sleep(20);
+    while (
+      (await psql.query('SELECT FROM outbox WHERE published_at IS NULL LIMIT 1')).rowCount !== 0
+    )
+      await sleep(20);
     const perSecond = Math.round(events / ((performance.now() - began) / 1000));
     const { messageCount } = await channel.checkQueue('throughput');
     if (messageCount < events) throw new Error(`${messageCount} of ${events} in the queue`);
@@ -150,7 +179,11 @@ async function plan(): Promise<string[]> {
     const times: number[] = [];
     for (let run = 0; run < 20; run++) {
       const { rows } = await psql.query(`EXPLAIN (ANALYZE, FORMAT JSON) ${TAKE}`, [run % 16]);
-      times.push((rows[0] as { 'QUERY PLAN': [{ 'Execution Time': number }] })['QUERY PLAN'][0]['Execution Time']);
+      times.push(
+        (rows[0] as { 'QUERY PLAN': [{ 'Execution Time': number }] })['QUERY PLAN'][0][
+          'Execution Time'
+        ],
+      );
     }
     times.sort((a, b) => a - b);
     return [

@@ -37,15 +37,17 @@ afterEach(async () => {
 
 const append = async (client: Client, subject = 'orders/1'): Promise<string> => {
   const id = randomUUID();
-  await client.query(`INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'a.b', $2, '{"version": 1}')`, [
-    id,
-    subject,
-  ]);
+  await client.query(
+    `INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'a.b', $2, '{"version": 1}')`,
+    [id, subject],
+  );
   return id;
 };
 
 async function judged(): Promise<Verdict> {
-  const { rows } = await (await connect()).query('SELECT id, subject FROM outbox ORDER BY position');
+  const { rows } = await (
+    await connect()
+  ).query('SELECT id, subject FROM outbox ORDER BY position');
   return audit(rows as { id: string; subject: string }[], arrivals);
 }
 
@@ -61,8 +63,16 @@ async function realRelay(before: (id: string) => Promise<void> = async () => und
   const own = new OutboxLanes(database.url);
   lanes.push(own);
   await own.open();
-  const metrics = { published: () => undefined, refused: () => undefined, unroutable: () => undefined };
-  const relay = new OutboxRelay(loadConfig({}), undefined as never, metrics as never) as unknown as {
+  const metrics = {
+    published: () => undefined,
+    refused: () => undefined,
+    unroutable: () => undefined,
+  };
+  const relay = new OutboxRelay(
+    loadConfig({}),
+    undefined as never,
+    metrics as never,
+  ) as unknown as {
     pass(lanes: OutboxLanes, broker: unknown): Promise<boolean>;
     logger: { warn(line: string): void };
   };
@@ -92,15 +102,20 @@ describe('a transaction that commits late', () => {
     const client = await connect();
     let cursor = '0';
     await lead(async () => {
-      const { rows } = await client.query('SELECT id, position FROM outbox WHERE position > $1 ORDER BY position', [
-        cursor,
-      ]);
+      const { rows } = await client.query(
+        'SELECT id, position FROM outbox WHERE position > $1 ORDER BY position',
+        [cursor],
+      );
       for (const { id, position } of rows as { id: string; position: string }[]) {
         arrivals.push(id);
         cursor = position;
       }
     });
-    expect(await judged()).toMatchObject({ written: 2, lost: [expect.any(String)], outOfOrder: [] });
+    expect(await judged()).toMatchObject({
+      written: 2,
+      lost: [expect.any(String)],
+      outOfOrder: [],
+    });
   });
 
   it('is relayed by the real one', async () => {
@@ -187,7 +202,9 @@ describe('a broker that refuses the first event of an order once', () => {
     await append(client);
     const before = refusing();
     for (let pass = 0; pass < 2; pass++) {
-      const { rows } = await client.query('SELECT id FROM outbox WHERE published_at IS NULL ORDER BY position');
+      const { rows } = await client.query(
+        'SELECT id FROM outbox WHERE published_at IS NULL ORDER BY position',
+      );
       for (const { id } of rows as { id: string }[]) {
         const confirmed = await before().then(
           () => true,

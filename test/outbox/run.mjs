@@ -15,7 +15,9 @@ const { values } = parseArgs({
     events: { type: 'string', default: '20000' },
   },
 });
-const options = Object.fromEntries(Object.entries(values).map(([name, value]) => [name, Number(value)]));
+const options = Object.fromEntries(
+  Object.entries(values).map(([name, value]) => [name, Number(value)]),
+);
 const { folder, remove } = await compile();
 try {
   const { runLong } = await import(pathToFileURL(join(folder, 'test/outbox/long.js')).href);

@@ -79,16 +79,25 @@ export async function startApp(
 }
 
 /** Connections are kept, as clients do; fetch is not used since it adds headers of its own (`Cache-Control` to a conditional request). */
-const agents = { 'http:': new http.Agent({ keepAlive: true }), 'https:': new https.Agent({ keepAlive: true }) };
+const agents = {
+  'http:': new http.Agent({ keepAlive: true }),
+  'https:': new https.Agent({ keepAlive: true }),
+};
 
-export async function callUrl(url: string, method: string, { token, body, headers = {} }: Call = {}): Promise<Reply> {
+export async function callUrl(
+  url: string,
+  method: string,
+  { token, body, headers = {} }: Call = {},
+): Promise<Reply> {
   const payload = body === undefined || body instanceof Buffer ? body : Buffer.from(textOf(body));
   const options = {
     method,
     agent: url.startsWith('https:') ? agents['https:'] : agents['http:'],
     headers: {
       ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
-      ...(payload === undefined ? {} : { 'Content-Type': 'application/json', 'Content-Length': payload.length }),
+      ...(payload === undefined
+        ? {}
+        : { 'Content-Type': 'application/json', 'Content-Length': payload.length }),
       ...headers,
     },
   };
@@ -102,7 +111,9 @@ export async function callUrl(url: string, method: string, { token, body, header
   const received = new Headers();
   for (let at = 0; at < response.rawHeaders.length; at += 2)
     received.append(response.rawHeaders[at] as string, response.rawHeaders[at + 1] as string);
-  const isJson = /json/.test(received.get('content-type') ?? '') && !/ndjson/.test(received.get('content-type') ?? '');
+  const isJson =
+    /json/.test(received.get('content-type') ?? '') &&
+    !/ndjson/.test(received.get('content-type') ?? '');
   return {
     status: response.statusCode as number,
     headers: received,

@@ -9,10 +9,18 @@ import { join } from 'node:path';
 
 const folder = await mkdtemp(join(tmpdir(), 'holdfast-boot-'));
 const child = spawn(process.execPath, ['--enable-source-maps', 'dist/src/main.js'], {
-  env: { PATH: process.env.PATH, PORT: '0', DATA_DIR: folder, LOG_FORMAT: 'json', SHUTDOWN_GRACE_SECONDS: '2' },
+  env: {
+    PATH: process.env.PATH,
+    PORT: '0',
+    DATA_DIR: folder,
+    LOG_FORMAT: 'json',
+    SHUTDOWN_GRACE_SECONDS: '2',
+  },
   stdio: ['ignore', 'pipe', 'inherit'],
 });
-const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve(code ?? signal)));
+const ended = new Promise((resolve) =>
+  child.once('exit', (code, signal) => resolve(code ?? signal)),
+);
 try {
   const url = await new Promise((resolve, reject) => {
     let printed = '';
@@ -22,7 +30,9 @@ try {
       const match = /API (http:\S+)\/v1/.exec(printed);
       if (match) resolve(match[1]);
     });
-    void ended.then((code) => reject(new Error(`ended with ${code}:\n${printed}`))).finally(() => clearTimeout(timer));
+    void ended
+      .then((code) => reject(new Error(`ended with ${code}:\n${printed}`)))
+      .finally(() => clearTimeout(timer));
   });
   for (const path of ['/health/live', '/health/ready', '/docs', '/docs/openapi.json', '/metrics']) {
     const { status } = await fetch(url + path);

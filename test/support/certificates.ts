@@ -19,7 +19,9 @@ export function makeCertificate(name: string, kind: keyof typeof KEYS = 'ec'): C
   try {
     const names = ['-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost'];
     const options = ['req', '-x509', '-newkey', ...KEYS[kind], '-nodes', '-days', '2', ...names];
-    execFileSync(programOf('openssl'), [...options, '-out', cert, '-keyout', key], { stdio: 'ignore' });
+    execFileSync(programOf('openssl'), [...options, '-out', cert, '-keyout', key], {
+      stdio: 'ignore',
+    });
     return { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') };
   } finally {
     rmSync(folder, { recursive: true, force: true });

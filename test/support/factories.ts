@@ -16,8 +16,14 @@ export interface Person {
   readonly token: string;
 }
 
-export async function logIn(app: TestApp, username: string, password: string = PASSWORD): Promise<string> {
-  const { status, body, text } = await app.call('POST', '/v1/sessions', { body: { username, password } });
+export async function logIn(
+  app: TestApp,
+  username: string,
+  password: string = PASSWORD,
+): Promise<string> {
+  const { status, body, text } = await app.call('POST', '/v1/sessions', {
+    body: { username, password },
+  });
   if (status !== 201) throw new Error(`login: ${status} ${text}`);
   return body.token as string;
 }
@@ -26,7 +32,9 @@ export async function logIn(app: TestApp, username: string, password: string = P
 export async function person(app: TestApp): Promise<Person> {
   const username = uniqueName();
   const email = `${username}@example.com`;
-  const { status, body, text } = await app.call('POST', '/v1/users', { body: { username, email, password: PASSWORD } });
+  const { status, body, text } = await app.call('POST', '/v1/users', {
+    body: { username, email, password: PASSWORD },
+  });
   if (status !== 201) throw new Error(`register: ${status} ${text}`);
   return { id: body.id as string, username, email, token: await logIn(app, username) };
 }
@@ -44,7 +52,8 @@ export async function deadToken(app: TestApp): Promise<string> {
 const deadTokens = new WeakMap<TestApp, string>();
 
 /** A session of the admin that every test application has. */
-export const adminToken = (app: TestApp): Promise<string> => logIn(app, ADMIN.username, ADMIN.password);
+export const adminToken = (app: TestApp): Promise<string> =>
+  logIn(app, ADMIN.username, ADMIN.password);
 
 /** A new user with the support role. */
 export async function supportPerson(app: TestApp): Promise<Person> {

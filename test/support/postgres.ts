@@ -11,7 +11,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/database/embedded-postgres.js';
+import {
+  startEmbeddedPostgres,
+  type EmbeddedPostgres,
+} from '../../src/database/embedded-postgres.js';
 
 /** The database that `createTestDatabase()` copies; nobody may be connected to it. */
 export const TEMPLATE = 'holdfast_template';
@@ -35,12 +38,19 @@ export interface TestDatabase {
 /** A database of the caller's own, with every migration applied and no rows. */
 export async function createTestDatabase(): Promise<TestDatabase> {
   const admin = process.env.TEST_POSTGRES_URL;
-  if (!admin) throw new Error('TEST_POSTGRES_URL is not set: run under jest, whose globalSetup starts PostgreSQL');
+  if (!admin)
+    throw new Error(
+      'TEST_POSTGRES_URL is not set: run under jest, whose globalSetup starts PostgreSQL',
+    );
   const name = `test_${process.pid}_${randomBytes(6).toString('hex')}`;
   await retryWhileInUse(() => execute(admin, `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE}`));
   const url = new URL(admin);
   url.pathname = `/${name}`;
-  return { url: url.href, name, drop: () => execute(admin, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) };
+  return {
+    url: url.href,
+    name,
+    drop: () => execute(admin, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`),
+  };
 }
 
 async function retryWhileInUse(action: () => Promise<void>): Promise<void> {
@@ -110,7 +120,8 @@ export async function startTestPostgres(flags: string[] = []): Promise<TestPostg
 }
 
 async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres> {
-  const start = (port?: number) => startEmbeddedPostgres({ dataDir, flags: [...FAST, ...flags], port });
+  const start = (port?: number) =>
+    startEmbeddedPostgres({ dataDir, flags: [...FAST, ...flags], port });
   let server: EmbeddedPostgres = await start();
   let running = true;
 
@@ -189,7 +200,8 @@ function processes(): [number, number, string][] {
     if (!/^\d+$/.test(pid)) return [];
     try {
       // The name, in parentheses, may hold anything; after it come the state and the parent.
-      const [state = '', parent] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
+      const [state = '', parent] =
+        readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
       return [[Number(pid), Number(parent), state]];
     } catch {
       return []; // ended meanwhile

@@ -11,10 +11,20 @@ export const seenTypes = new Set<string>();
 
 /** The reply is this problem and nothing else: form, headers, and no word of the inside. */
 export function expectProblem(reply: Reply, status: number, code: string): void {
-  expect([reply.status, (reply.body as { code?: string }).code ?? reply.text]).toEqual([status, code]);
+  expect([reply.status, (reply.body as { code?: string }).code ?? reply.text]).toEqual([
+    status,
+    code,
+  ]);
   expect(reply.headers.get('content-type')).toBe('application/problem+json; charset=utf-8');
   expect(reply.headers.get('cache-control')).toBe('no-store');
-  const { type, title, status: told, detail, instance, requestId } = reply.body as Record<string, unknown>;
+  const {
+    type,
+    title,
+    status: told,
+    detail,
+    instance,
+    requestId,
+  } = reply.body as Record<string, unknown>;
   expect({ type, told, requestId }).toEqual({
     type: `/problems/${code}`,
     told: status,
@@ -31,10 +41,12 @@ export function expectProblem(reply: Reply, status: number, code: string): void 
 /** The faults of a validation-failed, as `pointer code`. */
 export function faultsOf(reply: Reply): string[] {
   expectProblem(reply, 400, 'validation-failed');
-  return (reply.body.errors as { pointer: string; code: string; detail: string }[]).map(({ pointer, code, detail }) => {
-    expect(detail).toEqual(expect.stringMatching(/./));
-    return `${pointer} ${code}`;
-  });
+  return (reply.body.errors as { pointer: string; code: string; detail: string }[]).map(
+    ({ pointer, code, detail }) => {
+      expect(detail).toEqual(expect.stringMatching(/./));
+      return `${pointer} ${code}`;
+    },
+  );
 }
 
 /** The pointers of a validation-failed, each once. */
@@ -44,4 +56,6 @@ export const pointersOf = (reply: Reply): string[] => [
 
 /** A body without what is this request's own: two refusals that tell the same are equal in this. */
 export const anonymous = ({ body }: Reply): Record<string, unknown> =>
-  Object.fromEntries(Object.entries(body as object).filter(([name]) => name !== 'instance' && name !== 'requestId'));
+  Object.fromEntries(
+    Object.entries(body as object).filter(([name]) => name !== 'instance' && name !== 'requestId'),
+  );

@@ -23,7 +23,9 @@ export function find(command: string): string | undefined {
 export function programOf(command: 'redis-server' | 'openssl'): string {
   const there = find(command);
   if (there) return there;
-  const missing = new Error(`The tests need ${command} on PATH: install it, e.g. \`apt-get install ${command}\`.`);
+  const missing = new Error(
+    `The tests need ${command} on PATH: install it, e.g. \`apt-get install ${command}\`.`,
+  );
   if (process.getuid?.() !== 0 || !find('apt-get')) throw missing;
   // A package would start the system's own server; this file is how Debian's scripts are told not to.
   const policy = '/usr/sbin/policy-rc.d';
@@ -33,7 +35,10 @@ export function programOf(command: 'redis-server' | 'openssl'): string {
   try {
     if (mine) writeFileSync(policy, '#!/bin/sh\nexit 101\n', { mode: 0o755 });
     execFileSync('apt-get', [...wait, 'update'], { env, stdio: 'ignore' });
-    execFileSync('apt-get', [...wait, 'install', '-y', '--no-install-recommends', command], { env, stdio: 'ignore' });
+    execFileSync('apt-get', [...wait, 'install', '-y', '--no-install-recommends', command], {
+      env,
+      stdio: 'ignore',
+    });
   } catch {
     throw missing;
   } finally {

@@ -4,7 +4,15 @@
  * broker outlives the test process, not even one that is killed with SIGKILL.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -80,7 +88,9 @@ function spawnBroker(
   mkdirSync(join(dir, 'conf.d'), { recursive: true });
   writeFileSync(
     join(dir, 'rabbitmq.conf'),
-    ['log.console = true', 'log.console.level = error', 'log.file = false', ...config, ''].join('\n'),
+    ['log.console = true', 'log.console.level = error', 'log.file = false', ...config, ''].join(
+      '\n',
+    ),
   );
   writeFileSync(join(dir, 'plugins'), '[].\n');
   // One scheduler that does not spin; `-start_epmd false` and a fixed port: a single node needs nobody to find it.
@@ -107,13 +117,25 @@ function spawnBroker(
   };
   const output = join(dir, 'output');
   const [command, ...args] = existsSync('/usr/bin/setpriv')
-    ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL', 'sh', '-c', 'exec "$0" >>"$1" 2>&1', program, output]
+    ? [
+        '/usr/bin/setpriv',
+        '--pdeathsig',
+        'KILL',
+        'sh',
+        '-c',
+        'exec "$0" >>"$1" 2>&1',
+        program,
+        output,
+      ]
     : ['sh', '-c', 'exec "$0" >>"$1" 2>&1', program, output];
   const child = spawn(command as string, args, { env, cwd: dir, stdio: 'ignore' });
   if (!existsSync('/usr/bin/setpriv')) {
     const watch = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done; kill -9 "$2"';
     const who = ['sh', String(process.pid), String(child.pid)];
-    spawn('sh', ['-c', `(${watch}) 2>/dev/null`, ...who], { stdio: 'ignore', detached: true }).unref();
+    spawn('sh', ['-c', `(${watch}) 2>/dev/null`, ...who], {
+      stdio: 'ignore',
+      detached: true,
+    }).unref();
   }
   running.add(child);
   child.once('exit', () => running.delete(child));
@@ -133,10 +155,16 @@ function end(child: ChildProcess): Promise<void> {
 async function untilAnswering(child: ChildProcess, port: number, dir: string): Promise<void> {
   for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(50)) {
     if (child.exitCode !== null || child.signalCode !== null) {
-      const said = readFileSync(join(dir, 'output'), 'utf8').trim().split('\n').slice(-5).join(' | ');
+      const said = readFileSync(join(dir, 'output'), 'utf8')
+        .trim()
+        .split('\n')
+        .slice(-5)
+        .join(' | ');
       throw new Error(`rabbitmq-server ended: ${said}`);
     }
-    const connection = await connect(`amqp://guest:guest@127.0.0.1:${port}`, { timeout: 1_000 }).catch(() => undefined);
+    const connection = await connect(`amqp://guest:guest@127.0.0.1:${port}`, {
+      timeout: 1_000,
+    }).catch(() => undefined);
     if (connection) return connection.close();
   }
   await end(child);
@@ -156,12 +184,18 @@ function freePort(): Promise<number> {
 /** The script itself: the one on PATH gives its privileges away, and asks for root to do so. */
 function find(): string | undefined {
   const home = '/usr/lib/rabbitmq/lib';
-  const versions = existsSync(home) ? readdirSync(home).filter((name) => name.startsWith('rabbitmq_server-')) : [];
-  return versions.map((name) => join(home, name, 'sbin/rabbitmq-server')).find((path) => existsSync(path));
+  const versions = existsSync(home)
+    ? readdirSync(home).filter((name) => name.startsWith('rabbitmq_server-'))
+    : [];
+  return versions
+    .map((name) => join(home, name, 'sbin/rabbitmq-server'))
+    .find((path) => existsSync(path));
 }
 
 function install(): string {
-  const missing = new Error('The tests need RabbitMQ: install it, e.g. `apt-get install rabbitmq-server`.');
+  const missing = new Error(
+    'The tests need RabbitMQ: install it, e.g. `apt-get install rabbitmq-server`.',
+  );
   if (process.getuid?.() !== 0 || !existsSync('/usr/bin/apt-get')) throw missing;
   // The package would start the system's own broker; this file is how Debian's scripts are told not to.
   const policy = '/usr/sbin/policy-rc.d';

@@ -102,14 +102,23 @@ export async function startSentinel(): Promise<RedisSentinel> {
     'sentinel down-after-milliseconds holdfast 500',
     'sentinel failover-timeout holdfast 3000',
   ].join('\n');
-  const replica = await startRedis({ args: [...args, '--replicaof', '127.0.0.1', String(master.port)] });
+  const replica = await startRedis({
+    args: [...args, '--replicaof', '127.0.0.1', String(master.port)],
+  });
   // A Sentinel asks for replicas when it starts, and then only every 10 s.
-  await eventually(async () => (await ask(master.port, 'INFO replication')).includes('state=online'));
-  const sentinels = await Promise.all([1, 2, 3].map(() => startRedis({ config, args: ['--sentinel'] })));
+  await eventually(async () =>
+    (await ask(master.port, 'INFO replication')).includes('state=online'),
+  );
+  const sentinels = await Promise.all(
+    [1, 2, 3].map(() => startRedis({ config, args: ['--sentinel'] })),
+  );
   const started = [master, replica, ...sentinels];
-  const acquainted = (reply: string) => /num-slaves\s+1\s/.test(reply) && /num-other-sentinels\s+2\s/.test(reply);
+  const acquainted = (reply: string) =>
+    /num-slaves\s+1\s/.test(reply) && /num-other-sentinels\s+2\s/.test(reply);
   await eventually(async () => {
-    const replies = await Promise.all(sentinels.map((it) => ask(it.port, 'SENTINEL MASTER holdfast')));
+    const replies = await Promise.all(
+      sentinels.map((it) => ask(it.port, 'SENTINEL MASTER holdfast')),
+    );
     return replies.every((reply) => acquainted(reply.replace(/\$\d+\r\n/g, '')));
   });
   return {
@@ -135,12 +144,30 @@ export async function startCluster(): Promise<RedisCluster> {
   const launch = async (): Promise<readonly [RedisServer, number]> => {
     // By default the port of the cluster's own protocol is 10 000 above the other, which may be more than there are.
     const busPort = await freePort();
-    const options = ['--cluster-enabled', 'yes', '--cluster-port', String(busPort), '--cluster-node-timeout', '1000'];
-    const args = [...options, '--cluster-require-full-coverage', 'no', '--repl-diskless-sync-delay', '0'];
+    const options = [
+      '--cluster-enabled',
+      'yes',
+      '--cluster-port',
+      String(busPort),
+      '--cluster-node-timeout',
+      '1000',
+    ];
+    const args = [
+      ...options,
+      '--cluster-require-full-coverage',
+      'no',
+      '--repl-diskless-sync-delay',
+      '0',
+    ];
     return [await startRedis({ args }), busPort];
   };
   const nodes = await Promise.all([launch(), launch(), launch(), launch()]);
-  const servers = nodes.map(([server]) => server) as [RedisServer, RedisServer, RedisServer, RedisServer];
+  const servers = nodes.map(([server]) => server) as [
+    RedisServer,
+    RedisServer,
+    RedisServer,
+    RedisServer,
+  ];
   const [first, , , replica] = servers;
   const ranges = ['0 5460', '5461 10922', '10923 16383'];
   for (const [index, { port }] of servers.entries()) {
@@ -207,7 +234,8 @@ async function untilAnswering(child: ChildProcess, port: number): Promise<void> 
   child.once('error', (error) => (failure = error));
   for (const deadline = Date.now() + 10_000; Date.now() < deadline; await sleep(10)) {
     if (failure) throw failure;
-    if (child.exitCode !== null || child.signalCode !== null) throw new Error(`redis-server ended on port ${port}`);
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`redis-server ended on port ${port}`);
     if (await answers(port)) return;
   }
   await end(child);
@@ -241,7 +269,9 @@ function freePort(): Promise<number> {
     server.listen(0, '127.0.0.1', () => {
       const address = server.address();
       server.close(() =>
-        address && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
+        address && typeof address === 'object'
+          ? resolve(address.port)
+          : reject(new Error('no port')),
       );
     });
   });

@@ -149,8 +149,18 @@ export class Link {
   private accept(client: Socket): void {
     client.on('error', () => undefined);
     if (this.refusing) return void client.resetAndDestroy();
-    const server = connect({ port: this.target, host: '127.0.0.1', allowHalfOpen: true, noDelay: true });
-    const pair = { client, server, up: new Flow(this, client, server), down: new Flow(this, server, client) };
+    const server = connect({
+      port: this.target,
+      host: '127.0.0.1',
+      allowHalfOpen: true,
+      noDelay: true,
+    });
+    const pair = {
+      client,
+      server,
+      up: new Flow(this, client, server),
+      down: new Flow(this, server, client),
+    };
     this.pairs.add(pair);
     if (this.deaf) pair[this.deaf].deaf = true;
     server.on('error', () => undefined);

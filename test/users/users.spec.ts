@@ -32,9 +32,17 @@ describe('users', () => {
       body: { username, email: `${username}@example.com`, password: PASSWORD, ...change },
     });
   };
-  const get = (path: string, token?: string, headers: Record<string, string> = {}): Promise<Reply> =>
-    app.call('GET', path, { token, headers });
-  const patch = (id: string, token: string, body: object, ifMatch?: string | string[]): Promise<Reply> =>
+  const get = (
+    path: string,
+    token?: string,
+    headers: Record<string, string> = {},
+  ): Promise<Reply> => app.call('GET', path, { token, headers });
+  const patch = (
+    id: string,
+    token: string,
+    body: object,
+    ifMatch?: string | string[],
+  ): Promise<Reply> =>
     app.call('PATCH', `/v1/users/${id}`, {
       token,
       body,
@@ -80,7 +88,9 @@ describe('users', () => {
       const username = uniqueName();
       const replies = await Promise.all(Array.from({ length: 6 }, () => register({ username })));
       expect(replies.map((reply) => reply.status).sort()).toEqual([201, 409, 409, 409, 409, 409]);
-      replies.filter((reply) => reply.status === 409).forEach((reply) => expectProblem(reply, 409, 'username-taken'));
+      replies
+        .filter((reply) => reply.status === 409)
+        .forEach((reply) => expectProblem(reply, 409, 'username-taken'));
     });
 
     it('takes usernames of 3 to 32 characters', async () => {
@@ -91,7 +101,9 @@ describe('users', () => {
 
     it('gives nobody a role, a version or an id of their own choice', async () => {
       for (const extra of ['roles', 'id', 'version', 'isAdmin', 'createdAt', 'deletedAt'])
-        expect(faultsOf(await register({ [extra]: ['admin'] }))).toEqual([`/${extra} unknown-property`]);
+        expect(faultsOf(await register({ [extra]: ['admin'] }))).toEqual([
+          `/${extra} unknown-property`,
+        ]);
     });
   });
 
@@ -105,7 +117,8 @@ describe('users', () => {
         `${'long lines of words that nobody guesses, '.repeat(4).slice(0, 127)}🐙`,
         '   spaces   count   ',
       ];
-      for (const password of fine) expect([password, await status(register({ password }))]).toEqual([password, 201]);
+      for (const password of fine)
+        expect([password, await status(register({ password }))]).toEqual([password, 201]);
       for (const password of [
         '🐙🦀🐡🦈🐳🐬🦭🐧🦜🦢🦩🐊🐢🦎',
         'fourteen chars',
@@ -157,7 +170,14 @@ describe('users', () => {
       const username = `lighthouse.keeper.${Date.now().toString(36)}`;
       const email = `${username}@windy-shore.example`;
       const mine = [
-        ...[username, username.toUpperCase(), email, email.toUpperCase(), `${username}2026!`, `x-${email}-1`],
+        ...[
+          username,
+          username.toUpperCase(),
+          email,
+          email.toUpperCase(),
+          `${username}2026!`,
+          `x-${email}-1`,
+        ],
         ...[
           'lighthouse keeper',
           'LightHouse_Keeper_99',
@@ -187,8 +207,12 @@ describe('users', () => {
       expect([...accented]).toHaveLength(3);
       const words = 'lőng wörds thát nobódy guessés, '.repeat(4).normalize('NFC').slice(0, 120);
       expect(await status(register({ password: words + accented.repeat(8) }))).toBe(201);
-      expect(pointersOf(await register({ password: words + accented.repeat(9) }))).toEqual(['/password']);
-      expect(pointersOf(await register({ password: 'gélé òù çà'.normalize('NFD') }))).toEqual(['/password']);
+      expect(pointersOf(await register({ password: words + accented.repeat(9) }))).toEqual([
+        '/password',
+      ]);
+      expect(pointersOf(await register({ password: 'gélé òù çà'.normalize('NFD') }))).toEqual([
+        '/password',
+      ]);
     });
 
     it('are the same in either normal form', async () => {
@@ -207,24 +231,31 @@ describe('users', () => {
       const change = (body: object): Promise<Reply> =>
         app.call('PUT', `/v1/users/${someone.id}/password`, { token: someone.token, body });
 
-      expectProblem(await change({ currentPassword: 'not the one it was', newPassword: next }), 403, 'wrong-password');
-      expect(pointersOf(await change({ currentPassword: PASSWORD, newPassword: 'too short' }))).toEqual([
-        '/newPassword',
-      ]);
-      expect(faultsOf(await change({ currentPassword: PASSWORD, newPassword: 'passwordpassword' }))).toEqual([
-        '/newPassword common',
-      ]);
-      expect(faultsOf(await change({ currentPassword: PASSWORD, newPassword: someone.email }))).toEqual([
-        '/newPassword own-name',
-      ]);
+      expectProblem(
+        await change({ currentPassword: 'not the one it was', newPassword: next }),
+        403,
+        'wrong-password',
+      );
+      expect(
+        pointersOf(await change({ currentPassword: PASSWORD, newPassword: 'too short' })),
+      ).toEqual(['/newPassword']);
+      expect(
+        faultsOf(await change({ currentPassword: PASSWORD, newPassword: 'passwordpassword' })),
+      ).toEqual(['/newPassword common']);
+      expect(
+        faultsOf(await change({ currentPassword: PASSWORD, newPassword: someone.email })),
+      ).toEqual(['/newPassword own-name']);
       for (const token of others) expect(await status(get('/v1/users/me', token))).toBe(200);
 
       const changed = await change({ currentPassword: PASSWORD, newPassword: next });
       expect([changed.status, changed.text]).toEqual([204, '']);
-      for (const token of others) expectProblem(await get('/v1/users/me', token), 401, 'unauthenticated');
+      for (const token of others)
+        expectProblem(await get('/v1/users/me', token), 401, 'unauthenticated');
       expect(await status(get('/v1/users/me', someone.token))).toBe(200);
       expectProblem(
-        await app.call('POST', '/v1/sessions', { body: { username: someone.username, password: PASSWORD } }),
+        await app.call('POST', '/v1/sessions', {
+          body: { username: someone.username, password: PASSWORD },
+        }),
         401,
         'invalid-credentials',
       );
@@ -248,7 +279,11 @@ describe('users', () => {
 
   describe('reading', () => {
     it('is for oneself and an admin; to others there is no such user', async () => {
-      const [someone, stranger, support] = [await person(app), await person(app), await supportPerson(app)];
+      const [someone, stranger, support] = [
+        await person(app),
+        await person(app),
+        await supportPerson(app),
+      ];
       const me = await get('/v1/users/me', someone.token);
       expect(me.body).toMatchObject({
         id: someone.id,
@@ -274,28 +309,34 @@ describe('users', () => {
       const someone = await person(app);
       const path = `/v1/users/${someone.id}`;
       const read = await get(path, someone.token);
-      expect(['etag', 'cache-control', 'cache-status'].map((name) => read.headers.get(name))).toEqual([
+      expect(
+        ['etag', 'cache-control', 'cache-status'].map((name) => read.headers.get(name)),
+      ).toEqual([
         '"1"',
         'private, no-cache',
         'holdfast; hit', // the guard has just read it
       ]);
-      expect((await get(path, someone.token, { 'Cache-Control': 'no-cache' })).headers.get('cache-status')).toBe(
-        'holdfast; fwd=request',
-      );
+      expect(
+        (await get(path, someone.token, { 'Cache-Control': 'no-cache' })).headers.get(
+          'cache-status',
+        ),
+      ).toBe('holdfast; fwd=request');
       for (const tags of ['"1"', 'W/"1"', '"0", "1"', '*']) {
         const same = await get(path, someone.token, { 'If-None-Match': tags });
-        expect([same.status, same.text, same.headers.get('etag'), same.headers.get('cache-control')]).toEqual([
-          304,
-          '',
-          '"1"',
-          'private, no-cache',
-        ]);
+        expect([
+          same.status,
+          same.text,
+          same.headers.get('etag'),
+          same.headers.get('cache-control'),
+        ]).toEqual([304, '', '"1"', 'private, no-cache']);
         expect(same.headers.get('cache-status')).toBe('holdfast; hit');
         expect(same.headers.get('content-type')).toBeNull();
       }
       for (const tags of ['"2"', '1', '"11"'])
         expect(await status(get(path, someone.token, { 'If-None-Match': tags }))).toBe(200);
-      expect((await get('/v1/users/me', someone.token, { 'If-None-Match': '"1"' })).status).toBe(304);
+      expect((await get('/v1/users/me', someone.token, { 'If-None-Match': '"1"' })).status).toBe(
+        304,
+      );
     });
   });
 
@@ -322,7 +363,9 @@ describe('users', () => {
       await patch(someone.id, someone.token, { username: renamed }, '*');
       expect([await find(someone.username), await find(renamed)]).toEqual([[], [someone.id]]);
       expect(pointersOf(await get('/v1/users?username=a%20b', admin))).toEqual(['/username']);
-      expect(pointersOf(await get(`/v1/users?username=${renamed}&cursor=W10`, admin))).toEqual(['/cursor']);
+      expect(pointersOf(await get(`/v1/users?username=${renamed}&cursor=W10`, admin))).toEqual([
+        '/cursor',
+      ]);
     });
 
     it('pages newest first by Link, each user once, while users come and go', async () => {
@@ -343,10 +386,12 @@ describe('users', () => {
         }
       }
       expect(new Set(seen).size).toBe(seen.length);
-      expect(seen.filter((id) => people.some((one) => one.id === id))).toEqual(people.map(({ id }) => id).reverse());
-      expect((await get('/v1/users?limit=100', admin)).body.data.map(({ id }: Person) => id)).not.toContain(
-        people[6]?.id,
+      expect(seen.filter((id) => people.some((one) => one.id === id))).toEqual(
+        people.map(({ id }) => id).reverse(),
       );
+      expect(
+        (await get('/v1/users?limit=100', admin)).body.data.map(({ id }: Person) => id),
+      ).not.toContain(people[6]?.id);
     });
   });
 
@@ -360,7 +405,10 @@ describe('users', () => {
         expectProblem(stale, 412, 'version-mismatch');
         expect(stale.headers.get('etag')).toBe('"1"');
       }
-      expect((await get('/v1/users/me', someone.token)).body).toMatchObject({ version: 1, email: someone.email });
+      expect((await get('/v1/users/me', someone.token)).body).toMatchObject({
+        version: 1,
+        email: someone.email,
+      });
     });
 
     it('takes the tag, a list with it, a repeated header, or *', async () => {
@@ -370,12 +418,12 @@ describe('users', () => {
         const email = `${uniqueName()}@example.com`;
         const reply = await patch(someone.id, someone.token, { email }, tags);
         version++;
-        expect([reply.status, reply.body.version, reply.headers.get('etag'), reply.body.email]).toEqual([
-          200,
-          version,
-          `"${version}"`,
-          email,
-        ]);
+        expect([
+          reply.status,
+          reply.body.version,
+          reply.headers.get('etag'),
+          reply.body.email,
+        ]).toEqual([200, version, `"${version}"`, email]);
         expect((await get('/v1/users/me', someone.token)).body).toEqual(reply.body);
         expect(reply.body.updatedAt >= reply.body.createdAt).toBe(true);
       }
@@ -384,9 +432,14 @@ describe('users', () => {
     it('lets one of many writers with the same tag win', async () => {
       const someone = await person(app);
       const replies = await Promise.all(
-        Array.from({ length: 8 }, () => patch(someone.id, someone.token, { username: uniqueName() }, '"1"')),
+        Array.from({ length: 8 }, () =>
+          patch(someone.id, someone.token, { username: uniqueName() }, '"1"'),
+        ),
       );
-      expect(replies.map((reply) => reply.status).sort()).toEqual([200, ...Array<number>(7).fill(412)]);
+      expect(replies.map((reply) => reply.status).sort()).toEqual([
+        200,
+        ...Array<number>(7).fill(412),
+      ]);
       const won = replies.find((reply) => reply.status === 200) as Reply;
       expect((await get('/v1/users/me', someone.token)).body).toEqual(won.body);
     });
@@ -403,9 +456,10 @@ describe('users', () => {
         409,
         'email-taken',
       );
-      expect((await patch(someone.id, admin, { username: someone.username.toUpperCase() }, '"1"')).body.username).toBe(
-        someone.username,
-      );
+      expect(
+        (await patch(someone.id, admin, { username: someone.username.toUpperCase() }, '"1"')).body
+          .username,
+      ).toBe(someone.username);
     });
 
     it('touches nothing but username and email', async () => {
@@ -415,7 +469,9 @@ describe('users', () => {
           `/${name} unknown-property`,
         ]);
       for (const name of ['username', 'email'])
-        expect(pointersOf(await patch(someone.id, someone.token, { [name]: null }, '*'))).toEqual([`/${name}`]);
+        expect(pointersOf(await patch(someone.id, someone.token, { [name]: null }, '*'))).toEqual([
+          `/${name}`,
+        ]);
       const same = await patch(someone.id, someone.token, {}, '"1"');
       expect([same.status, same.body.version]).toEqual([200, 1]);
     });
@@ -429,12 +485,12 @@ describe('users', () => {
       const someone = await person(app);
       expectProblem(await get('/v1/users', someone.token), 403, 'forbidden');
       const raised = await setRoles(someone.id, admin, ['user', 'admin']);
-      expect([raised.status, raised.body.roles, raised.body.version, raised.headers.get('etag')]).toEqual([
-        200,
-        ['user', 'admin'],
-        2,
-        '"2"',
-      ]);
+      expect([
+        raised.status,
+        raised.body.roles,
+        raised.body.version,
+        raised.headers.get('etag'),
+      ]).toEqual([200, ['user', 'admin'], 2, '"2"']);
       expect(await status(get('/v1/users', someone.token))).toBe(200);
       await setRoles(someone.id, admin, ['user']);
       expectProblem(await get('/v1/users', someone.token), 403, 'forbidden');
@@ -462,11 +518,14 @@ describe('users', () => {
         {},
       ])
         expect(pointersOf(await setRoles(someone.id, admin, roles))).toEqual(['/roles']);
-      expectProblem(await setRoles(someone.id, admin, ['user'], { 'If-Match': '"9"' }), 412, 'version-mismatch');
-      expect((await setRoles(someone.id, admin, ['support', 'user'], { 'If-Match': '"1"' })).body.roles).toEqual([
-        'support',
-        'user',
-      ]);
+      expectProblem(
+        await setRoles(someone.id, admin, ['user'], { 'If-Match': '"9"' }),
+        412,
+        'version-mismatch',
+      );
+      expect(
+        (await setRoles(someone.id, admin, ['support', 'user'], { 'If-Match': '"1"' })).body.roles,
+      ).toEqual(['support', 'user']);
     });
   });
 
@@ -481,7 +540,9 @@ describe('users', () => {
       for (const token of [someone.token, second])
         expectProblem(await get('/v1/users/me', token), 401, 'unauthenticated');
       expectProblem(
-        await app.call('POST', '/v1/sessions', { body: { username: someone.username, password: PASSWORD } }),
+        await app.call('POST', '/v1/sessions', {
+          body: { username: someone.username, password: PASSWORD },
+        }),
         401,
         'invalid-credentials',
       );
@@ -502,7 +563,9 @@ describe('users', () => {
       const heir = await register({ username: someone.username, email: someone.email });
       expect(heir.status).toBe(201);
       expect(heir.body.id).not.toBe(someone.id);
-      expect((await get(`/v1/users?username=${someone.username}`, admin)).body.data).toEqual([heir.body]);
+      expect((await get(`/v1/users?username=${someone.username}`, admin)).body.data).toEqual([
+        heir.body,
+      ]);
       expect((await get('/v1/orders', await logIn(app, someone.username))).body.data).toEqual([]);
     });
 

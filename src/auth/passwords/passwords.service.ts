@@ -52,8 +52,12 @@ const fold = (text: string): string => text.normalize('NFKD').replace(/\p{M}/gu,
 const bare = (folded: string): string => folded.replace(/[^\p{L}\p{N}]/gu, '');
 /** A name or an address and its parts, longest first: what is taken out of a password must not hide a longer word. */
 const wordsOf = (names: readonly string[]): string[] => {
-  const parts = names.map(fold).flatMap((name) => [name, bare(name), ...name.split(/[^\p{L}\p{N}]+/u)]);
-  return [...new Set(parts)].filter(({ length }) => length > 2).sort((one, other) => other.length - one.length);
+  const parts = names
+    .map(fold)
+    .flatMap((name) => [name, bare(name), ...name.split(/[^\p{L}\p{N}]+/u)]);
+  return [...new Set(parts)]
+    .filter(({ length }) => length > 2)
+    .sort((one, other) => other.length - one.length);
 };
 const isMadeOf = (folded: string, words: readonly string[]): boolean => {
   const rest = words.reduce((left, word) => left.replaceAll(word, ' '), folded);
@@ -70,7 +74,10 @@ export class Passwords implements OnApplicationShutdown {
     niceIncrement: NICE,
   });
   private readonly slots = bulkhead(RUNNING, WAITING);
-  private readonly analyser = new ZxcvbnFactory({ dictionary: common.dictionary, graphs: common.adjacencyGraphs });
+  private readonly analyser = new ZxcvbnFactory({
+    dictionary: common.dictionary,
+    graphs: common.adjacencyGraphs,
+  });
   /** What an unknown user's password is verified against, so that it costs what a known one's does. */
   private readonly decoy = this.hash('the password of nobody at all');
 
@@ -87,7 +94,11 @@ export class Passwords implements OnApplicationShutdown {
     const folded = fold(password);
     const own = wordsOf(names);
     if (isMadeOf(folded, own) || isMadeOf(bare(folded), own))
-      throw invalid(field, 'own-name', `${field} must not be made of the username or the email address`);
+      throw invalid(
+        field,
+        'own-name',
+        `${field} must not be made of the username or the email address`,
+      );
     if (
       isMadeOf(folded, CONTEXT_WORDS) ||
       this.isCommon(folded, own, 'typed') ||
@@ -100,7 +111,8 @@ export class Passwords implements OnApplicationShutdown {
     const looked = [...folded].slice(0, LOOKED_AT).join('');
     const { sequence, guessesLog10 } = this.analyser.check(looked, [...own, ...CONTEXT_WORDS]);
     const [whole] = sequence;
-    const patterned = sequence.length === 1 && whole !== undefined && WEAK_PATTERNS.has(whole.pattern);
+    const patterned =
+      sequence.length === 1 && whole !== undefined && WEAK_PATTERNS.has(whole.pattern);
     return looked.length > 0 && (patterned || guessesLog10 < FEW_GUESSES_LOG10[form]);
   }
 
@@ -137,16 +149,22 @@ export class Passwords implements OnApplicationShutdown {
 
   /** Whether a hash (a PHC string) was made with less than today's parameters. */
   isOutdated(passwordHash: string): boolean {
-    const [, memory, passes, lanes] = /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/.exec(passwordHash) ?? [];
+    const [, memory, passes, lanes] =
+      /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/.exec(passwordHash) ?? [];
     const { memoryCost, timeCost, parallelism } = ARGON2ID;
-    return !(Number(memory) >= memoryCost && Number(passes) >= timeCost && Number(lanes) >= parallelism);
+    return !(
+      Number(memory) >= memoryCost &&
+      Number(passes) >= timeCost &&
+      Number(lanes) >= parallelism
+    );
   }
 
   private async bounded<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await this.slots.execute(work);
     } catch (error) {
-      if (error instanceof BulkheadRejectedError) throw problems.overloaded(undefined, { ...retryLater, cause: error });
+      if (error instanceof BulkheadRejectedError)
+        throw problems.overloaded(undefined, { ...retryLater, cause: error });
       throw error;
     }
   }

@@ -34,9 +34,18 @@ export class LastUses implements OnModuleInit, OnApplicationShutdown {
   ) {
     this.everyMs = Math.min(SEEN_EVERY_MS, config.sessionIdleSeconds * 100);
     const gauge = (name: string, help: string, value: () => number): void => {
-      const it: Gauge = new Gauge({ name, help, registers: [registry], collect: () => it.set(value()) });
+      const it: Gauge = new Gauge({
+        name,
+        help,
+        registers: [registry],
+        collect: () => it.set(value()),
+      });
     };
-    gauge('holdfast_sessions_unflushed', 'Sessions whose last use is not written yet', () => this.noted.size);
+    gauge(
+      'holdfast_sessions_unflushed',
+      'Sessions whose last use is not written yet',
+      () => this.noted.size,
+    );
     gauge(
       'holdfast_sessions_unflushed_oldest_seconds',
       'Age of the oldest use that is not written yet: what a crash would lose; 0 when none waits',
@@ -46,13 +55,17 @@ export class LastUses implements OnModuleInit, OnApplicationShutdown {
 
   onModuleInit(): void {
     const flush = (): void =>
-      void this.flush().catch((error: unknown) => this.logger.warn(`last uses wait: ${String(error)}`));
+      void this.flush().catch((error: unknown) =>
+        this.logger.warn(`last uses wait: ${String(error)}`),
+      );
     this.timer = setInterval(flush, Math.min(FLUSH.everyMs, this.everyMs)).unref();
   }
 
   async onApplicationShutdown(): Promise<void> {
     clearInterval(this.timer);
-    await this.flush().catch((error: unknown) => this.logger.warn(`last uses were not written: ${String(error)}`));
+    await this.flush().catch((error: unknown) =>
+      this.logger.warn(`last uses were not written: ${String(error)}`),
+    );
   }
 
   /** The last use of a session that is not in the database yet. */

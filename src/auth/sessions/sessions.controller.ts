@@ -1,5 +1,16 @@
 /** Logging in and out. */
-import { Body, Controller, Delete, Get, HttpCode, Param, Post, Query, Req, Res } from '@nestjs/common';
+import {
+  Body,
+  Controller,
+  Delete,
+  Get,
+  HttpCode,
+  Param,
+  Post,
+  Query,
+  Req,
+  Res,
+} from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../config.js';
@@ -17,7 +28,10 @@ import { AuthService } from './auth.service.js';
 import { SessionsService } from './sessions.service.js';
 
 class EndSessionsQuery {
-  @OneOf(['current'], { optional: true, description: '"current": the session of this request stays.' })
+  @OneOf(['current'], {
+    optional: true,
+    description: '"current": the session of this request stays.',
+  })
   keep?: 'current';
 }
 
@@ -52,7 +66,10 @@ export class SessionsController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<NewSessionView> {
-    const { session, token } = await this.auth.logIn(body, { userAgent: userAgentOf(request), ip: addressOf(request) });
+    const { session, token } = await this.auth.logIn(body, {
+      userAgent: userAgentOf(request),
+      ip: addressOf(request),
+    });
     request.account = session.userId;
     void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
     return { ...sessionView(session, this.config.sessionIdleSeconds, session.id), token };
@@ -69,7 +86,10 @@ export class SessionsController {
   })
   async listSessions(@CurrentActor() actor: Actor): Promise<SessionList> {
     const rows = await this.sessions.list(actor.userId);
-    return { data: rows.map((row) => sessionView(row, this.config.sessionIdleSeconds, actor.sessionId)), next: null };
+    return {
+      data: rows.map((row) => sessionView(row, this.config.sessionIdleSeconds, actor.sessionId)),
+      next: null,
+    };
   }
 
   @Get('current')
@@ -82,8 +102,15 @@ export class SessionsController {
     headers: ['Cache-Control', 'Cache-Status'],
     accepts: ['Cache-Control'],
   })
-  async getCurrentSession(@CurrentActor() actor: Actor, @CurrentReading() reading: Reading): Promise<SessionView> {
-    return sessionView(await this.sessions.current(actor, reading), this.config.sessionIdleSeconds, actor.sessionId);
+  async getCurrentSession(
+    @CurrentActor() actor: Actor,
+    @CurrentReading() reading: Reading,
+  ): Promise<SessionView> {
+    return sessionView(
+      await this.sessions.current(actor, reading),
+      this.config.sessionIdleSeconds,
+      actor.sessionId,
+    );
   }
 
   @Delete('current')
@@ -91,7 +118,8 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'Log out',
-    description: 'Ends the session of this request. From this answer on, no node accepts its token.',
+    description:
+      'Ends the session of this request. From this answer on, no node accepts its token.',
     status: 204,
     returns: 'The session has ended.',
   })
@@ -104,7 +132,8 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'End one of the own sessions',
-    description: 'Ends a session of the caller, here or elsewhere. From this answer on, no node accepts its token.',
+    description:
+      'Ends a session of the caller, here or elsewhere. From this answer on, no node accepts its token.',
     status: 204,
     returns: 'The session has ended.',
     problems: [problems.notFound],
@@ -124,7 +153,10 @@ export class SessionsController {
     returns: 'The sessions have ended.',
     problems: [problems.validationFailed],
   })
-  async endSessions(@Query() { keep }: EndSessionsQuery, @CurrentActor() actor: Actor): Promise<void> {
+  async endSessions(
+    @Query() { keep }: EndSessionsQuery,
+    @CurrentActor() actor: Actor,
+  ): Promise<void> {
     await this.sessions.endOwn(actor, keep === 'current');
   }
 }

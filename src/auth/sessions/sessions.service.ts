@@ -49,7 +49,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
   ) {}
 
   onModuleInit(): void {
-    const purge = (): void => void this.purge().catch((error: unknown) => this.logger.warn(String(error)));
+    const purge = (): void =>
+      void this.purge().catch((error: unknown) => this.logger.warn(String(error)));
     this.timer = setInterval(purge, PURGE.everyMs).unref();
   }
 
@@ -71,11 +72,20 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     this.userOfToken.set(tokenHash, user.id);
     this.lastUses.note(session);
     const { id } = session;
-    return { userId: user.id, roles: user.roles, sessionId: id, hold: (transaction) => this.hold(transaction, id) };
+    return {
+      userId: user.id,
+      roles: user.roles,
+      sessionId: id,
+      hold: (transaction) => this.hold(transaction, id),
+    };
   }
 
   /** Makes a session for a user that the transaction has locked. The token is in the answer and nowhere else. */
-  async start(transaction: Transaction, userId: string, origin: Origin): Promise<{ session: Session; token: string }> {
+  async start(
+    transaction: Transaction,
+    userId: string,
+    origin: Origin,
+  ): Promise<{ session: Session; token: string }> {
     const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
     const now = new Date();
     const ids = await transaction.manager
@@ -86,7 +96,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
       .offset(SESSIONS_OF_A_USER - 1)
       .getMany();
     // Locked before they are removed: a use that is written at this moment would move a version, and the row would stay.
-    if (ids.length > 0) await this.endEach(transaction, await lock(transaction, { id: In(ids.map(({ id }) => id)) }));
+    if (ids.length > 0)
+      await this.endEach(transaction, await lock(transaction, { id: In(ids.map(({ id }) => id)) }));
     const session = await transaction.insert(Session, {
       id: uuidv7(),
       userId,
@@ -152,7 +163,8 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
    */
   async lockAll(transaction: Transaction, actor: Actor, userId = actor.userId): Promise<Session[]> {
     const sessions = await lock(transaction, { userId });
-    if (userId === actor.userId && !sessions.some(({ id }) => id === actor.sessionId)) throw problems.unauthenticated();
+    if (userId === actor.userId && !sessions.some(({ id }) => id === actor.sessionId))
+      throw problems.unauthenticated();
     return sessions;
   }
 
@@ -162,7 +174,11 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     for (const session of sessions) {
       if (!(await transaction.remove(session))) continue;
       const data = { version: session.version + 1, userId: session.userId };
-      await this.outbox.append(transaction, { type: 'session.ended', subject: `sessions/${session.id}`, data });
+      await this.outbox.append(transaction, {
+        type: 'session.ended',
+        subject: `sessions/${session.id}`,
+        data,
+      });
     }
   }
 
@@ -185,7 +201,9 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
 
   private withLatestUse(session: Session): Session {
     const seen = this.lastUses.of(session.id);
-    return seen && seen > session.lastSeenAt ? Object.assign(new Session(), session, { lastSeenAt: seen }) : session;
+    return seen && seen > session.lastSeenAt
+      ? Object.assign(new Session(), session, { lastSeenAt: seen })
+      : session;
   }
 
   /**

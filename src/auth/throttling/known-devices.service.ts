@@ -35,7 +35,8 @@ export class KnownDevices implements OnModuleInit, OnApplicationShutdown {
 
   onModuleInit(): void {
     this.timer = setInterval(
-      () => void this.purge().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
+      () =>
+        void this.purge().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
       FORGOTTEN.everyMs,
     ).unref();
   }

@@ -59,7 +59,11 @@ export class Guesses {
   constructor(@Inject(REDIS_CLIENT) redis: RedisClient | undefined) {
     const countersOf = (kind: GuessKind): readonly Counter[] =>
       GUESS_WINDOWS[kind].map(({ failures, seconds }) =>
-        counter(redis, { keyPrefix: `hf:guess:${kind}:${seconds}`, points: failures, duration: seconds }),
+        counter(redis, {
+          keyPrefix: `hf:guess:${kind}:${seconds}`,
+          points: failures,
+          duration: seconds,
+        }),
       );
     this.counters = {
       account: countersOf('account'),
@@ -99,7 +103,9 @@ export class Guesses {
    */
   async wasRight(guess: Guess): Promise<void> {
     await Promise.all(
-      this.each(guess).map(({ kind, counter: one, key }) => (kind === 'address' ? one.reward(key) : one.delete(key))),
+      this.each(guess).map(({ kind, counter: one, key }) =>
+        kind === 'address' ? one.reward(key) : one.delete(key),
+      ),
     );
   }
 

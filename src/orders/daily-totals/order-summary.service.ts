@@ -50,7 +50,8 @@ export class OrderSummaryService {
     const first = from ?? dayOf(Date.parse(last) - (DEFAULT_DAYS - 1) * DAY_MS);
     const days = (Date.parse(last) - Date.parse(first)) / DAY_MS + 1;
     if (days < 1) throw invalid('to', 'range', 'to must not be before from');
-    if (days > MOST_DAYS) throw invalid('to', 'range', `from and to must be at most ${MOST_DAYS} days apart`);
+    if (days > MOST_DAYS)
+      throw invalid('to', 'range', `from and to must be at most ${MOST_DAYS} days apart`);
 
     const key = `orders:summary:2:${first}:${last}`;
     const kept = reading.fresh ? undefined : await this.cache.get<DatedSummary>(key);

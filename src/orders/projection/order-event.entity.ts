@@ -12,7 +12,10 @@ export class OrderEvent {
   orderId: string;
 
   /** The order's version after this event. */
-  @PrimaryColumn('bigint', { transformer: safeInteger, primaryKeyConstraintName: 'order_events_pkey' })
+  @PrimaryColumn('bigint', {
+    transformer: safeInteger,
+    primaryKeyConstraintName: 'order_events_pkey',
+  })
   version: number;
 
   /** Also the routing key under which it is published, e.g. `order.placed`. */

@@ -6,7 +6,13 @@
  * to the present one, step by step, so that `evolve` knows one form only.
  */
 import type { Order, OrderItem } from './order.entity.js';
-import { INITIAL, ORDER_CHANGED, ORDER_PLACED, type OrderStatus, TRANSITIONS } from './order-lifecycle.js';
+import {
+  INITIAL,
+  ORDER_CHANGED,
+  ORDER_PLACED,
+  type OrderStatus,
+  TRANSITIONS,
+} from './order-lifecycle.js';
 
 /** The number that events are written with now. 2: the total that was agreed stands in the event. */
 export const EVENT_SCHEMA = 2;
@@ -35,7 +41,9 @@ export interface StoredFact extends OrderFact {
   readonly schema: number;
 }
 
-const STATUS_AFTER: ReadonlyMap<string, OrderStatus> = new Map(TRANSITIONS.map(({ event, to }) => [event, to]));
+const STATUS_AFTER: ReadonlyMap<string, OrderStatus> = new Map(
+  TRANSITIONS.map(({ event, to }) => [event, to]),
+);
 
 /** Sum of quantity × unit price in minor units; NaN when it is no safe integer. Each step is exact below 2^53. */
 export function totalOf(items: readonly OrderItem[]): number {
@@ -48,7 +56,9 @@ const withTotal = (data: OrderFact['data']): OrderFact['data'] =>
   data.items === undefined ? data : { ...data, total: totalOf(data.items as OrderItem[]) };
 
 /** An order is placed. */
-export const placed = (order: Pick<OrderState, 'userId' | 'currency' | 'items' | 'note'>): OrderFact => ({
+export const placed = (
+  order: Pick<OrderState, 'userId' | 'currency' | 'items' | 'note'>,
+): OrderFact => ({
   type: ORDER_PLACED,
   data: withTotal(order),
 });
@@ -69,7 +79,8 @@ export function upcast({ type, data, schema }: StoredFact): OrderFact {
   let fact: OrderFact = { type, data };
   for (let number = schema; number !== EVENT_SCHEMA; number++) {
     const step = UPCASTERS[number];
-    if (!step) throw new Error(`${type} has schema ${schema}, this release knows 1 to ${EVENT_SCHEMA}`);
+    if (!step)
+      throw new Error(`${type} has schema ${schema}, this release knows 1 to ${EVENT_SCHEMA}`);
     fact = step(fact);
   }
   return fact;
@@ -84,7 +95,11 @@ export function evolve(state: OrderState | null, { type, data }: OrderFact): Ord
   }
   if (!state) throw new Error(`${type} before ${ORDER_PLACED}`);
   if (type === ORDER_CHANGED) {
-    const { items = state.items, total = state.total, note = state.note } = data as Partial<OrderState>;
+    const {
+      items = state.items,
+      total = state.total,
+      note = state.note,
+    } = data as Partial<OrderState>;
     return { ...state, items, total, note };
   }
   if (type === REBUILT) return state;
@@ -94,5 +109,8 @@ export function evolve(state: OrderState | null, { type, data }: OrderFact): Ord
 }
 
 /** The state after these events, which follow `state`. @throws Error for a sequence that no order can have */
-export const replay = (events: readonly StoredFact[], state: OrderState | null = null): OrderState | null =>
+export const replay = (
+  events: readonly StoredFact[],
+  state: OrderState | null = null,
+): OrderState | null =>
   events.reduce<OrderState | null>((before, event) => evolve(before, upcast(event)), state);

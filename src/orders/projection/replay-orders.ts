@@ -77,7 +77,8 @@ export async function* replayOrders(
 
 function begin(event: EventRow): ReplayedOrder | BrokenHistory {
   const { order_id: id, version, type, occurred_at: at } = event;
-  if (Number(version) !== 1 || type !== ORDER_PLACED) return { id, fault: `begins with ${type} as version ${version}` };
+  if (Number(version) !== 1 || type !== ORDER_PLACED)
+    return { id, fault: `begins with ${type} as version ${version}` };
   return attempt(id, () => ({
     id,
     state: replay([event]) as OrderState,
@@ -88,7 +89,10 @@ function begin(event: EventRow): ReplayedOrder | BrokenHistory {
   }));
 }
 
-function follow(order: ReplayedOrder | BrokenHistory, event: EventRow): ReplayedOrder | BrokenHistory {
+function follow(
+  order: ReplayedOrder | BrokenHistory,
+  event: EventRow,
+): ReplayedOrder | BrokenHistory {
   if ('fault' in order) return order;
   return attempt(order.id, () => ({
     ...order,

@@ -42,7 +42,8 @@ export const POLICY = {
 
 export type Action = keyof typeof POLICY;
 
-export const ruleOf = (action: string): Rule | undefined => (POLICY as Readonly<Record<string, Rule>>)[action];
+export const ruleOf = (action: string): Rule | undefined =>
+  (POLICY as Readonly<Record<string, Rule>>)[action];
 
 /** In which relation to an object a caller may be. */
 export type Party = 'owner' | 'support' | 'admin';
@@ -57,19 +58,27 @@ const OWNER: readonly Party[] = ['owner'];
 const OF_USER: readonly Party[] = ['owner', 'admin'];
 const OF_ORDER: readonly Party[] = ['owner', 'support', 'admin'];
 const profile: FieldRule = { see: OF_USER, set: { by: OF_USER, how: 'registering; PATCH' } };
-const whilePlaced: FieldRule = { see: OF_ORDER, set: { by: OWNER, how: 'placing; PATCH while `placed`' } };
+const whilePlaced: FieldRule = {
+  see: OF_ORDER,
+  set: { by: OWNER, how: 'placing; PATCH while `placed`' },
+};
 
 /**
  * Who may see and set which field of what is kept; a field without a row is neither seen nor set. `owner` of a user is that
  * user. `status` is moved by an order's actions.
  */
-export const FIELDS: Readonly<Record<'user' | 'session' | 'order', Readonly<Record<string, FieldRule>>>> = {
+export const FIELDS: Readonly<
+  Record<'user' | 'session' | 'order', Readonly<Record<string, FieldRule>>>
+> = {
   user: {
     id: { see: OF_USER },
     username: profile,
     email: profile,
     roles: { see: OF_USER, set: { by: ['admin'], how: 'PUT roles' } },
-    password: { see: [], set: { by: OWNER, how: 'registering; PUT password, by who knows the current one' } },
+    password: {
+      see: [],
+      set: { by: OWNER, how: 'registering; PUT password, by who knows the current one' },
+    },
     version: { see: OF_USER },
     createdAt: { see: OF_USER },
     updatedAt: { see: OF_USER },
@@ -106,7 +115,10 @@ export const FIELDS: Readonly<Record<'user' | 'session' | 'order', Readonly<Reco
 };
 
 /** The rule in words. */
-export function inWords(action: string, { anyone, authenticated, owner, roles = [] }: Rule): string {
+export function inWords(
+  action: string,
+  { anyone, authenticated, owner, roles = [] }: Rule,
+): string {
   if (anyone) return 'anyone, without a session.';
   if (authenticated) return 'any caller with a session.';
   const itself = action.startsWith('user.') ? 'the user itself' : 'the owner';
@@ -116,7 +128,8 @@ export function inWords(action: string, { anyone, authenticated, owner, roles = 
 for (const [action, rule] of Object.entries(POLICY)) callers.set(action, inWords(action, rule));
 
 /** Whether an actor whom the rule does not let do this may still know of the object. */
-export const sees = ({ seenBy = [] }: Rule, { roles }: Actor): boolean => seenBy.some((role) => roles.includes(role));
+export const sees = ({ seenBy = [] }: Rule, { roles }: Actor): boolean =>
+  seenBy.some((role) => roles.includes(role));
 
 /** Whether the rule lets this actor do this to an object of `ownerId` (absent: to no particular object). */
 export function allows(rule: Rule, actor: Actor | undefined, ownerId?: string): boolean {

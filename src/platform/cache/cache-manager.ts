@@ -13,16 +13,18 @@ const MOST_ENTRIES = 1_000;
 const PATIENCE_MS = 200;
 
 const orMiss = <T>(call: Promise<T>): Promise<T | undefined> =>
-  Promise.race([call, new Promise<undefined>((resolve) => setTimeout(resolve, PATIENCE_MS, undefined).unref())]).catch(
-    () => undefined,
-  );
+  Promise.race([
+    call,
+    new Promise<undefined>((resolve) => setTimeout(resolve, PATIENCE_MS, undefined).unref()),
+  ]).catch(() => undefined);
 
 /** Keyv hands `set` a number of milliseconds where lru-cache takes options: passed on as it is, every set throws, unseen. */
 function memoryStore(): Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear'> {
   const entries = new LRUCache<string, object>({ max: MOST_ENTRIES });
   return {
     get: (key) => Promise.resolve(entries.get(key) as never),
-    set: (key, value, ttl) => void entries.set(key, value as object, ttl === undefined ? {} : { ttl }),
+    set: (key, value, ttl) =>
+      void entries.set(key, value as object, ttl === undefined ? {} : { ttl }),
     delete: (key) => Promise.resolve(entries.delete(key)),
     clear: () => Promise.resolve(entries.clear()),
   };
@@ -34,7 +36,9 @@ export async function keyvStore(client: RedisCommands | undefined): Promise<Keyv
   // Loaded where it is used: it brings every Redis module with it, which a start without Redis need not wait for.
   const { redisInsStore: storeOf } = await import('cache-manager-redis-yet');
   // The package is typed for a node-redis 4 client; these commands (GET, SET PX, DEL) are all that it is asked for here.
-  const redis = storeOf(client as unknown as Parameters<typeof redisInsStore>[0], { keyPrefix: 'hf:eventual' });
+  const redis = storeOf(client as unknown as Parameters<typeof redisInsStore>[0], {
+    keyPrefix: 'hf:eventual',
+  });
   const adapter: Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear' | 'opts' | 'on'> = {
     opts: {},
     get: (key) => orMiss(redis.get(key)) as Promise<never>,

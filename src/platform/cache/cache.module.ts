@@ -24,7 +24,12 @@ import { type CachedRow, cachedOptionsOf, cachedRepositoryToken } from './cached
 import { DatabaseInvalidations } from './database-invalidations.js';
 import { GuardedStore } from './guarded.store.js';
 import { ReadGate } from './read-gate.js';
-import { CachedEntities, DEGRADED_WRITES, type DegradedWrites, InvalidationService } from './invalidation.service.js';
+import {
+  CachedEntities,
+  DEGRADED_WRITES,
+  type DegradedWrites,
+  InvalidationService,
+} from './invalidation.service.js';
 import { MemoryStore } from './memory.store.js';
 import type { RedisStore } from './redis.store.js';
 
@@ -50,7 +55,11 @@ interface Stores {
 }
 
 /** A store that is reached over a network may have missed invalidations each time it comes back: the gate closes. */
-async function makeStores(settings: CacheSettings, gate: ReadGate, metrics: CacheMetrics): Promise<Stores> {
+async function makeStores(
+  settings: CacheSettings,
+  gate: ReadGate,
+  metrics: CacheMetrics,
+): Promise<Stores> {
   if (!settings.redisUrl) return { store: new MemoryStore(), redis: undefined };
   const logger = new Logger('Cache');
   // Loaded where it is used: a start without Redis need not wait for its client.
@@ -98,14 +107,21 @@ export class CacheModule {
       imports: [
         NestCacheModule.registerAsync({
           inject: [REDIS_CLIENT],
-          useFactory: async (client: RedisClient | undefined) => ({ stores: await keyvStore(client), ttl: 30_000 }),
+          useFactory: async (client: RedisClient | undefined) => ({
+            stores: await keyvStore(client),
+            ttl: 30_000,
+          }),
         }),
       ],
       providers: [
         settings,
         { provide: STORES, inject: [SETTINGS, ReadGate, CacheMetrics], useFactory: makeStores },
         { provide: CACHE_STORE, inject: [STORES], useFactory: ({ store }: Stores) => store },
-        { provide: REDIS_CLIENT, inject: [STORES], useFactory: ({ redis }: Stores) => redis?.client },
+        {
+          provide: REDIS_CLIENT,
+          inject: [STORES],
+          useFactory: ({ redis }: Stores) => redis?.client,
+        },
         {
           provide: DEGRADED_WRITES,
           inject: [SETTINGS],
@@ -134,7 +150,14 @@ export class CacheModule {
   static forFeature(entities: Type<CachedRow>[]): DynamicModule {
     const providers = entities.map((entity): FactoryProvider => ({
       provide: cachedRepositoryToken(entity),
-      inject: [getRepositoryToken(entity), CACHE_STORE, CacheMetrics, ReadGate, CachedEntities, SETTINGS],
+      inject: [
+        getRepositoryToken(entity),
+        CACHE_STORE,
+        CacheMetrics,
+        ReadGate,
+        CachedEntities,
+        SETTINGS,
+      ],
       useFactory: (
         repository: Repository<CachedRow>,
         store: CacheStore,

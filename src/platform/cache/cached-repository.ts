@@ -75,7 +75,9 @@ export class CachedEntity<E extends CachedRow> {
       const collections = Object.entries(this.options.collections ?? {}).map(
         ([by, { by: property }]) => [by, String(row[property as keyof E])] as const,
       );
-      return [...aliases, ...collections].flatMap(([by, value]) => (value === null ? [] : [this.prefix(by) + value]));
+      return [...aliases, ...collections].flatMap(([by, value]) =>
+        value === null ? [] : [this.prefix(by) + value],
+      );
     };
     const [had, has] = [new Set(keysOf(before)), new Set(keysOf(after))];
     return [...had].filter((key) => !has.has(key)).concat([...has].filter((key) => !had.has(key)));
@@ -116,7 +118,12 @@ export class CachedRepository<E extends CachedRow> {
       };
       this.pointers.set(
         by,
-        new ReadThrough(store, { ...source, encode: (id) => id, decode: (id) => id || undefined }, metrics, gate),
+        new ReadThrough(
+          store,
+          { ...source, encode: (id) => id, decode: (id) => id || undefined },
+          metrics,
+          gate,
+        ),
       );
     }
     for (const [by, collection] of Object.entries(options.collections ?? {})) {
@@ -127,7 +134,10 @@ export class CachedRepository<E extends CachedRow> {
       };
       const encode = (ids: string[]): string => ids.join(',');
       const decode = (ids: string): string[] => (ids === '' ? [] : ids.split(','));
-      this.collections.set(by, new ReadThrough(store, { ...source, encode, decode }, metrics, gate));
+      this.collections.set(
+        by,
+        new ReadThrough(store, { ...source, encode, decode }, metrics, gate),
+      );
     }
   }
 
@@ -180,22 +190,35 @@ export class CachedRepository<E extends CachedRow> {
   }
 
   private async loadRows(ids: string[]): Promise<Map<string, Versioned<E>>> {
-    const rows = await this.cached.repository.createQueryBuilder('row').where('row.id = ANY(:ids)', { ids }).getMany();
+    const rows = await this.cached.repository
+      .createQueryBuilder('row')
+      .where('row.id = ANY(:ids)', { ids })
+      .getMany();
     return new Map(rows.map((row) => [row.id, { version: row.version, value: row }]));
   }
 
-  private async loadPointers(alias: Alias, values: string[]): Promise<Map<string, Versioned<string>>> {
-    const column = alias.fold === 'lower' ? `lower(row.${alias.property})` : `row.${alias.property}`;
+  private async loadPointers(
+    alias: Alias,
+    values: string[],
+  ): Promise<Map<string, Versioned<string>>> {
+    const column =
+      alias.fold === 'lower' ? `lower(row.${alias.property})` : `row.${alias.property}`;
     const rows = await this.cached.repository
       .createQueryBuilder('row')
       .where(`${column} = ANY(:values)`, { values })
       .getMany();
     return new Map(
-      rows.map((row) => [this.cached.aliasValue(alias, row) as string, { version: row.version, value: row.id }]),
+      rows.map((row) => [
+        this.cached.aliasValue(alias, row) as string,
+        { version: row.version, value: row.id },
+      ]),
     );
   }
 
-  private async loadCollections(collection: Collection, values: string[]): Promise<Map<string, Versioned<string[]>>> {
+  private async loadCollections(
+    collection: Collection,
+    values: string[],
+  ): Promise<Map<string, Versioned<string[]>>> {
     const place = `(row.${collection.by}, row.${collection.newest})`;
     const lists = await Promise.all(
       values.map(async (value) => {
@@ -203,7 +226,9 @@ export class CachedRepository<E extends CachedRow> {
           .createQueryBuilder('row')
           .select('row.id')
           // As a range of the collection's index: `=` would let PostgreSQL walk all rows by time and leave out the others'.
-          .where(`${place} >= (:value, '-infinity') AND ${place} <= (:value, 'infinity')`, { value })
+          .where(`${place} >= (:value, '-infinity') AND ${place} <= (:value, 'infinity')`, {
+            value,
+          })
           .orderBy(`row.${collection.by}`, 'DESC')
           .addOrderBy(`row.${collection.newest}`, 'DESC')
           .addOrderBy('row.id', 'DESC')

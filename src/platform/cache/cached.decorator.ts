@@ -58,7 +58,8 @@ export function cachedOptionsOf(entity: Type<CachedRow>): CachedOptions {
 }
 
 /** The injection token of an entity's {@link CachedRepository}. */
-export const cachedRepositoryToken = (entity: Type<CachedRow>): string => `CachedRepository<${entity.name}>`;
+export const cachedRepositoryToken = (entity: Type<CachedRow>): string =>
+  `CachedRepository<${entity.name}>`;
 
 /** Injects the repository that `CacheModule.forFeature([Entity])` provides. */
 export const InjectCachedRepository = (entity: Type<CachedRow>): ParameterDecorator =>

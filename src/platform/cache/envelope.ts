@@ -37,5 +37,9 @@ export function open(schema: number, value: string, text: string): Opened {
   const [{ length }, expires, valueLength] = [head[0], head[1], Number(head[2])];
   if (text.slice(length, length + valueLength) !== value) return { kind: 'unreadable' };
   const payload = text.slice(length + valueLength);
-  return { kind: 'payload', payload, expires: expires === undefined ? Infinity : Number(expires) * 1000 };
+  return {
+    kind: 'payload',
+    payload,
+    expires: expires === undefined ? Infinity : Number(expires) * 1000,
+  };
 }

@@ -34,7 +34,9 @@ export class RowCodec<E extends object> {
 
   encode(row: E): string {
     return JSON.stringify(
-      this.metadata.columns.map((column) => (column.getEntityValue(row) as Json | undefined) ?? null),
+      this.metadata.columns.map(
+        (column) => (column.getEntityValue(row) as Json | undefined) ?? null,
+      ),
     );
   }
 
@@ -52,7 +54,10 @@ export class RowCodec<E extends object> {
     for (const [index, column] of columns.entries()) {
       const value: unknown = values[index];
       if (!fits(column, value)) return undefined;
-      column.setEntityValue(row, isTime(column) && value !== null ? new Date(value as string) : value);
+      column.setEntityValue(
+        row,
+        isTime(column) && value !== null ? new Date(value as string) : value,
+      );
     }
     return Object.freeze(row);
   }

@@ -8,7 +8,10 @@ export const safeInteger: ValueTransformer = {
 };
 
 /** A time with milliseconds, as the API shows it. */
-export const timestamp = (name: string, options: Pick<ColumnOptions, 'nullable' | 'default'> = {}): ColumnOptions => ({
+export const timestamp = (
+  name: string,
+  options: Pick<ColumnOptions, 'nullable' | 'default'> = {},
+): ColumnOptions => ({
   type: 'timestamptz',
   name,
   precision: 3,

@@ -20,7 +20,13 @@ import { KnownDevices1763683200010 } from '../../migrations/1763683200010-known-
 import { OrderLists1763683200012 } from '../../migrations/1763683200012-order-lists.js';
 
 /** Milliseconds. `connect` also bounds the wait for a free connection of the pool. */
-export const BOUNDS = { connect: 800, statement: 5_000, lock: 3_000, idleInTransaction: 5_000, query: 6_000 } as const;
+export const BOUNDS = {
+  connect: 800,
+  statement: 5_000,
+  lock: 3_000,
+  idleInTransaction: 5_000,
+  query: 6_000,
+} as const;
 
 export const MIGRATIONS = [
   Users1763683200000,

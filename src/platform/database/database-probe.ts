@@ -48,7 +48,10 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
   }
 
   private watch(): void {
-    this.timer = setTimeout(() => void this.look().finally(() => this.timer && this.watch()), WATCH.everyMs).unref();
+    this.timer = setTimeout(
+      () => void this.look().finally(() => this.timer && this.watch()),
+      WATCH.everyMs,
+    ).unref();
   }
 
   private async look(): Promise<void> {
@@ -75,9 +78,9 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
 
   async pendingMigrations(): Promise<string[]> {
     if (this.migrated) return [];
-    const pending = await pendingMigrations({ query: async (sql) => (await this.pool.query(sql)).rows }).catch(() => [
-      'unknown',
-    ]);
+    const pending = await pendingMigrations({
+      query: async (sql) => (await this.pool.query(sql)).rows,
+    }).catch(() => ['unknown']);
     this.migrated = pending.length === 0;
     return pending;
   }

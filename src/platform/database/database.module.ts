@@ -2,7 +2,14 @@
  * The database's door: the connection (to DATABASE_URL, or to an embedded PostgreSQL that lives and dies with this process),
  * migrated before anyone uses it, and the {@link UnitOfWork}.
  */
-import { type FactoryProvider, Global, Injectable, Logger, Module, type OnApplicationShutdown } from '@nestjs/common';
+import {
+  type FactoryProvider,
+  Global,
+  Injectable,
+  Logger,
+  Module,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
 import { ModuleRef } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { Histogram, Registry } from 'prom-client';
@@ -35,7 +42,9 @@ class DatabaseServer implements OnApplicationShutdown {
     });
     this.stop = () => embedded.stop();
     void embedded.exited.then((line) => this.logger.fatal(line));
-    this.logger.log(`Embedded PostgreSQL on port ${embedded.port}, files in ${this.config.dataDir}`);
+    this.logger.log(
+      `Embedded PostgreSQL on port ${embedded.port}, files in ${this.config.dataDir}`,
+    );
     return embedded.url;
   }
 
@@ -77,7 +86,11 @@ class DatabaseServerModule {}
           const names = await migrateDatabase(url);
           if (names.length > 0) new Logger('Database').log(`Migrated: ${names.join(', ')}`);
         }
-        return { ...dataSourceOptions(url, config.databasePool, Client), autoLoadEntities: true, retryAttempts: 0 };
+        return {
+          ...dataSourceOptions(url, config.databasePool, Client),
+          autoLoadEntities: true,
+          retryAttempts: 0,
+        };
       },
     }),
   ],

@@ -10,14 +10,22 @@ import { dataSourceOptions, MIGRATIONS } from './data-source.js';
 const LOCK = '7525352680829580148';
 
 /** A migration may take as long as it needs; the bounds of requests are not its. */
-const unbounded = { statement_timeout: 0, lock_timeout: 0, idle_in_transaction_session_timeout: 0, query_timeout: 0 };
+const unbounded = {
+  statement_timeout: 0,
+  lock_timeout: 0,
+  idle_in_transaction_session_timeout: 0,
+  query_timeout: 0,
+};
 
 /**
  * Brings the database at `url` up to date, or back by one migration.
  * @returns the names of the migrations that were run (or reverted)
  * @throws whatever PostgreSQL refuses; what ran before stays
  */
-export async function migrateDatabase(url: string, direction: 'up' | 'down' = 'up'): Promise<string[]> {
+export async function migrateDatabase(
+  url: string,
+  direction: 'up' | 'down' = 'up',
+): Promise<string[]> {
   const lock = new Client({
     connectionString: url,
     connectionTimeoutMillis: 5_000,
@@ -49,11 +57,13 @@ export interface Queries {
 
 /** Newest first; none in a database that no migration has seen. */
 async function appliedMigrations(database: Queries): Promise<string[]> {
-  const [{ present }] = (await database.query(`SELECT to_regclass('migrations') IS NOT NULL AS present`)) as [
-    { present: boolean },
-  ];
+  const [{ present }] = (await database.query(
+    `SELECT to_regclass('migrations') IS NOT NULL AS present`,
+  )) as [{ present: boolean }];
   if (!present) return [];
-  const rows = (await database.query('SELECT name FROM migrations ORDER BY id DESC')) as { name: string }[];
+  const rows = (await database.query('SELECT name FROM migrations ORDER BY id DESC')) as {
+    name: string;
+  }[];
   return rows.map(({ name }) => name);
 }
 

@@ -26,7 +26,12 @@ class Replica {
     const options = dataSourceOptions(url, POOL);
     // Whatever the URL leads to, nothing is written there.
     const extra = { ...(options.extra as object), options: '-c default_transaction_read_only=on' };
-    this.dataSource = new DataSource({ ...options, extra, entities: primary.options.entities ?? [], migrations: [] });
+    this.dataSource = new DataSource({
+      ...options,
+      extra,
+      entities: primary.options.entities ?? [],
+      migrations: [],
+    });
   }
 
   get rests(): boolean {

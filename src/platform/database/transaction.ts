@@ -54,7 +54,10 @@ export class Transaction {
   }
 
   /** Inserts and gives the row as the database made it. */
-  async insert<E extends CachedRow>(entity: Type<E>, values: Partial<E> & { id: string }): Promise<E> {
+  async insert<E extends CachedRow>(
+    entity: Type<E>,
+    values: Partial<E> & { id: string },
+  ): Promise<E> {
     this.invalidation.fence(entity, null, Object.assign(new entity(), values));
     const insert = this.manager
       .createQueryBuilder()
@@ -102,7 +105,11 @@ export class Transaction {
   }
 
   /** The row, locked until the end of the transaction. `mode` as PostgreSQL has it: FOR UPDATE, or FOR SHARE for a row that must only stay as it is. */
-  async lock<E extends CachedRow>(entity: Type<E>, id: string, mode: 'update' | 'share' = 'update'): Promise<E | null> {
+  async lock<E extends CachedRow>(
+    entity: Type<E>,
+    id: string,
+    mode: 'update' | 'share' = 'update',
+  ): Promise<E | null> {
     return this.manager
       .createQueryBuilder(entity, 'row')
       .where('row.id = :id', { id })
@@ -115,7 +122,10 @@ export class Transaction {
     const metadata = connection.getMetadata(entity);
     const row = metadata.create() as E;
     for (const column of metadata.columns) {
-      column.setEntityValue(row, connection.driver.prepareHydratedValue(raw[column.databaseName], column));
+      column.setEntityValue(
+        row,
+        connection.driver.prepareHydratedValue(raw[column.databaseName], column),
+      );
     }
     return row;
   }

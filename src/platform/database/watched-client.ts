@@ -19,12 +19,15 @@ export interface WatchedClients {
 const OPERATION = /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|START|COMMIT|ROLLBACK|SET)\b/i;
 
 function operationOf(query: unknown): string {
-  const text = typeof query === 'string' ? query : ((query as { text?: string } | undefined)?.text ?? '');
+  const text =
+    typeof query === 'string' ? query : ((query as { text?: string } | undefined)?.text ?? '');
   return OPERATION.exec(text)?.[1]?.toUpperCase() ?? 'OTHER';
 }
 
 /** @param onQuery told of each query that was answered or failed, with its seconds */
-export function watchClients(onQuery: (operation: string, seconds: number) => void): WatchedClients {
+export function watchClients(
+  onQuery: (operation: string, seconds: number) => void,
+): WatchedClients {
   /** Since when each busy client waits, in performance.now() milliseconds. */
   const waiting = new Map<pg.Client, number>();
 
@@ -41,7 +44,9 @@ export function watchClients(onQuery: (operation: string, seconds: number) => vo
       };
       answer.then(settled, settled);
       if (queries.start.hasSubscribers)
-        queries.tracePromise(() => answer, { operation: operationOf(args[0]) }).catch(() => undefined);
+        queries
+          .tracePromise(() => answer, { operation: operationOf(args[0]) })
+          .catch(() => undefined);
       return answer as never;
     }
   }
@@ -52,8 +57,9 @@ export function watchClients(onQuery: (operation: string, seconds: number) => vo
       const now = performance.now();
       for (const [client, since] of waiting) {
         if (now - since < ms) continue;
-        const { stream } = (client as unknown as { connection: { stream: { destroy(error: Error): void } } })
-          .connection;
+        const { stream } = (
+          client as unknown as { connection: { stream: { destroy(error: Error): void } } }
+        ).connection;
         stream.destroy(new Error('Connection terminated: PostgreSQL is silent'));
       }
     },

@@ -5,7 +5,11 @@
  */
 import { Controller, Get, Inject, ServiceUnavailableException } from '@nestjs/common';
 import { ApiProperty, ApiPropertyOptional, ApiSchema, ApiTags } from '@nestjs/swagger';
-import { HealthCheckService, HealthIndicatorService, type HealthIndicatorResult } from '@nestjs/terminus';
+import {
+  HealthCheckService,
+  HealthIndicatorService,
+  type HealthIndicatorResult,
+} from '@nestjs/terminus';
 import { CACHE_STORE, type CacheStore } from '../cache/cache.store.js';
 import { Config } from '../config.js';
 import { DatabaseProbe } from '../database/database.probe.js';
@@ -17,8 +21,12 @@ const notReady = defineProblem({
   code: 'not-ready',
   status: 503,
   title: 'This process takes no traffic now',
-  explanation: 'PostgreSQL is gone, migrations are pending, or the process drains; "checks" says which.',
-  example: { instance: '/health/ready', checks: { postgres: { status: 'down' }, redis: { status: 'up' } } },
+  explanation:
+    'PostgreSQL is gone, migrations are pending, or the process drains; "checks" says which.',
+  example: {
+    instance: '/health/ready',
+    checks: { postgres: { status: 'down' }, redis: { status: 'up' } },
+  },
 });
 
 /** Milliseconds that one look may take. */
@@ -53,7 +61,8 @@ export class HealthController {
   @Operation({
     allow: 'operator',
     summary: 'Is this process alive?',
-    description: 'Answers while the process can answer, whatever else is down, and also while it drains.',
+    description:
+      'Answers while the process can answer, whatever else is down, and also while it drains.',
     type: HealthView,
     returns: 'It is.',
     headers: ['Cache-Control'],
@@ -115,7 +124,8 @@ export class HealthController {
 
   private async redis(): Promise<HealthIndicatorResult> {
     const indicator = this.indicators.check('redis');
-    if (!this.config.redisUrl) return indicator.up({ message: 'not configured: cached in this process' });
+    if (!this.config.redisUrl)
+      return indicator.up({ message: 'not configured: cached in this process' });
     const patience = new Promise<never>((_, reject) =>
       setTimeout(reject, PATIENCE_MS, new Error('no answer in time')).unref(),
     );
@@ -133,7 +143,9 @@ export class HealthController {
       case 'connected':
         return indicator.up();
       case 'blocked':
-        return indicator.degraded('takes no messages (memory or disk alarm): events wait in the outbox');
+        return indicator.degraded(
+          'takes no messages (memory or disk alarm): events wait in the outbox',
+        );
       case 'disconnected':
         return indicator.degraded('unreachable: events wait in the outbox');
     }

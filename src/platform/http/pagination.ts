@@ -23,7 +23,12 @@ export class PageQuery {
   @QueryInteger({ min: 1, max: 100, default: 20, description: 'How many to give at most.' })
   limit?: number;
 
-  @Text({ optional: true, min: 1, max: 200, description: 'The `next` of the page before, under the same filters.' })
+  @Text({
+    optional: true,
+    min: 1,
+    max: 200,
+    description: 'The `next` of the page before, under the same filters.',
+  })
   cursor?: string;
 }
 
@@ -50,12 +55,17 @@ export function decodeCursor(cursor: string | undefined, filters: unknown): Keys
       const createdAt = new Date(parsed[0] as number);
       const keyset = { createdAt, id: parsed[1] };
       // Exactly what was given out, and not what a lenient decoder makes of something else.
-      if (!Number.isNaN(createdAt.getTime()) && encodeCursor(keyset, filters) === cursor) return keyset;
+      if (!Number.isNaN(createdAt.getTime()) && encodeCursor(keyset, filters) === cursor)
+        return keyset;
     }
   } catch {
     // Falls through: whatever is wrong with it, it is not a cursor.
   }
-  throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list under the same filters');
+  throw invalid(
+    'cursor',
+    'cursor',
+    'cursor is not the "next" of a page of this list under the same filters',
+  );
 }
 
 /** A cursor of a list whose rows have numbers, e.g. an order's events; bound to `list`. */
@@ -95,16 +105,19 @@ export function keyset<E extends ObjectLiteral>(
   const names = Object.keys(where);
   const columns = [...names, 'createdAt'].map((name) => `row.${name}`);
   const placed = columns.join(', ');
-  const at = (...place: string[]): string => [...names.map((name) => `:${name}`), ...place].join(', ');
+  const at = (...place: string[]): string =>
+    [...names.map((name) => `:${name}`), ...place].join(', ');
   query.setParameters(where);
-  if (from || names.length > 0) query.andWhere(`(${placed}) >= (${at(from ? ':from' : `'-infinity'`)})`, { from });
+  if (from || names.length > 0)
+    query.andWhere(`(${placed}) >= (${at(from ? ':from' : `'-infinity'`)})`, { from });
   // A cursor was given out below `to`.
   if (after)
     query.andWhere(`(${placed}, row.id) < (${at(':afterTime', ':afterId')})`, {
       afterTime: after.createdAt,
       afterId: after.id,
     });
-  else if (to || names.length > 0) query.andWhere(`(${placed}) < (${at(to ? ':to' : `'infinity'`)})`, { to });
+  else if (to || names.length > 0)
+    query.andWhere(`(${placed}) < (${at(to ? ':to' : `'infinity'`)})`, { to });
   for (const column of [...columns, 'row.id']) query.addOrderBy(column, 'DESC');
   return query.limit(limit + 1);
 }
@@ -118,7 +131,10 @@ export function pageOf<E extends Keyset, T>(
 ): Page<T> {
   const data = rows.slice(0, limit);
   const last = data.at(-1);
-  return { data: data.map(shape), next: rows.length > limit && last ? encodeCursor(last, filters) : null };
+  return {
+    data: data.map(shape),
+    next: rows.length > limit && last ? encodeCursor(last, filters) : null,
+  };
 }
 
 /** The same URL with another cursor, for `Link: <…>; rel="next"` (RFC 8288). */

@@ -72,30 +72,37 @@ export interface Answer {
 function parseKey(header: string): string {
   const quoted = /^"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"$/.exec(header);
   const key = quoted ? (quoted[1] as string).replace(/\\(["\\])/g, '$1') : header;
-  if (key.length < 1 || key.length > 255 || !/^[\x20-\x7e]+$/.test(key) || (!quoted && /^"|"$/.test(key)))
+  if (
+    key.length < 1 ||
+    key.length > 255 ||
+    !/^[\x20-\x7e]+$/.test(key) ||
+    (!quoted && /^"|"$/.test(key))
+  )
     throw idempotencyProblems.malformed();
   return key;
 }
 
 /** The request's key and fingerprint. `required` refuses a request without a key. */
-export const Idempotent = createParamDecorator((required: boolean, context: ExecutionContext): IdempotentRequest => {
-  const request = context.switchToHttp().getRequest<FastifyRequest>();
-  const header = request.headers['idempotency-key'];
-  if (header === undefined && required) throw idempotencyProblems.required();
-  // Node joins the values of a repeated field with a comma; that is no key that anyone sent.
-  if (header !== undefined && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1)
-    throw idempotencyProblems.malformed();
-  const told = JSON.stringify([
-    request.method,
-    request.url.split('?')[0],
-    request.body ?? null,
-    request.headers['if-match'] ?? null,
-  ]);
-  return {
-    key: header === undefined ? undefined : parseKey(String(header).trim()),
-    fingerprint: createHash('sha256').update(told).digest('hex'),
-  };
-});
+export const Idempotent = createParamDecorator(
+  (required: boolean, context: ExecutionContext): IdempotentRequest => {
+    const request = context.switchToHttp().getRequest<FastifyRequest>();
+    const header = request.headers['idempotency-key'];
+    if (header === undefined && required) throw idempotencyProblems.required();
+    // Node joins the values of a repeated field with a comma; that is no key that anyone sent.
+    if (header !== undefined && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1)
+      throw idempotencyProblems.malformed();
+    const told = JSON.stringify([
+      request.method,
+      request.url.split('?')[0],
+      request.body ?? null,
+      request.headers['if-match'] ?? null,
+    ]);
+    return {
+      key: header === undefined ? undefined : parseKey(String(header).trim()),
+      fingerprint: createHash('sha256').update(told).digest('hex'),
+    };
+  },
+);
 
 @Injectable()
 export class Idempotency implements OnModuleInit, OnApplicationShutdown {
@@ -119,37 +126,50 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
     work: (transaction: Transaction) => Promise<Answer>,
   ): Promise<void> {
     const { key, fingerprint } = request;
-    const { status, headers, body, replayed } = await this.unitOfWork.runAs(actor, async (transaction) => {
-      if (key === undefined) return { ...serialize(await work(transaction)), replayed: false };
-      const kept = await this.claim(transaction, actor.userId, key);
-      if (kept) {
-        if (kept.fingerprint !== fingerprint) throw idempotencyProblems.reused();
-        // Whoever committed it may have died before it published: this answer acknowledges the write, so it must be visible.
-        await this.invalidation.drop(kept.cacheKeys);
-        return { ...kept, replayed: true };
-      }
-      const answer = serialize(await work(transaction));
-      const { cacheKeys } = transaction;
-      await transaction.manager.insert(IdempotencyRecord, {
-        userId: actor.userId,
-        key,
-        fingerprint,
-        cacheKeys,
-        ...answer,
-      });
-      return { ...answer, replayed: false };
-    });
+    const { status, headers, body, replayed } = await this.unitOfWork.runAs(
+      actor,
+      async (transaction) => {
+        if (key === undefined) return { ...serialize(await work(transaction)), replayed: false };
+        const kept = await this.claim(transaction, actor.userId, key);
+        if (kept) {
+          if (kept.fingerprint !== fingerprint) throw idempotencyProblems.reused();
+          // Whoever committed it may have died before it published: this answer acknowledges the write, so it must be visible.
+          await this.invalidation.drop(kept.cacheKeys);
+          return { ...kept, replayed: true };
+        }
+        const answer = serialize(await work(transaction));
+        const { cacheKeys } = transaction;
+        await transaction.manager.insert(IdempotencyRecord, {
+          userId: actor.userId,
+          key,
+          fingerprint,
+          cacheKeys,
+          ...answer,
+        });
+        return { ...answer, replayed: false };
+      },
+    );
     if (replayed) void reply.header('Idempotent-Replayed', 'true');
-    void reply.code(status).headers(headers).header('Content-Type', 'application/json; charset=utf-8').send(body);
+    void reply
+      .code(status)
+      .headers(headers)
+      .header('Content-Type', 'application/json; charset=utf-8')
+      .send(body);
   }
 
   /** Takes the key for this transaction, or gives the answer that it already has. */
-  private async claim({ manager }: Transaction, userId: string, key: string): Promise<IdempotencyRecord | null> {
+  private async claim(
+    { manager }: Transaction,
+    userId: string,
+    key: string,
+  ): Promise<IdempotencyRecord | null> {
     const kept = (): Promise<IdempotencyRecord | null> =>
       manager
         .createQueryBuilder(IdempotencyRecord, 'record')
         .where('record.userId = :userId AND record.key = :key', { userId, key })
-        .andWhere(`record.createdAt > now() - make_interval(hours => :hours)`, { hours: KEPT_HOURS })
+        .andWhere(`record.createdAt > now() - make_interval(hours => :hours)`, {
+          hours: KEPT_HOURS,
+        })
         .getOne();
     const before = await kept();
     if (before) return before;
@@ -167,7 +187,8 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
 
   onModuleInit(): void {
     this.timer = setInterval(
-      () => void this.purgeAll().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
+      () =>
+        void this.purgeAll().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
       PURGE.everyMs,
     ).unref();
   }
@@ -192,7 +213,11 @@ export class Idempotency implements OnModuleInit, OnApplicationShutdown {
   }
 }
 
-const serialize = ({ status, headers, body }: Answer): Pick<IdempotencyRecord, 'status' | 'headers' | 'body'> => ({
+const serialize = ({
+  status,
+  headers,
+  body,
+}: Answer): Pick<IdempotencyRecord, 'status' | 'headers' | 'body'> => ({
   status,
   headers,
   body: JSON.stringify(body),

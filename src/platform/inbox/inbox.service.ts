@@ -3,7 +3,12 @@
  * transaction of the event; {@link Inbox} hands out what waits, in one transaction with what the handler does. A consumer is
  * served by one node at a time, so its handler needs no locks of its own; a handler that fails holds back its subject alone.
  */
-import { Injectable, Logger, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
+import {
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
 import { DiscoveryService, MetadataScanner } from '@nestjs/core';
 import { Gauge, Registry } from 'prom-client';
 import { DataSource, type EntityManager } from 'typeorm';
@@ -72,15 +77,21 @@ export class Inbox implements OnApplicationBootstrap, OnApplicationShutdown {
   /** Every method with `@OnEvent`, by its consumer's name. @throws Error for a name that is taken: a mistake of the program */
   private discover(): Map<string, Consumer> {
     const found = new Map<string, Consumer>();
-    for (const { instance } of this.discovery.getProviders() as { instance?: Record<string, unknown> }[]) {
+    for (const { instance } of this.discovery.getProviders() as {
+      instance?: Record<string, unknown>;
+    }[]) {
       const prototype: unknown = instance && Object.getPrototypeOf(instance);
       if (!instance || !prototype) continue;
       for (const name of this.scanner.getAllMethodNames(prototype as object)) {
         const method = (prototype as Record<string, unknown>)[name];
         const subscription = typeof method === 'function' ? subscriptionOf(method) : undefined;
         if (!subscription) continue;
-        if (found.has(subscription.consumer)) throw new Error(`two handlers are called ${subscription.consumer}`);
-        found.set(subscription.consumer, { ...subscription, handle: (method as EventHandler).bind(instance) });
+        if (found.has(subscription.consumer))
+          throw new Error(`two handlers are called ${subscription.consumer}`);
+        found.set(subscription.consumer, {
+          ...subscription,
+          handle: (method as EventHandler).bind(instance),
+        });
       }
     }
     return found;
@@ -99,7 +110,9 @@ export class Inbox implements OnApplicationBootstrap, OnApplicationShutdown {
         await this.pause(IDLE_MS);
       } catch (error) {
         if (this.stopping) return;
-        this.logger.debug(`${consumer.consumer}: ${error instanceof Error ? error.message : String(error)}`);
+        this.logger.debug(
+          `${consumer.consumer}: ${error instanceof Error ? error.message : String(error)}`,
+        );
         await this.pause(wait);
         wait = Math.min(wait * 2, RECONNECT_MS.most);
       }
@@ -172,7 +185,10 @@ export class Inbox implements OnApplicationBootstrap, OnApplicationShutdown {
 
   private async postpone(manager: EntityManager, event: Delivery, error: unknown): Promise<void> {
     const reason = error instanceof Error ? error.message : String(error);
-    const seconds = Math.min(RETRY_SECONDS.least * 2 ** Math.min(event.attempts, 20), RETRY_SECONDS.most);
+    const seconds = Math.min(
+      RETRY_SECONDS.least * 2 ** Math.min(event.attempts, 20),
+      RETRY_SECONDS.most,
+    );
     this.logger.warn(
       `${event.consumer} failed with ${event.type} of ${event.subject}, again in ${seconds} s: ${reason}`,
     );

@@ -33,7 +33,11 @@ const METADATA = Symbol('holdfast:on-event');
 export const OnEvent =
   (consumer: string, prefix: string) =>
   (_target: object, _name: string, descriptor: TypedPropertyDescriptor<EventHandler>): void =>
-    Reflect.defineMetadata(METADATA, { consumer, prefix } satisfies Subscription, descriptor.value as EventHandler);
+    Reflect.defineMetadata(
+      METADATA,
+      { consumer, prefix } satisfies Subscription,
+      descriptor.value as EventHandler,
+    );
 
 export const subscriptionOf = (method: object): Subscription | undefined =>
   Reflect.getMetadata(METADATA, method) as Subscription | undefined;

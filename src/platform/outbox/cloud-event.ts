@@ -31,7 +31,14 @@ export interface CloudEvent {
 
 export const CLOUD_EVENT_JSON = 'application/cloudevents+json';
 
-export const cloudEventOf = ({ id, type, subject, data, traceParent, occurredAt }: StoredEvent): CloudEvent => ({
+export const cloudEventOf = ({
+  id,
+  type,
+  subject,
+  data,
+  traceParent,
+  occurredAt,
+}: StoredEvent): CloudEvent => ({
   specversion: '1.0',
   id,
   source: '/holdfast',

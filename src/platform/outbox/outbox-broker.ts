@@ -65,11 +65,16 @@ export class Broker {
   async open(): Promise<void> {
     if (this.channel) return;
     const address = new URL(this.url);
-    if (!address.searchParams.has('heartbeat')) address.searchParams.set('heartbeat', String(HEARTBEAT));
+    if (!address.searchParams.has('heartbeat'))
+      address.searchParams.set('heartbeat', String(HEARTBEAT));
     const client = { connection_name: `holdfast ${process.pid}` };
     let connection: ChannelModel | undefined;
     try {
-      connection = await connect(address.href, { timeout: CONNECT_MS, noDelay: true, clientProperties: client });
+      connection = await connect(address.href, {
+        timeout: CONNECT_MS,
+        noDelay: true,
+        clientProperties: client,
+      });
       this.listen(connection);
       const channel = await within(CONNECT_MS, connection.createConfirmChannel());
       this.attend(connection, channel);
@@ -139,7 +144,11 @@ export class Broker {
       } catch (error) {
         const gone = this.channel !== channel || (error as Error).name === 'IllegalOperationError';
         const message = messageOf(error);
-        fail(gone ? new BrokerGoneError(message) : new EventRefusedError(`it cannot be sent: ${message}`, true));
+        fail(
+          gone
+            ? new BrokerGoneError(message)
+            : new EventRefusedError(`it cannot be sent: ${message}`, true),
+        );
       }
     });
   }
@@ -147,7 +156,8 @@ export class Broker {
   private listen(connection: ChannelModel): void {
     connection.on('error', () => undefined);
     connection.on('close', (error?: Error) => {
-      if (this.connection === connection) this.lose(`the connection has closed${error ? `: ${error.message}` : ''}`);
+      if (this.connection === connection)
+        this.lose(`the connection has closed${error ? `: ${error.message}` : ''}`);
     });
     connection.on('blocked', () => (this.blocked = true));
     connection.on('unblocked', () => {
@@ -158,13 +168,17 @@ export class Broker {
   }
 
   private attend(connection: ChannelModel, channel: ConfirmChannel): void {
-    channel.on('return', ({ properties }: Message) => void this.returned.add(String(properties.messageId)));
+    channel.on(
+      'return',
+      ({ properties }: Message) => void this.returned.add(String(properties.messageId)),
+    );
     channel.on('error', (error: Error & { code?: number }) => {
       if (this.channel !== channel) return;
       // Some message was at fault: too large for the broker, or of a topic that this user may not write.
       const atFault = error.code === 406 || (error.code === 403 && error.message.includes('topic'));
       const [only] = this.flights.values();
-      if (atFault && only && this.flights.size === 1) only.fail(new EventRefusedError(error.message, true));
+      if (atFault && only && this.flights.size === 1)
+        only.fail(new EventRefusedError(error.message, true));
       else if (atFault) this.careful = CAREFULLY;
       this.lose(error.message);
       void hangUp(connection);
@@ -189,7 +203,8 @@ export class Broker {
   }
 }
 
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message || error.name : String(error));
+const messageOf = (error: unknown): string =>
+  error instanceof Error ? error.message || error.name : String(error);
 
 function within<T>(ms: number, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {

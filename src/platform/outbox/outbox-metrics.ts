@@ -21,11 +21,14 @@ export class OutboxMetrics {
         registers: [registry],
         async collect() {
           // Nobody knows while PostgreSQL is gone, and 0 would be a lie.
-          const rows = await dataSource.query<{ value: number }[]>(sql).catch(() => [{ value: NaN }]);
+          const rows = await dataSource
+            .query<{ value: number }[]>(sql)
+            .catch(() => [{ value: NaN }]);
           this.set(rows[0]?.value ?? 0);
         },
       });
-    const counter = (name: string, help: string): Counter => new Counter({ name, help, registers: [registry] });
+    const counter = (name: string, help: string): Counter =>
+      new Counter({ name, help, registers: [registry] });
     gauge(
       'holdfast_outbox_oldest_seconds',
       'Age of the oldest event that the broker has not confirmed; 0 when none waits',
@@ -37,7 +40,10 @@ export class OutboxMetrics {
       HELD,
     );
     this.counts = {
-      published: counter('holdfast_outbox_published_total', 'Events that the broker confirmed to this process'),
+      published: counter(
+        'holdfast_outbox_published_total',
+        'Events that the broker confirmed to this process',
+      ),
       refused: counter('holdfast_outbox_refused_total', 'Times that the broker refused an event'),
       unroutable: counter('holdfast_outbox_unroutable_total', 'Events that no queue was bound for'),
     };

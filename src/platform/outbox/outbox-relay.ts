@@ -57,7 +57,8 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
     private readonly dataSource: DataSource,
     private readonly metrics: OutboxMetrics,
   ) {
-    if (config.rabbitmqUrl) this.broker = new Broker(config.rabbitmqUrl, (type) => this.noteUnroutable(type));
+    if (config.rabbitmqUrl)
+      this.broker = new Broker(config.rabbitmqUrl, (type) => this.noteUnroutable(type));
   }
 
   get brokerState(): BrokerState {
@@ -106,7 +107,8 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
         if (idle) await this.pause(IDLE_MS);
       } catch (error) {
         if (!(error instanceof BrokerGoneError)) await lanes.close();
-        if (!this.stopping) this.logger.warn(`Relay: ${error instanceof Error ? error.message : String(error)}`);
+        if (!this.stopping)
+          this.logger.warn(`Relay: ${error instanceof Error ? error.message : String(error)}`);
         // Half of it by chance: nodes that lost the broker together do not come back together.
         await this.pause(wait * (0.5 + Math.random() / 2));
         wait = Math.min(wait * 2, RECONNECT_MS.most);
@@ -142,14 +144,20 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
   }
 
   /** Sends one subject's events, one after the other, up to the first that is not confirmed. */
-  private async send(broker: Broker, { due, events, behind }: Group): Promise<{ fates: Fate[]; error?: Error }> {
+  private async send(
+    broker: Broker,
+    { due, events, behind }: Group,
+  ): Promise<{ fates: Fate[]; error?: Error }> {
     const fates: Fate[] = [];
     for (const [index, event] of events.entries()) {
       const rest = [...events.slice(index + 1), ...behind].map(({ position }) => ({ position }));
       try {
         if (this.stopping) throw new Error('the relay stops');
         if (event.bytes > LARGEST)
-          throw new EventRefusedError(`its data has ${event.bytes} bytes, ${LARGEST} is the most`, true);
+          throw new EventRefusedError(
+            `its data has ${event.bytes} bytes, ${LARGEST} is the most`,
+            true,
+          );
         const { type: operation, traceParent } = event;
         const publish = (): Promise<void> => broker.publish(event);
         await (publishes.start.hasSubscribers
@@ -158,7 +166,8 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
         this.metrics.published();
         fates.push({ position: event.position, published: true, tried: true });
       } catch (error) {
-        if (error instanceof EventRefusedError) return { fates: [...fates, this.refused(event, error), ...rest] };
+        if (error instanceof EventRefusedError)
+          return { fates: [...fates, this.refused(event, error), ...rest] };
         // Nobody's fault: a waiting event stays as it is, a held one keeps leading those behind it.
         const stays = due ? [{ position: event.position, retryAt: new Date() }, ...rest] : [];
         return { fates: [...fates, ...stays], error: error as Error };
@@ -176,9 +185,17 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
   ): Fate {
     const ms = Math.min(RETRY_MS.least * 2 ** attempts, RETRY_MS.most) * (0.75 + Math.random() / 2);
     const next = forGood ? 'waits for an operator' : `is tried again in ${Math.ceil(ms / 1000)} s`;
-    this.tell('refused', `${type} ${id} of ${subject} was refused and ${next}; its subject waits: ${message}`);
+    this.tell(
+      'refused',
+      `${type} ${id} of ${subject} was refused and ${next}; its subject waits: ${message}`,
+    );
     this.metrics.refused();
-    return { position, retryAt: forGood ? 'infinity' : new Date(Date.now() + ms), tried: true, error: message };
+    return {
+      position,
+      retryAt: forGood ? 'infinity' : new Date(Date.now() + ms),
+      tried: true,
+      error: message,
+    };
   }
 
   /** Delivered as far as the broker goes: nobody has asked for it. */
@@ -191,7 +208,9 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
     const told = this.told[kind];
     told.count++;
     if (performance.now() - told.at < TELL_MS) return;
-    this.logger.warn(told.count > 1 ? `${line} (${told.count} times since the last such line)` : line);
+    this.logger.warn(
+      told.count > 1 ? `${line} (${told.count} times since the last such line)` : line,
+    );
     Object.assign(told, { at: performance.now(), count: 0 });
   }
 

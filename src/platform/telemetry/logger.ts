@@ -39,7 +39,13 @@ export function createPino(
 }
 
 /** Nest's own account of its start: one line for each module and route, which helps only who debugs the wiring. */
-const WIRING = new Set(['InstanceLoader', 'NestApplication', 'NestFactory', 'RouterExplorer', 'RoutesResolver']);
+const WIRING = new Set([
+  'InstanceLoader',
+  'NestApplication',
+  'NestFactory',
+  'RouterExplorer',
+  'RoutesResolver',
+]);
 
 /** What a terminal acts on or a reader of lines takes for another line; the frames of a stack stay lines of their own. */
 const CONTROL = /\n(?! {4}at )|[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029]/g;
@@ -49,7 +55,8 @@ const legible = (text: string): string =>
       .slice(1, -1)
       .replace(/[^\x20-\x7e]/, escape),
   );
-const escape = (control: string): string => `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`;
+const escape = (control: string): string =>
+  `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`;
 
 type Level = 'info' | 'error' | 'warn' | 'debug' | 'trace' | 'fatal';
 
@@ -73,8 +80,13 @@ export class PinoLogger implements LoggerService {
       ...(typeof stack === 'string' ? { stack: legible(stack) } : {}),
     };
     const text =
-      typeof message === 'string' ? message : message instanceof Error ? message.message : JSON.stringify(message);
-    const thrown = message instanceof Error && message.stack ? { stack: legible(message.stack) } : {};
+      typeof message === 'string'
+        ? message
+        : message instanceof Error
+          ? message.message
+          : JSON.stringify(message);
+    const thrown =
+      message instanceof Error && message.stack ? { stack: legible(message.stack) } : {};
     this.logger[level]({ ...fields, ...thrown }, legible(text ?? 'undefined'));
   }
 

@@ -66,7 +66,9 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
         () => response.writeHead(500).end(),
       );
     });
-    await new Promise<void>((resolve, reject) => server.once('error', reject).listen(metricsPort, host, resolve));
+    await new Promise<void>((resolve, reject) =>
+      server.once('error', reject).listen(metricsPort, host, resolve),
+    );
     this.server = server;
   }
 
@@ -89,7 +91,8 @@ export class MetricsController {
   @Operation({
     allow: 'operator',
     summary: 'Metrics for Prometheus',
-    description: 'What this process has counted. Not found here when `METRICS_PORT` gives them a port of their own.',
+    description:
+      'What this process has counted. Not found here when `METRICS_PORT` gives them a port of their own.',
     produces: 'text/plain',
     returns: 'Metrics in the Prometheus text format.',
     headers: ['Cache-Control'],

@@ -20,12 +20,21 @@ import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-ho
 import { ExportResultCode, W3CTraceContextPropagator } from '@opentelemetry/core';
 import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import { resourceFromAttributes } from '@opentelemetry/resources';
-import { BatchSpanProcessor, NodeTracerProvider, type SpanExporter } from '@opentelemetry/sdk-trace-node';
+import {
+  BatchSpanProcessor,
+  NodeTracerProvider,
+  type SpanExporter,
+} from '@opentelemetry/sdk-trace-node';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { withTraceParent } from '../http/trace-context.js';
 
 /** Spans that wait for the collector at most; what comes on top is dropped. Times in milliseconds. */
-const QUEUE = { maxQueueSize: 2_048, maxExportBatchSize: 512, scheduledDelayMillis: 1_000, exportTimeoutMillis: 3_000 };
+const QUEUE = {
+  maxQueueSize: 2_048,
+  maxExportBatchSize: 512,
+  scheduledDelayMillis: 1_000,
+  exportTimeoutMillis: 3_000,
+};
 const SHUTDOWN_MS = 2_000;
 const TOLD_EVERY_MS = 60_000;
 /** Probes and scrapes: many, and all alike. */
@@ -108,7 +117,11 @@ export class Tracing {
         `${request.method} ${route}`,
         {
           kind: SpanKind.SERVER,
-          attributes: { 'http.request.method': request.method, 'http.route': route, 'url.scheme': request.protocol },
+          attributes: {
+            'http.request.method': request.method,
+            'http.route': route,
+            'url.scheme': request.protocol,
+          },
         },
         caller,
       );
@@ -160,10 +173,15 @@ export class Tracing {
     const subscribers = {
       start: (step: Step & object) => {
         const sent = step.traceParent ? { traceparent: step.traceParent } : undefined;
-        const parent = sent ? this.propagator.extract(ROOT_CONTEXT, sent, headers) : this.contexts.active();
+        const parent = sent
+          ? this.propagator.extract(ROOT_CONTEXT, sent, headers)
+          : this.contexts.active();
         // What this process does for itself is no part of anybody's trace.
         if (!trace.getSpan(parent)) return;
-        this.running.set(step, tracer.startSpan(nameOf(step), { kind, attributes: of(step) }, parent));
+        this.running.set(
+          step,
+          tracer.startSpan(nameOf(step), { kind, attributes: of(step) }, parent),
+        );
       },
       error: (step: Step & { error: unknown }) => {
         const { code, name: type } = step.error as { code?: unknown; name?: string };
@@ -184,7 +202,10 @@ export class Tracing {
     return {
       export: (spans, done) =>
         exporter.export(spans, (result) => {
-          if (result.code === ExportResultCode.FAILED && performance.now() - this.toldAt > TOLD_EVERY_MS) {
+          if (
+            result.code === ExportResultCode.FAILED &&
+            performance.now() - this.toldAt > TOLD_EVERY_MS
+          ) {
             this.toldAt = performance.now();
             this.logger.warn(`${spans.length} spans did not reach the OTLP collector`, 'Tracing');
           }

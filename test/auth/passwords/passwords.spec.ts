@@ -21,13 +21,22 @@ describe('a password', () => {
   });
 
   const kept = async (userId: string): Promise<string> =>
-    (await database.query('SELECT password_hash FROM credentials WHERE user_id = $1', [userId])).rows[0]
-      .password_hash as string;
+    (await database.query('SELECT password_hash FROM credentials WHERE user_id = $1', [userId]))
+      .rows[0].password_hash as string;
   const open = (username: string, password = PASSWORD): Promise<Reply> =>
     app.call('POST', '/v1/sessions', { body: { username, password } });
   const keepOld = async (userId: string, form: object, password = PASSWORD): Promise<string> => {
-    const old = await hash(password, { algorithm: 2, memoryCost: 8_192, timeCost: 2, parallelism: 1, ...form });
-    await database.query('UPDATE credentials SET password_hash = $2 WHERE user_id = $1', [userId, old]);
+    const old = await hash(password, {
+      algorithm: 2,
+      memoryCost: 8_192,
+      timeCost: 2,
+      parallelism: 1,
+      ...form,
+    });
+    await database.query('UPDATE credentials SET password_hash = $2 WHERE user_id = $1', [
+      userId,
+      old,
+    ]);
     return old;
   };
 

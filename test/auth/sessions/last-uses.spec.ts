@@ -28,13 +28,17 @@ const metric = async (name: string): Promise<number> => {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
 };
 const age = async (userId: string): Promise<number> => {
-  const sql = 'SELECT extract(epoch FROM now() - last_seen_at)::float8 AS age FROM sessions WHERE user_id = $1';
+  const sql =
+    'SELECT extract(epoch FROM now() - last_seen_at)::float8 AS age FROM sessions WHERE user_id = $1';
   return (await psql.query<{ age: number }>(sql, [userId])).rows[0]?.age as number;
 };
 /** A person whose session was last used ten minutes ago, as far as every cache knows. */
 async function idlePerson() {
   const someone = await person(app);
-  await psql.query(`UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`, [someone.id]);
+  await psql.query(
+    `UPDATE sessions SET last_seen_at = now() - interval '10 minutes' WHERE user_id = $1`,
+    [someone.id],
+  );
   for (const until = Date.now() + 5_000; Date.now() < until; await sleep(10)) {
     const { rows } = await psql.query('SELECT FROM cache_invalidations');
     if (rows.length === 0) break;

@@ -27,11 +27,18 @@ const SESSIONS = 3;
 interface Ending {
   readonly weight: number;
   readonly ends: 'first' | 'others' | 'all' | 'role';
-  readonly call: (ids: { user: string; session: string }) => readonly [method: string, path: string, call?: Call];
+  readonly call: (ids: {
+    user: string;
+    session: string;
+  }) => readonly [method: string, path: string, call?: Call];
 }
 const ENDINGS: Readonly<Record<string, Ending>> = {
   'log out': { weight: 4, ends: 'first', call: () => ['DELETE', '/v1/sessions/current'] },
-  'end by id': { weight: 4, ends: 'first', call: ({ session }) => ['DELETE', `/v1/sessions/${session}`] },
+  'end by id': {
+    weight: 4,
+    ends: 'first',
+    call: ({ session }) => ['DELETE', `/v1/sessions/${session}`],
+  },
   'end all': { weight: 4, ends: 'all', call: () => ['DELETE', '/v1/sessions'] },
   'end others': { weight: 4, ends: 'others', call: () => ['DELETE', '/v1/sessions?keep=current'] },
   'change the password': {
@@ -43,14 +50,25 @@ const ENDINGS: Readonly<Record<string, Ending>> = {
       { body: { currentPassword: PASSWORD, newPassword: 'eleven tall ships at anchor' } },
     ],
   },
-  'delete the user': { weight: 2, ends: 'all', call: ({ user }) => ['DELETE', `/v1/users/${user}`] },
+  'delete the user': {
+    weight: 2,
+    ends: 'all',
+    call: ({ user }) => ['DELETE', `/v1/users/${user}`],
+  },
   'take the role': {
     weight: 3,
     ends: 'role',
     call: ({ user }) => ['PUT', `/v1/users/${user}/roles`, { body: { roles: ['user'] } }],
   },
 };
-const WEATHER = ['calm', 'calm', 'first node cut off', 'second node cut off', 'Redis gone', 'flush'] as const;
+const WEATHER = [
+  'calm',
+  'calm',
+  'first node cut off',
+  'second node cut off',
+  'Redis gone',
+  'flush',
+] as const;
 const SUMMARY = '/v1/orders/summary?from=2026-01-01&to=2026-01-02';
 
 const random = new Random(SEED);
@@ -61,7 +79,10 @@ let database: pg.Client;
 
 beforeAll(async () => {
   redis = await startRedis();
-  links = [await Link.to(redis.port, random.fork('first')), await Link.to(redis.port, random.fork('second'))];
+  links = [
+    await Link.to(redis.port, random.fork('first')),
+    await Link.to(redis.port, random.fork('second')),
+  ];
   const urls = links.map(({ port }) => `redis://127.0.0.1:${port}`) as [string, string];
   const first = await startApp({ REDIS_URL: urls[0] });
   nodes = [first, await startApp({ REDIS_URL: urls[1] }, first.databaseUrl)];
@@ -82,7 +103,9 @@ async function sessionOf(userId: string): Promise<{ id: string; token: string }>
   const { session, token } = await app
     .get(UnitOfWork, { strict: false })
     .run((transaction) =>
-      app.get(SessionsService, { strict: false }).start(transaction, userId, { ip: '127.0.0.1', userAgent: null }),
+      app
+        .get(SessionsService, { strict: false })
+        .start(transaction, userId, { ip: '127.0.0.1', userAgent: null }),
     );
   return { id: session.id, token };
 }
@@ -119,12 +142,18 @@ it(
       if (!someone || (name === 'change the password' && !someone.fresh)) {
         const username = uniqueName();
         const body = { username, email: `${username}@example.com`, password: PASSWORD };
-        someone = { id: (await nodes[0].call('POST', '/v1/users', { body })).body.id as string, fresh: true };
+        someone = {
+          id: (await nodes[0].call('POST', '/v1/users', { body })).body.id as string,
+          fresh: true,
+        };
       }
       const user = someone.id;
       const isRole = ending.ends === 'role';
       if (isRole)
-        await nodes[0].call('PUT', `/v1/users/${user}/roles`, { token: admin, body: { roles: ['user', 'support'] } });
+        await nodes[0].call('PUT', `/v1/users/${user}/roles`, {
+          token: admin,
+          body: { roles: ['user', 'support'] },
+        });
       const sessions = await Promise.all(Array.from({ length: SESSIONS }, () => sessionOf(user)));
 
       if (weather === 'first node cut off' || weather === 'Redis gone') links[0].cut(true);
@@ -156,8 +185,13 @@ it(
       await sleep(random.between(5, 60));
 
       const byItself = ['log out', 'end all'].includes(name);
-      const by = isRole ? admin : (sessions[byItself ? 0 : SESSIONS - 1] as { token: string }).token;
-      const [method, path, call] = ending.call({ user, session: (sessions[0] as { id: string }).id });
+      const by = isRole
+        ? admin
+        : (sessions[byItself ? 0 : SESSIONS - 1] as { token: string }).token;
+      const [method, path, call] = ending.call({
+        user,
+        session: (sessions[0] as { id: string }).id,
+      });
       const { status, text } = await random.pick(nodes).call(method, path, { ...call, token: by });
       const answered = performance.now();
       const ended = sessions
@@ -167,10 +201,10 @@ it(
           return ending.ends === 'others' ? session !== SESSIONS - 1 : true;
         });
       const orders = async (): Promise<string> => {
-        const { rows } = await database.query(`SELECT count(*) FROM orders WHERE user_id = $1 AND note = ANY($2)`, [
-          user,
-          ended.map(String),
-        ]);
+        const { rows } = await database.query(
+          `SELECT count(*) FROM orders WHERE user_id = $1 AND note = ANY($2)`,
+          [user, ended.map(String)],
+        );
         return (rows[0] as { count: string }).count;
       };
       const committed = await orders();
@@ -192,19 +226,24 @@ it(
         if (began <= answered || !ended.includes(session)) continue;
         totals.behind++;
         if (given !== refusal)
-          late.push(`${name}, ${weather}: ${given} ${Math.round(began - answered)} ms behind the answer`);
+          late.push(
+            `${name}, ${weather}: ${given} ${Math.round(began - answered)} ms behind the answer`,
+          );
       }
       totals.endings++;
       tried.add(name).add(weather);
       links.forEach((link) => link.heal());
       // Half of the time the next one meets nodes that are just coming back.
       if (weather !== 'calm' && random.chance(0.5)) await bothInUse();
-      if (name !== 'delete the user') people.push({ id: user, fresh: someone.fresh && name !== 'change the password' });
+      if (name !== 'delete the user')
+        people.push({ id: user, fresh: someone.fresh && name !== 'change the password' });
     };
 
     for (const until = Date.now() + SECONDS * 1000; Date.now() < until;) await round();
     if (SECONDS > 10)
-      console.log(`${JSON.stringify({ seed: SEED, ...totals, late: late.length })}\n${[...tried].sort().join(', ')}`);
+      console.log(
+        `${JSON.stringify({ seed: SEED, ...totals, late: late.length })}\n${[...tried].sort().join(', ')}`,
+      );
     expect(late).toEqual([]);
     expect(totals.endings).toBeGreaterThan(SECONDS / 2);
     expect(totals.behind).toBeGreaterThan(totals.endings);
@@ -214,7 +253,11 @@ it(
 );
 
 const ENDED: Readonly<Record<string, { path: string; refusal: number; end: Ending['call'] }>> = {
-  'of a session': { path: '/v1/users/me', refusal: 401, end: (ENDINGS['end by id'] as Ending).call },
+  'of a session': {
+    path: '/v1/users/me',
+    refusal: 401,
+    end: (ENDINGS['end by id'] as Ending).call,
+  },
   'of a role': { path: SUMMARY, refusal: 403, end: (ENDINGS['take the role'] as Ending).call },
 };
 it.each(Object.keys(ENDED))(
@@ -227,7 +270,10 @@ it.each(Object.keys(ENDED))(
     const statusAt = async (node: TestApp, token: string): Promise<number> =>
       (await node.call('GET', used, { token })).status;
     const admin = await logIn(nodes[0], ADMIN.username, ADMIN.password);
-    await nodes[0].call('PUT', `/v1/users/${id}/roles`, { token: admin, body: { roles: ['user', 'support'] } });
+    await nodes[0].call('PUT', `/v1/users/${id}/roles`, {
+      token: admin,
+      body: { roles: ['user', 'support'] },
+    });
     await bothInUse();
     const [one, other] = [await sessionOf(id), await sessionOf(id)];
     for (const node of nodes) expect(await statusAt(node, one.token)).toBe(200);
@@ -261,16 +307,24 @@ it.each(Object.keys(ENDED))(
       path.applyBatch = applyBatch;
     }
     expect(await ending).toBeLessThan(300);
-    expect([await statusAt(nodes[0], one.token), await statusAt(nodes[1], one.token)]).toEqual([refusal, refusal]);
+    expect([await statusAt(nodes[0], one.token), await statusAt(nodes[1], one.token)]).toEqual([
+      refusal,
+      refusal,
+    ]);
 
     // Where no node reads the cache, nobody is waited for.
     links[1].cut(true);
-    while (nodes.some(({ app }) => app.get(ReadGate, { strict: false }).isOpen)) await statusAt(nodes[1], other.token);
+    while (nodes.some(({ app }) => app.get(ReadGate, { strict: false }).isOpen))
+      await statusAt(nodes[1], other.token);
     await sleep(200);
     const began = performance.now();
-    expect((await nodes[1].call('DELETE', '/v1/sessions/current', { token: other.token })).status).toBe(204);
+    expect(
+      (await nodes[1].call('DELETE', '/v1/sessions/current', { token: other.token })).status,
+    ).toBe(204);
     expect(performance.now() - began).toBeLessThan(2_000);
-    expect([await statusAt(nodes[0], other.token), await statusAt(nodes[1], other.token)]).toEqual([401, 401]);
+    expect([await statusAt(nodes[0], other.token), await statusAt(nodes[1], other.token)]).toEqual([
+      401, 401,
+    ]);
     links.forEach((link) => link.heal());
   },
 );
@@ -290,7 +344,9 @@ it('comes to the sessions used longest ago, and to no others, when a user at the
   );
   await bothInUse();
   const alive = async (token: string): Promise<boolean[]> => {
-    const replies = await Promise.all(nodes.map((node) => node.call('GET', '/v1/sessions/current', { token })));
+    const replies = await Promise.all(
+      nodes.map((node) => node.call('GET', '/v1/sessions/current', { token })),
+    );
     expect(replies.filter(({ status }) => status !== 200 && status !== 401)).toEqual([]);
     return replies.map(({ status }) => status === 200);
   };
@@ -298,7 +354,10 @@ it('comes to the sessions used longest ago, and to no others, when a user at the
   let going = true;
   const watch = (async () => {
     while (going) {
-      const { rows } = await database.query('SELECT count(*)::int AS alive FROM sessions WHERE user_id = $1', [id]);
+      const { rows } = await database.query(
+        'SELECT count(*)::int AS alive FROM sessions WHERE user_id = $1',
+        [id],
+      );
       counts.push((rows[0] as { alive: number }).alive);
     }
   })();
@@ -306,10 +365,14 @@ it('comes to the sessions used longest ago, and to no others, when a user at the
   const holder = new pg.Client({ connectionString: nodes[0].databaseUrl });
   await holder.connect();
   await holder.query('BEGIN');
-  await holder.query('SELECT FROM sessions WHERE user_id = $1 ORDER BY last_seen_at LIMIT 1 FOR UPDATE', [id]);
+  await holder.query(
+    'SELECT FROM sessions WHERE user_id = $1 ORDER BY last_seen_at LIMIT 1 FOR UPDATE',
+    [id],
+  );
   const letGo = (async () => {
     const waiting = `SELECT count(*)::int AS logins FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`;
-    while (((await database.query(waiting)).rows[0] as { logins: number }).logins < 2) await sleep(5);
+    while (((await database.query(waiting)).rows[0] as { logins: number }).logins < 2)
+      await sleep(5);
     await holder.end();
   })();
   const tokens = await Promise.all(
@@ -317,7 +380,8 @@ it('comes to the sessions used longest ago, and to no others, when a user at the
       // Of devices of their own: what is remembered of one device would line its logins up.
       const headers = { 'User-Agent': `device ${turn}` };
       const login = { body: { username, password: PASSWORD }, headers };
-      const { token } = (await (nodes[turn % 2] as TestApp).call('POST', '/v1/sessions', login)).body as {
+      const { token } = (await (nodes[turn % 2] as TestApp).call('POST', '/v1/sessions', login))
+        .body as {
         token: string;
       };
       // Each new one works at once, on both nodes, while the others are still being made.

@@ -18,7 +18,8 @@ describe('sessions', () => {
   const open = (username: unknown, password: unknown, headers = {}): Promise<Reply> =>
     app.call('POST', '/v1/sessions', { body: { username, password }, headers });
   const list = (token: string): Promise<Reply> => app.call('GET', '/v1/sessions', { token });
-  const current = (token: string): Promise<Reply> => app.call('GET', '/v1/sessions/current', { token });
+  const current = (token: string): Promise<Reply> =>
+    app.call('GET', '/v1/sessions/current', { token });
   const isAlive = async (token: string): Promise<boolean> => {
     const reply = await current(token);
     if (reply.status !== 200) expectProblem(reply, 401, 'unauthenticated');
@@ -44,7 +45,9 @@ describe('sessions', () => {
         ip: '127.0.0.1',
         current: true,
       });
-      expect(Date.parse(session.expiresAt) - Date.parse(session.createdAt)).toBeGreaterThan(86_399_000);
+      expect(Date.parse(session.expiresAt) - Date.parse(session.createdAt)).toBeGreaterThan(
+        86_399_000,
+      );
       expect(Date.parse(session.idleExpiresAt) - Date.parse(session.lastSeenAt)).toBe(3_600_000);
       expect(token).toMatch(/^hf_[\w-]{43}$/);
       for (const read of [await current(token), await list(token)]) {
@@ -90,7 +93,8 @@ describe('sessions', () => {
   });
 
   describe('ending', () => {
-    const end = (token: string, path: string): Promise<Reply> => app.call('DELETE', `/v1/sessions${path}`, { token });
+    const end = (token: string, path: string): Promise<Reply> =>
+      app.call('DELETE', `/v1/sessions${path}`, { token });
     const idOf = async (token: string): Promise<string> => (await current(token)).body.id as string;
     let someone: Person;
     let tokens: string[];
@@ -110,7 +114,9 @@ describe('sessions', () => {
       const { status, body } = await list(second);
       const ids = [await idOf(third), await idOf(second), await idOf(first)];
       expect([status, body.next]).toEqual([200, null]);
-      expect(body.data.map(({ id, current: is, userId }: Record<string, unknown>) => [id, is, userId])).toEqual([
+      expect(
+        body.data.map(({ id, current: is, userId }: Record<string, unknown>) => [id, is, userId]),
+      ).toEqual([
         [ids[0], false, someone.id],
         [ids[1], true, someone.id],
         [ids[2], false, someone.id],
@@ -172,9 +178,9 @@ describe('sessions', () => {
       expect(challenge(await app.call('GET', '/v1/users/me'))).toBe('Bearer realm="holdfast"');
       expect(challenge(await open('nobody-has-this', PASSWORD))).toBe('Bearer realm="holdfast"');
       for (const value of [`Bearer ${first}`, 'Bearer nonsense', 'Basic YTpi'])
-        expect(challenge(await app.call('GET', '/v1/users/me', { headers: { Authorization: value } }))).toBe(
-          'Bearer realm="holdfast", error="invalid_token"',
-        );
+        expect(
+          challenge(await app.call('GET', '/v1/users/me', { headers: { Authorization: value } })),
+        ).toBe('Bearer realm="holdfast", error="invalid_token"');
     });
 
     it('is final for a request that comes right behind the answer, every time', async () => {
@@ -204,15 +210,19 @@ describe('sessions', () => {
     expect((await list(someone.token)).body.data).toHaveLength(100);
     const added = await logIn(app, someone.username);
     expect((await list(added)).body.data).toHaveLength(100);
-    expect(await Promise.all([added, someone.token, youngest, oldest].map(isAlive))).toEqual([true, true, true, false]);
+    expect(await Promise.all([added, someone.token, youngest, oldest].map(isAlive))).toEqual([
+      true,
+      true,
+      true,
+      false,
+    ]);
   });
 
   it('past their absolute end are removed two hundred a transaction, and no more than 25 transactions at a time', async () => {
     const someone = await person(app);
-    const [client, holder] = [0, 1].map(() => new pg.Client({ connectionString: app.databaseUrl })) as [
-      pg.Client,
-      pg.Client,
-    ];
+    const [client, holder] = [0, 1].map(
+      () => new pg.Client({ connectionString: app.databaseUrl }),
+    ) as [pg.Client, pg.Client];
     await Promise.all([client.connect(), holder.connect()]);
     try {
       await client.query(
@@ -222,7 +232,9 @@ describe('sessions', () => {
         [someone.id],
       );
       // A row that another transaction has is left for the next time, and waited for by nobody.
-      await holder.query(`BEGIN; SELECT FROM sessions WHERE token_hash = lpad('451', 64, '0') FOR UPDATE`);
+      await holder.query(
+        `BEGIN; SELECT FROM sessions WHERE token_hash = lpad('451', 64, '0') FOR UPDATE`,
+      );
       const left = async (): Promise<number[]> => {
         const { rows } = await client.query(
           `SELECT right(token_hash, 8)::int AS age FROM sessions WHERE user_id = $1 AND expires_at < now() ORDER BY age`,
@@ -245,7 +257,9 @@ describe('sessions', () => {
       // Were there always more, it would stop all the same.
       let transactions = 0;
       const { purge } = SessionsService.prototype;
-      await purge.call({ unitOfWork: { run: () => Promise.resolve(++transactions && 200) } } as never);
+      await purge.call({
+        unitOfWork: { run: () => Promise.resolve(++transactions && 200) },
+      } as never);
       expect(transactions).toBe(25);
     } finally {
       await Promise.all([client.end(), holder.end()]);
@@ -264,12 +278,17 @@ describe('sessions that end by themselves', () => {
     });
   });
   afterAll(() => app.close());
-  const statusOf = async (token: string): Promise<number> => (await app.call('GET', '/v1/users/me', { token })).status;
+  const statusOf = async (token: string): Promise<number> =>
+    (await app.call('GET', '/v1/users/me', { token })).status;
 
   it('end when they were not used for the idle time', async () => {
     const someone = await person(app);
     await sleep(IDLE_MS + 300);
-    expectProblem(await app.call('GET', '/v1/sessions/current', { token: someone.token }), 401, 'unauthenticated');
+    expectProblem(
+      await app.call('GET', '/v1/sessions/current', { token: someone.token }),
+      401,
+      'unauthenticated',
+    );
     const next = await logIn(app, someone.username);
     expect((await app.call('GET', '/v1/sessions', { token: next })).body.data).toHaveLength(1);
   });

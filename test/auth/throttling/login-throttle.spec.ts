@@ -41,7 +41,9 @@ describe('guessing', () => {
   /** As many wrong passwords as a window lets pass, on both nodes in turn, at once. */
   const guess = (username: string, times: number, headers = STRANGER): Promise<Reply[]> =>
     Promise.all(
-      Array.from({ length: times }, (_, turn) => tryIt(nodes[turn % 2] as TestApp, username, WRONG, headers)),
+      Array.from({ length: times }, (_, turn) =>
+        tryIt(nodes[turn % 2] as TestApp, username, WRONG, headers),
+      ),
     );
   const statuses = (replies: Reply[]): Record<string, number> => {
     const counts: Record<string, number> = {};
@@ -51,7 +53,8 @@ describe('guessing', () => {
   const retryAfter = (reply: Reply): number => Number(reply.headers.get('retry-after'));
   /** As if a window had ended. */
   const forget = async (kind: string, seconds: number): Promise<void> => {
-    const keys = (await ask(redis.port, `KEYS hf:guess:${kind}:${seconds}:*`)).match(/hf:guess\S+/g) ?? [];
+    const keys =
+      (await ask(redis.port, `KEYS hf:guess:${kind}:${seconds}:*`)).match(/hf:guess\S+/g) ?? [];
     for (const key of keys) await ask(redis.port, `DEL ${key}`);
   };
 
@@ -64,7 +67,8 @@ describe('guessing', () => {
       expect(retryAfter(refused)).toBeLessThanOrEqual(MINUTE.seconds);
     }
     // The right one too: else a refusal would tell which it is.
-    for (const node of nodes) expectProblem(await tryIt(node, username, PASSWORD, STRANGER), 429, 'too-many-attempts');
+    for (const node of nodes)
+      expectProblem(await tryIt(node, username, PASSWORD, STRANGER), 429, 'too-many-attempts');
   });
 
   it('makes every further series wait longer', async () => {
@@ -73,7 +77,9 @@ describe('guessing', () => {
     let passed = 0;
     const untilRefused = async (): Promise<number> => {
       for (;;) {
-        const refusal = await guesses[passed % 2]?.count({ account: name }).catch((error: unknown) => error as Problem);
+        const refusal = await guesses[passed % 2]
+          ?.count({ account: name })
+          .catch((error: unknown) => error as Problem);
         if (refusal) return Number(refusal.details.headers?.['Retry-After']);
         passed++;
       }
@@ -96,7 +102,9 @@ describe('guessing', () => {
       if (times % 10 === 9) await forget('account', MINUTE.seconds);
       if (times % 25 === 24) await forget('account', QUARTER.seconds);
     }
-    expect(retryAfter(await tryIt(nodes[1], username, PASSWORD, STRANGER))).toBeGreaterThan(13 * 86_400);
+    expect(retryAfter(await tryIt(nodes[1], username, PASSWORD, STRANGER))).toBeGreaterThan(
+      13 * 86_400,
+    );
   });
 
   it('tells nothing about whether there is such a user', async () => {
@@ -112,7 +120,11 @@ describe('guessing', () => {
     };
     const known = await told(username);
     await forget('address', 60);
-    expect(known.map((it) => (it as unknown[])[0])).toEqual([...Array<number>(MINUTE.failures).fill(401), 429, 429]);
+    expect(known.map((it) => (it as unknown[])[0])).toEqual([
+      ...Array<number>(MINUTE.failures).fill(401),
+      429,
+      429,
+    ]);
     expect(await told(`${uniqueName()}@example.com`)).toEqual(known);
     await forget('address', 60);
   });
@@ -121,7 +133,9 @@ describe('guessing', () => {
     const { username, email } = await person(nodes[0]);
     const queries = async (): Promise<number> => {
       const { text } = await nodes[0].call('GET', '/metrics');
-      return Number(/db_client_operation_duration_seconds_count\{operation="SELECT"\} (\d+)/.exec(text)?.[1]);
+      return Number(
+        /db_client_operation_duration_seconds_count\{operation="SELECT"\} (\d+)/.exec(text)?.[1],
+      );
     };
     const costs = new Set<number>();
     for (const name of [username, uniqueName(), email, `${uniqueName()}@example.com`, username]) {
@@ -143,8 +157,11 @@ describe('guessing', () => {
     const parameters = (hash: string): string => hash.split('$').slice(0, 4).join('$');
     expect(parameters(await decoy)).toBe(parameters(await passwords.hash('any password whatever')));
     let turns = 0;
-    const nobody = (): Promise<{ passwordHash: undefined }> => Promise.resolve({ passwordHash: void turns++ });
-    expect(await passwords.verify('the password of nobody at all', nobody)).toMatchObject({ right: false });
+    const nobody = (): Promise<{ passwordHash: undefined }> =>
+      Promise.resolve({ passwordHash: void turns++ });
+    expect(await passwords.verify('the password of nobody at all', nobody)).toMatchObject({
+      right: false,
+    });
     expect(turns).toBe(1);
   });
 
@@ -153,16 +170,29 @@ describe('guessing', () => {
     const home = { 'User-Agent': 'home/1.0' };
     const { body } = await tryIt(nodes[0], someone.username, PASSWORD, home);
     await guess(someone.username, MINUTE.failures + 1);
-    expectProblem(await tryIt(nodes[1], someone.username, PASSWORD, STRANGER), 429, 'too-many-attempts');
+    expectProblem(
+      await tryIt(nodes[1], someone.username, PASSWORD, STRANGER),
+      429,
+      'too-many-attempts',
+    );
     for (const node of nodes) {
       expect((await tryIt(node, someone.username, PASSWORD, home)).status).toBe(201);
       expect((await tryIt(node, someone.email, PASSWORD, home)).status).toBe(201);
-      expect((await node.call('GET', '/v1/users/me', { token: body.token as string })).status).toBe(200);
+      expect((await node.call('GET', '/v1/users/me', { token: body.token as string })).status).toBe(
+        200,
+      );
     }
     // Its own wrong passwords count for itself, under whichever name.
-    for (const name of [someone.username, someone.email]) await guess(name, MINUTE.failures / 2, home);
-    expectProblem(await tryIt(nodes[0], someone.username, PASSWORD, home), 429, 'too-many-attempts');
-    expect((await tryIt(nodes[0], someone.username, PASSWORD, { 'User-Agent': '' })).status).toBe(429);
+    for (const name of [someone.username, someone.email])
+      await guess(name, MINUTE.failures / 2, home);
+    expectProblem(
+      await tryIt(nodes[0], someone.username, PASSWORD, home),
+      429,
+      'too-many-attempts',
+    );
+    expect((await tryIt(nodes[0], someone.username, PASSWORD, { 'User-Agent': '' })).status).toBe(
+      429,
+    );
     await forget('address', 60);
   });
 
@@ -171,7 +201,9 @@ describe('guessing', () => {
     const from = { ...STRANGER, 'X-Forwarded-For': '203.0.113.9' };
     for (let round = 0; round < 3; round++) {
       const newcomer = { 'User-Agent': uniqueName(), 'X-Forwarded-For': '203.0.113.9' };
-      expect(statuses(await guess(username, MINUTE.failures - 1, from))).toEqual({ 401: MINUTE.failures - 1 });
+      expect(statuses(await guess(username, MINUTE.failures - 1, from))).toEqual({
+        401: MINUTE.failures - 1,
+      });
       expect((await tryIt(nodes[0], username, PASSWORD, newcomer)).status).toBe(201);
     }
     const guesses = nodes[1].app.get(Guesses, { strict: false });
@@ -186,7 +218,8 @@ describe('guessing', () => {
   it('counts an IPv6 network of 64 bits as one address, whatever the names', async () => {
     const guesses = nodes[0].app.get(Guesses, { strict: false });
     const filled = { address: networkOf('2001:db8:1:2::1') };
-    for (let times = 0; times < GUESS_WINDOWS.address[0].failures; times++) await guesses.count(filled);
+    for (let times = 0; times < GUESS_WINDOWS.address[0].failures; times++)
+      await guesses.count(filled);
     const from = (ip: string): Promise<Reply> =>
       tryIt(nodes[1], uniqueName(), WRONG, { ...STRANGER, 'X-Forwarded-For': ip });
     expectProblem(await from('2001:db8:1:2:ffff:eeee:dddd:cccc'), 429, 'too-many-attempts');
@@ -245,12 +278,15 @@ describe('a device of a user', () => {
           body: { username: someone.username, password },
           headers: { 'User-Agent': userAgent },
         });
-      for (let device = 0; device <= 20; device++) expect((await from(`device/${device}`, PASSWORD)).status).toBe(201);
+      for (let device = 0; device <= 20; device++)
+        expect((await from(`device/${device}`, PASSWORD)).status).toBe(201);
       for (let times = 0; times < MINUTE.failures; times++) await from('stranger/1.0', WRONG);
       expect((await from('device/20', PASSWORD)).status).toBe(201);
       expect((await from('device/1', PASSWORD)).status).toBe(201);
       expectProblem(await from('device/0', PASSWORD), 429, 'too-many-attempts');
-      expect((await app.call('DELETE', `/v1/users/${someone.id}`, { token: someone.token })).status).toBe(204);
+      expect(
+        (await app.call('DELETE', `/v1/users/${someone.id}`, { token: someone.token })).status,
+      ).toBe(204);
     } finally {
       await app.close();
     }
@@ -259,8 +295,11 @@ describe('a device of a user', () => {
 
 describe('the counts of guesses', () => {
   const passes = async (guesses: Guesses, guess: Guess, times: number): Promise<number> => {
-    const results = await Promise.allSettled(Array.from({ length: times }, () => guesses.count(guess)));
-    for (const result of results) if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(Problem);
+    const results = await Promise.allSettled(
+      Array.from({ length: times }, () => guesses.count(guess)),
+    );
+    for (const result of results)
+      if (result.status === 'rejected') expect(result.reason).toBeInstanceOf(Problem);
     return results.filter(({ status }) => status === 'fulfilled').length;
   };
 
@@ -270,7 +309,12 @@ describe('the counts of guesses', () => {
 
   it('are each one’s own', async () => {
     const guesses = new Guesses(undefined);
-    for (const guess of [{ account: 'ada' }, { account: 'ida' }, { device: 'ada' }, { session: 'ada' }])
+    for (const guess of [
+      { account: 'ada' },
+      { account: 'ida' },
+      { device: 'ada' },
+      { session: 'ada' },
+    ])
       expect(await passes(guesses, guess, 50)).toBe(MINUTE.failures);
   });
 
@@ -290,7 +334,12 @@ describe('the counts of guesses', () => {
   });
 
   it('are of an IPv4 address however it is written, and of an IPv6 network', () => {
-    for (const ip of ['192.0.2.7', '::ffff:192.0.2.7', '::ffff:c000:207', '0:0:0:0:0:FFFF:192.0.2.7'])
+    for (const ip of [
+      '192.0.2.7',
+      '::ffff:192.0.2.7',
+      '::ffff:c000:207',
+      '0:0:0:0:0:FFFF:192.0.2.7',
+    ])
       expect(networkOf(ip)).toBe('192.0.2.7');
     for (const ip of [
       '2001:db8:0:1::',

@@ -67,7 +67,9 @@ class Node {
 
   /** Rows asked of PostgreSQL so far, of orders. */
   async loads(): Promise<number> {
-    const metric = this.app.app.get(Registry, { strict: false }).getSingleMetric('holdfast_cache_loads_total');
+    const metric = this.app.app
+      .get(Registry, { strict: false })
+      .getSingleMetric('holdfast_cache_loads_total');
     const { values } = (await metric?.get()) ?? { values: [] };
     return values.find(({ labels }) => labels.entity === 'order')?.value ?? 0;
   }
@@ -156,14 +158,19 @@ function operations(id: string, hundred: readonly string[]): Operation[] {
       count: slow,
       on: async (node) => {
         const row = await node.row(id);
-        return () => node.unitOfWork.run((transaction) => transaction.update(row, { note: `note ${note++}` }));
+        return () =>
+          node.unitOfWork.run((transaction) => transaction.update(row, { note: `note ${note++}` }));
       },
     },
   ];
 }
 
 /** Median milliseconds of each of these on one node; in turns, so that what disturbs the machine disturbs all of them. */
-async function medians(all: readonly Operation[], node: Node, countOf: (operation: Operation) => number) {
+async function medians(
+  all: readonly Operation[],
+  node: Node,
+  countOf: (operation: Operation) => number,
+) {
   const took = new Map<string, number[]>(all.map(({ name }) => [name, []]));
   for (let turn = 0; turn < 4; turn++)
     for (const operation of all) {
@@ -177,8 +184,12 @@ async function medians(all: readonly Operation[], node: Node, countOf: (operatio
   return new Map([...took].map(([name, list]) => [name, percentile(list, 0.5)]));
 }
 
-async function stampede(nodes: readonly Node[], id: string): Promise<{ loads: number[]; slowest: number }> {
-  const rows = async () => (await Promise.all(nodes.map((node) => node.loads()))).reduce((sum, some) => sum + some);
+async function stampede(
+  nodes: readonly Node[],
+  id: string,
+): Promise<{ loads: number[]; slowest: number }> {
+  const rows = async () =>
+    (await Promise.all(nodes.map((node) => node.loads()))).reduce((sum, some) => sum + some);
   const loads: number[] = [];
   let slowest = 0;
   for (let round = 0; round < SAMPLES.stampedes; round++) {
@@ -226,7 +237,12 @@ interface Hang {
 }
 
 /** Requests over HTTP, readers and writers, while Redis is stopped (SIGSTOP). */
-async function hang(node: Node, redis: { pause(): void; resume(): void }, token: string, ids: string[]): Promise<Hang> {
+async function hang(
+  node: Node,
+  redis: { pause(): void; resume(): void },
+  token: string,
+  ids: string[],
+): Promise<Hang> {
   const seen: { at: number; took: number; ok: boolean }[] = [];
   const began = performance.now() + SAMPLES.beforeMs;
   const loop = async (call: (round: number) => Promise<{ status: number }>): Promise<void> => {
@@ -239,21 +255,32 @@ async function hang(node: Node, redis: { pause(): void; resume(): void }, token:
   };
   const pause = sleep(SAMPLES.beforeMs).then(() => redis.pause());
   const reader = (_: unknown, index: number) =>
-    loop((round) => node.app.call('GET', `/v1/orders/${ids[(round + index) % ids.length]}`, { token }));
+    loop((round) =>
+      node.app.call('GET', `/v1/orders/${ids[(round + index) % ids.length]}`, { token }),
+    );
   const writer = (id: string) =>
     loop(async () => {
       const { version } = await node.row(id);
       const headers = { 'If-Match': `"${version}"` };
-      return node.app.call('PATCH', `/v1/orders/${id}`, { token, headers, body: { note: `hung ${version}` } });
+      return node.app.call('PATCH', `/v1/orders/${id}`, {
+        token,
+        headers,
+        body: { note: `hung ${version}` },
+      });
     });
   try {
-    await Promise.all([pause, ...Array.from({ length: 16 }, reader), ...ids.slice(0, 2).map(writer)]);
+    await Promise.all([
+      pause,
+      ...Array.from({ length: 16 }, reader),
+      ...ids.slice(0, 2).map(writer),
+    ]);
   } finally {
     redis.resume();
   }
   const resumed = performance.now();
   const isHit = async () =>
-    (await node.app.call('GET', `/v1/orders/${ids[5]}`, { token })).headers.get('cache-status') === 'holdfast; hit';
+    (await node.app.call('GET', `/v1/orders/${ids[5]}`, { token })).headers.get('cache-status') ===
+    'holdfast; hit';
   while (!(await isHit())) await sleep(5);
   const slowest = (accept: (at: number) => boolean) =>
     Math.max(...seen.filter(({ at }) => accept(at)).map(({ took }) => took));
@@ -273,14 +300,20 @@ const redis = await startRedis();
 const delays = { redis: 0, postgres: 0 };
 const [farRedis, farPostgres] = await Promise.all([
   startDelayProxy({ host: '127.0.0.1', port: redis.port }, () => delays.redis),
-  startDelayProxy({ host: '127.0.0.1', port: Number(new URL(postgres.url).port) }, () => delays.postgres),
+  startDelayProxy(
+    { host: '127.0.0.1', port: Number(new URL(postgres.url).port) },
+    () => delays.postgres,
+  ),
 ]);
 const database = await createTestDatabase();
 const closing: (() => Promise<unknown>)[] = [];
 try {
   const where = await machine(postgres.url, redis.url);
   console.log(where);
-  const nodes = [await Node.start(redis.url, database.url), await Node.start(redis.url, database.url)] as const;
+  const nodes = [
+    await Node.start(redis.url, database.url),
+    await Node.start(redis.url, database.url),
+  ] as const;
   const [near] = nodes;
   const farUrl = new URL(database.url);
   farUrl.port = String(farPostgres.port);
@@ -338,7 +371,8 @@ try {
     Object.assign(delays, { redis: toRedis, postgres: toPostgres });
     await sleep(100);
     const took = await medians(all, far, () => SAMPLES.far);
-    for (const [name, ms] of took) trips.get(name)?.push(Math.max(0, ms - (direct.get(name) ?? 0)) / (2 * ONE_WAY_MS));
+    for (const [name, ms] of took)
+      trips.get(name)?.push(Math.max(0, ms - (direct.get(name) ?? 0)) / (2 * ONE_WAY_MS));
   }
   Object.assign(delays, { redis: 0, postgres: 0 });
   for (const [name, ms] of direct) rows.push([name, ms * 1000, trips.get(name) ?? []]);
@@ -350,8 +384,11 @@ try {
   console.log('Redis hangs ...');
   const hung = await hang(near, redis, token, hundred.slice(0, 20));
 
-  const show = (value: number | string): string => (typeof value === 'string' ? value : value.toFixed(1));
-  const table = rows.map(([name, us, count]) => `| ${name} | ${Math.round(us)} | ${count.map(show).join(' | ')} |`);
+  const show = (value: number | string): string =>
+    typeof value === 'string' ? value : value.toFixed(1);
+  const table = rows.map(
+    ([name, us, count]) => `| ${name} | ${Math.round(us)} | ${count.map(show).join(' | ')} |`,
+  );
   const ms = (value: number): string => `${value.toFixed(1)} ms`;
   const page = `# What the fenced cache costs
 

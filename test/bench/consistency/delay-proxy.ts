@@ -31,7 +31,9 @@ export async function startDelayProxy(
       from.on('error', () => undefined); // 'close' follows
     }
   });
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve, reject) =>
+    server.once('error', reject).listen(0, '127.0.0.1', resolve),
+  );
   return {
     port: (server.address() as AddressInfo).port,
     close: () =>

@@ -79,13 +79,23 @@ async function open(peer: string, servers: Servers): Promise<void> {
   });
 }
 
-async function run({ ids, ms, seed, readers, writers }: Extract<Command, { do: 'run' }>): Promise<Log> {
+async function run({
+  ids,
+  ms,
+  seed,
+  readers,
+  writers,
+}: Extract<Command, { do: 'run' }>): Promise<Log> {
   const [reads, writes] = [new Recorder(), new Recorder()];
   const failures: string[] = [];
   const loadedBefore = rowsLoaded;
   const end = clock() + ms * 1e6;
 
-  const client = async (random: () => number, call: (id: string) => Promise<number>, recorder: Recorder) => {
+  const client = async (
+    random: () => number,
+    call: (id: string) => Promise<number>,
+    recorder: Recorder,
+  ) => {
     while (clock() < end) {
       const row = Math.floor(random() * ids.length);
       const began = clock();
@@ -100,12 +110,19 @@ async function run({ ids, ms, seed, readers, writers }: Extract<Command, { do: '
     }
   };
   await Promise.all([
-    ...Array.from({ length: readers }, (_, index) => client(randomFrom(seed + index), (id) => node.read(id), reads)),
+    ...Array.from({ length: readers }, (_, index) =>
+      client(randomFrom(seed + index), (id) => node.read(id), reads),
+    ),
     ...Array.from({ length: writers }, (_, index) =>
       client(randomFrom(seed - 1 - index), (id) => node.write(id), writes),
     ),
   ]);
-  return { reads: reads.events, writes: writes.events, rowsLoaded: rowsLoaded - loadedBefore, failures };
+  return {
+    reads: reads.events,
+    writes: writes.events,
+    rowsLoaded: rowsLoaded - loadedBefore,
+    failures,
+  };
 }
 
 process.on('message', (command: Command) => {
@@ -121,7 +138,8 @@ process.on('message', (command: Command) => {
   };
   answer().then(
     (result) => process.send?.({ result }),
-    (error: unknown) => process.send?.({ error: error instanceof Error ? error.stack : String(error) }),
+    (error: unknown) =>
+      process.send?.({ error: error instanceof Error ? error.stack : String(error) }),
   );
 });
 process.once('disconnect', () => process.exit());

@@ -58,17 +58,30 @@ interface Aside {
   invalidate(id: string): Promise<unknown>;
 }
 
-const connect = (postgres: string, cache?: { type: 'redis'; options: { url: string } }): Promise<DataSource> =>
-  new DataSource({ ...dataSourceOptions(postgres, POOL), entities: [Order], ...(cache && { cache }) }).initialize();
+const connect = (
+  postgres: string,
+  cache?: { type: 'redis'; options: { url: string } },
+): Promise<DataSource> =>
+  new DataSource({
+    ...dataSourceOptions(postgres, POOL),
+    entities: [Order],
+    ...(cache && { cache }),
+  }).initialize();
 
-async function aside(dataSource: DataSource, make: (rows: Repository<Order>) => Aside | Promise<Aside>): Promise<Node> {
+async function aside(
+  dataSource: DataSource,
+  make: (rows: Repository<Order>) => Aside | Promise<Aside>,
+): Promise<Node> {
   const { read, invalidate } = await make(dataSource.getRepository(Order));
   return {
     dataSource,
     read: async (id) => (await read(id)).version,
     write: async (id) => {
       const version = await dataSource.transaction(async (manager) => {
-        const row = await manager.findOneOrFail(Order, { where: { id }, lock: { mode: 'pessimistic_write' } });
+        const row = await manager.findOneOrFail(Order, {
+          where: { id },
+          lock: { mode: 'pessimistic_write' },
+        });
         await manager.update(Order, { id }, { note: `after version ${row.version}` });
         return row.version + 1; // the table's trigger counts
       });
@@ -145,7 +158,11 @@ export const PEERS: Readonly<Record<string, Peer>> = {
     settings: '`wrap` and, after the COMMIT, `del`; one Redis store, blocking, no refreshThreshold',
     open: async (servers) =>
       aside(await connect(servers.postgres), async (rows) => {
-        const cache = createCache({ stores: [await redisKeyv(servers)], ttl: TTL_MS, nonBlocking: false });
+        const cache = createCache({
+          stores: [await redisKeyv(servers)],
+          ttl: TTL_MS,
+          nonBlocking: false,
+        });
         return {
           read: (id) => cache.wrap(id, () => rows.findOneByOrFail({ id })),
           invalidate: (id) => cache.del(id),
@@ -155,10 +172,14 @@ export const PEERS: Readonly<Record<string, Peer>> = {
 
   'nest-interceptor': {
     title: 'Nest CacheInterceptor',
-    settings: "`@nestjs/cache-manager`'s, on a controller, called in process; `del` of the URL after the COMMIT",
+    settings:
+      "`@nestjs/cache-manager`'s, on a controller, called in process; `del` of the URL after the COMMIT",
     open: async (servers) =>
       aside(await connect(servers.postgres), async (rows) => {
-        const cacheModule = CacheModule.register({ stores: [await redisKeyv(servers)], ttl: TTL_MS });
+        const cacheModule = CacheModule.register({
+          stores: [await redisKeyv(servers)],
+          ttl: TTL_MS,
+        });
         const app = await NestFactory.create<NestFastifyApplication>(
           {
             module: InterceptedModule,
@@ -184,9 +205,13 @@ export const PEERS: Readonly<Record<string, Peer>> = {
 
   'bentocache-l2': {
     title: 'bentocache, L2',
-    settings: '`getOrSet` and, after the COMMIT, `delete`; Redis; grace and timeouts off, L2 errors thrown',
+    settings:
+      '`getOrSet` and, after the COMMIT, `delete`; Redis; grace and timeouts off, L2 errors thrown',
     open: async ({ postgres, redis: { host, port } }) =>
-      aside(await connect(postgres), bentocache(bentostore().useL2Layer(redisDriver({ connection: { host, port } })))),
+      aside(
+        await connect(postgres),
+        bentocache(bentostore().useL2Layer(redisDriver({ connection: { host, port } }))),
+      ),
   },
 
   'bentocache-l1-l2': {
@@ -206,7 +231,8 @@ export const PEERS: Readonly<Record<string, Peer>> = {
 
   'typeorm-cache': {
     title: 'TypeORM query cache',
-    settings: '`cache: { id, milliseconds }` on the read, Redis; `queryResultCache.remove` after the COMMIT',
+    settings:
+      '`cache: { id, milliseconds }` on the read, Redis; `queryResultCache.remove` after the COMMIT',
     open: async ({ postgres, redis }) => {
       const dataSource = await connect(postgres, { type: 'redis', options: { url: redis.url } });
       return aside(dataSource, (rows) => ({
@@ -218,7 +244,8 @@ export const PEERS: Readonly<Record<string, Peer>> = {
 
   holdfast: {
     title: 'Holdfast',
-    settings: 'the application itself: `CachedRepository.findById` and `UnitOfWork.run`, all defaults but the TTL',
+    settings:
+      'the application itself: `CachedRepository.findById` and `UnitOfWork.run`, all defaults but the TTL',
     open: async ({ postgres, redis }) => {
       const config = loadConfig({
         DATABASE_URL: postgres,
@@ -228,8 +255,12 @@ export const PEERS: Readonly<Record<string, Peer>> = {
         CACHE_TTL_ORDERS: String(TTL_MS / 1000),
         LOG_LEVEL: 'silent',
       });
-      const app = await NestFactory.createApplicationContext(AppModule.with(config), { logger: ['error'] });
-      const orders = app.get<CachedRepository<Order>>(cachedRepositoryToken(Order), { strict: false });
+      const app = await NestFactory.createApplicationContext(AppModule.with(config), {
+        logger: ['error'],
+      });
+      const orders = app.get<CachedRepository<Order>>(cachedRepositoryToken(Order), {
+        strict: false,
+      });
       const unitOfWork = app.get(UnitOfWork, { strict: false });
       const gate = app.get(ReadGate, { strict: false });
       while (!gate.isOpen) await new Promise((resolve) => setTimeout(resolve, 10));
@@ -239,7 +270,8 @@ export const PEERS: Readonly<Record<string, Peer>> = {
         write: (id) =>
           unitOfWork.run(async (transaction) => {
             const row = present(await transaction.lock(Order, id));
-            return present(await transaction.update(row, { note: `after version ${row.version}` })).version;
+            return present(await transaction.update(row, { note: `after version ${row.version}` }))
+              .version;
           }),
       };
     },

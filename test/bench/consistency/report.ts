@@ -27,12 +27,18 @@ export const perMillion = ({ stale, reads }: Pick<Result, 'stale' | 'reads'>): n
   reads === 0 ? 0 : (stale / reads) * 1e6;
 
 /** Which reads are stale, and how long after the acknowledgement the latest of them began; by nothing but the two logs. */
-export function judge(writes: readonly Events[], reads: readonly Events[]): Pick<Result, 'stale' | 'longest'> {
+export function judge(
+  writes: readonly Events[],
+  reads: readonly Events[],
+): Pick<Result, 'stale' | 'longest'> {
   /** For each row, in the order of time: when a version newer than all before was acknowledged. */
   const histories: { at: number; version: number }[][] = [];
   for (const { at, row, version } of writes) {
     at.forEach((time, index) => {
-      (histories[row[index] as number] ??= []).push({ at: time, version: version[index] as number });
+      (histories[row[index] as number] ??= []).push({
+        at: time,
+        version: version[index] as number,
+      });
     });
   }
   histories.forEach((history, row) => {
@@ -53,7 +59,10 @@ export function judge(writes: readonly Events[], reads: readonly Events[]): Pick
   return { stale, longest };
 }
 
-function firstNewer<T extends { version: number }>(history: readonly T[], version: number): T | undefined {
+function firstNewer<T extends { version: number }>(
+  history: readonly T[],
+  version: number,
+): T | undefined {
   let [low, high] = [0, history.length];
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -73,7 +82,8 @@ export function resultOf(
   const writes = logs.reduce((sum, log) => sum + log.writes.at.length, 0);
   const loaded = logs.reduce((sum, log) => sum + log.rowsLoaded, 0);
   const took = Float64Array.from(logs.flatMap((log) => [...log.reads.took])).sort();
-  const percentile = (share: number): number => (took[Math.floor(share * (took.length - 1))] ?? NaN) / 1e6;
+  const percentile = (share: number): number =>
+    (took[Math.floor(share * (took.length - 1))] ?? NaN) / 1e6;
   return {
     ...left,
     ...judge(
@@ -93,7 +103,8 @@ export function resultOf(
 }
 
 /** 71234 → "71 234", with a space that does not break. */
-const grouped = (value: number): string => String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, '\u00a0');
+const grouped = (value: number): string =>
+  String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, '\u00a0');
 
 export function markdownTable(results: readonly Result[]): string {
   const rows = results.map((result) => [
@@ -109,7 +120,15 @@ export function markdownTable(results: readonly Result[]): string {
     `${result.p50.toFixed(2)} ms`,
     `${result.p99.toFixed(1)} ms`,
   ]);
-  const head = ['cache', 'reads', 'stale reads', 'stale per million', 'longest', 'keys left stale', 'hit ratio'];
+  const head = [
+    'cache',
+    'reads',
+    'stale reads',
+    'stale per million',
+    'longest',
+    'keys left stale',
+    'hit ratio',
+  ];
   const table = [
     [...head, 'reads/s', 'writes/s', 'p50 read', 'p99 read'],
     [':--', ...Array<string>(10).fill('--:')],
@@ -123,15 +142,26 @@ export function svgChart(results: readonly Result[], subtitle: string): string {
   const width = 760;
   const [left, right, top, row, bar] = [216, 84, 76, 34, 18];
   const bottom = top + results.length * row;
-  const decades = Math.max(1, ...results.map((result) => Math.ceil(Math.log10(Math.max(1, perMillion(result))))));
-  const x = (value: number): number => left + (Math.log10(Math.max(1, value)) / decades) * (width - left - right);
+  const decades = Math.max(
+    1,
+    ...results.map((result) => Math.ceil(Math.log10(Math.max(1, perMillion(result))))),
+  );
+  const x = (value: number): number =>
+    left + (Math.log10(Math.max(1, value)) / decades) * (width - left - right);
   const text = (at: [number, number], content: string, attributes = ''): string =>
     `<text x="${at[0].toFixed(1)}" y="${at[1].toFixed(1)}" ${attributes}>${content}</text>`;
 
   const ticks = Array.from({ length: decades + 1 }, (_, power) => 10 ** power).map((value) => {
     const at = x(value).toFixed(1);
     const line = `<line x1="${at}" y1="${top - 4}" x2="${at}" y2="${bottom + 4}" stroke="${value === 1 ? '#57606a' : '#d8dee4'}"/>`;
-    return line + text([x(value), bottom + 22], grouped(value), 'text-anchor="middle" fill="#57606a" font-size="12"');
+    return (
+      line +
+      text(
+        [x(value), bottom + 22],
+        grouped(value),
+        'text-anchor="middle" fill="#57606a" font-size="12"',
+      )
+    );
   });
   const bars = results.map((result, index) => {
     const [value, middle] = [perMillion(result), top + index * row + row / 2];
@@ -148,7 +178,9 @@ export function svgChart(results: readonly Result[], subtitle: string): string {
       ),
     ].join('\n');
   });
-  const summary = results.map((result) => `${result.title}: ${Math.round(perMillion(result))}`).join('; ');
+  const summary = results
+    .map((result) => `${result.title}: ${Math.round(perMillion(result))}`)
+    .join('; ');
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${bottom + 38}" width="${width}" height="${bottom + 38}" role="img" aria-label="Stale reads per million reads. ${summary}." font-family="system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', Arial, sans-serif" font-size="13.5">
 <rect width="100%" height="100%" fill="#ffffff"/>
 ${text([16, 28], 'Stale reads per million reads', 'font-size="16" font-weight="600" fill="#24292f"')}

@@ -39,7 +39,11 @@ const { values } = parseArgs({
     only: { type: 'string', default: Object.keys(PEERS).join() },
   },
 });
-const [seconds, rounds, seed] = [values.seconds, values.rounds, values.seed].map(Number) as [number, number, number];
+const [seconds, rounds, seed] = [values.seconds, values.rounds, values.seed].map(Number) as [
+  number,
+  number,
+  number,
+];
 const chosen = values.only.split(',');
 if (
   !(seconds > 0) ||
@@ -47,7 +51,9 @@ if (
   ![rounds, seed].every(Number.isSafeInteger) ||
   chosen.some((name) => !(name in PEERS))
 ) {
-  console.error(`--seconds, --rounds and --seed are numbers; --only has names out of ${Object.keys(PEERS).join()}`);
+  console.error(
+    `--seconds, --rounds and --seed are numbers; --only has names out of ${Object.keys(PEERS).join()}`,
+  );
   process.exit(2);
 }
 
@@ -60,7 +66,9 @@ async function ask<T>(node: ChildProcess, command: Command): Promise<T> {
   node.send(command);
   try {
     const answered = once(node, 'message') as Promise<[{ result: T; error?: string }]>;
-    const [{ result, error }] = (await Promise.race([answered, ended])) as [{ result: T; error?: string }];
+    const [{ result, error }] = (await Promise.race([answered, ended])) as [
+      { result: T; error?: string },
+    ];
     if (error !== undefined) throw new Error(error);
     return result;
   } finally {
@@ -72,8 +80,13 @@ async function ask<T>(node: ChildProcess, command: Command): Promise<T> {
 async function insertRows(database: pg.Client): Promise<string[]> {
   const user = uuidv7();
   const ids = Array.from({ length: ROWS }, () => uuidv7());
-  const items = JSON.stringify([{ sku: 'rope-12', name: 'Rope, 12 mm', quantity: 3, unitPrice: 1450 }]);
-  await database.query(`INSERT INTO users (id, username, email) VALUES ($1, 'reader', 'reader@example.org')`, [user]);
+  const items = JSON.stringify([
+    { sku: 'rope-12', name: 'Rope, 12 mm', quantity: 3, unitPrice: 1450 },
+  ]);
+  await database.query(
+    `INSERT INTO users (id, username, email) VALUES ($1, 'reader', 'reader@example.org')`,
+    [user],
+  );
   await database.query(
     `INSERT INTO orders (id, user_id, status, currency, items, total) SELECT id, $2, 'placed', 'EUR', $3, 4350 FROM unnest($1::uuid[]) id`,
     [ids, user, items],
@@ -103,7 +116,11 @@ async function measure(name: string, peer: Peer, servers: Servers): Promise<Resu
   });
   try {
     // One after the other, lest their starts on a busy machine run into the connection timeout.
-    const open: Command = { do: 'open', peer: name, servers: { ...servers, postgres: behindProxy.href } };
+    const open: Command = {
+      do: 'open',
+      peer: name,
+      servers: { ...servers, postgres: behindProxy.href },
+    };
     for (const node of nodes) await ask(node, open);
     await askAll(run(WARM_UP_MS, 0, 0));
     const logs: Log[] = [];
@@ -112,9 +129,12 @@ async function measure(name: string, peer: Peer, servers: Servers): Promise<Resu
       logs.push(...(await askAll<Log>(run((seconds * 1_000) / rounds, WRITERS, round))));
       await sleep(SETTLE_MS);
       const seen = await askAll<number[]>(() => ({ do: 'look', ids }));
-      const { rows } = await direct.query<{ id: string; version: string }>('SELECT id, version FROM orders');
+      const { rows } = await direct.query<{ id: string; version: string }>(
+        'SELECT id, version FROM orders',
+      );
       const truth = new Map(rows.map(({ id, version }) => [id, Number(version)]));
-      const isOld = (version: number, index: number) => version < (truth.get(ids[index] as string) as number);
+      const isOld = (version: number, index: number) =>
+        version < (truth.get(ids[index] as string) as number);
       for (const versions of seen) keysLeftStale += versions.filter(isOld).length;
     }
     return resultOf(peer, logs, seconds, { keysLeftStale, keys: ROWS * NODES * rounds });
@@ -192,7 +212,11 @@ try {
     await onRedis(redis.url, (client) => client.flushAll());
     const servers: Servers = {
       postgres: `postgres://127.0.0.1:${postgresProxy.port}`,
-      redis: { host: '127.0.0.1', port: redisProxy.port, url: `redis://127.0.0.1:${redisProxy.port}` },
+      redis: {
+        host: '127.0.0.1',
+        port: redisProxy.port,
+        url: `redis://127.0.0.1:${redisProxy.port}`,
+      },
     };
     const result = await measure(name, PEERS[name] as Peer, servers);
     results.push(result);
@@ -206,7 +230,10 @@ try {
     const caches = results.filter(({ title }) => title !== PEERS.none?.title);
     const page = `${FOLDER}/consistency.md`;
     await mkdir(FOLDER, { recursive: true });
-    await writeFile(page, await format(reportOf(results, where), { ...(await resolveConfig(page)), filepath: page }));
+    await writeFile(
+      page,
+      await format(reportOf(results, where), { ...(await resolveConfig(page)), filepath: page }),
+    );
     await writeFile(`${FOLDER}/consistency.svg`, svgChart(caches, `${shape}; logarithmic axis`));
   }
 } finally {

@@ -11,7 +11,11 @@ export const CUSTOMERS = 5;
 export const DAYS = 180;
 
 /** @param customers ids of {@link CUSTOMERS} users that exist @returns seconds that it took */
-export async function loadOrders(url: string, orders: number, customers: readonly string[]): Promise<number> {
+export async function loadOrders(
+  url: string,
+  orders: number,
+  customers: readonly string[],
+): Promise<number> {
   const began = performance.now();
   const psql = new pg.Client({ connectionString: url });
   await psql.connect();

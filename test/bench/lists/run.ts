@@ -43,7 +43,12 @@ const KINDS: readonly Kind[] = [
   { name: 'my own, the newest (cached)', by: 'customer' },
   { name: 'my own, deep', by: 'customer', deep: true },
   { name: 'my own, delivered', by: 'customer', filters: () => ({ status: 'delivered' }) },
-  { name: 'my own, delivered, deep', by: 'customer', filters: () => ({ status: 'delivered' }), deep: true },
+  {
+    name: 'my own, delivered, deep',
+    by: 'customer',
+    filters: () => ({ status: 'delivered' }),
+    deep: true,
+  },
   { name: 'my own, of 80 days', by: 'customer', filters: (share) => eightyDays(90 * share) },
   {
     name: 'my own, delivered, of 80 days',
@@ -53,14 +58,23 @@ const KINDS: readonly Kind[] = [
   { name: 'all, the newest', by: 'admin' },
   { name: 'all, deep', by: 'admin', deep: true },
   { name: 'all, delivered', by: 'admin', filters: () => ({ status: 'delivered' }) },
-  { name: 'all, delivered, deep', by: 'admin', filters: () => ({ status: 'delivered' }), deep: true },
+  {
+    name: 'all, delivered, deep',
+    by: 'admin',
+    filters: () => ({ status: 'delivered' }),
+    deep: true,
+  },
   { name: 'all, of 80 days', by: 'admin', filters: (share) => eightyDays(90 * share) },
   {
     name: 'all, cancelled, of 80 days',
     by: 'admin',
     filters: (share) => ({ status: 'cancelled', ...eightyDays(20 + 70 * share) }),
   },
-  { name: "one user's, delivered", by: 'admin, of one user', filters: () => ({ status: 'delivered' }) },
+  {
+    name: "one user's, delivered",
+    by: 'admin, of one user',
+    filters: () => ({ status: 'delivered' }),
+  },
 ];
 
 const eightyDays = (to: number): Filters => ({ from: to + 80, to });
@@ -104,7 +118,8 @@ class Service {
     try {
       for (const kind of KINDS) {
         const requests: Request[] = [];
-        for (let number = 0; number < VARIANTS; number++) requests.push(await this.request(psql, kind, number));
+        for (let number = 0; number < VARIANTS; number++)
+          requests.push(await this.request(psql, kind, number));
         this.requests.set(kind, requests);
       }
     } finally {
@@ -112,7 +127,11 @@ class Service {
     }
   }
 
-  private async request(psql: pg.Client, { by, filters, deep }: Kind, number: number): Promise<Request> {
+  private async request(
+    psql: pg.Client,
+    { by, filters, deep }: Kind,
+    number: number,
+  ): Promise<Request> {
     // Spread evenly, with no two alike.
     const share = (number * 0.618_034) % 1;
     const customer = this.customers[number % CUSTOMERS] as Person;
@@ -133,11 +152,19 @@ class Service {
       );
       query.set(
         'cursor',
-        encodeCursor(rows[0] as { id: string; createdAt: Date }, [owner ?? null, status ?? null, null, null]),
+        encodeCursor(rows[0] as { id: string; createdAt: Date }, [
+          owner ?? null,
+          status ?? null,
+          null,
+          null,
+        ]),
       );
     }
     const path = by === 'admin, of one user' ? `/v1/users/${customer.id}/orders` : '/v1/orders';
-    return { path: `${path}?${query.toString()}`, token: by === 'customer' ? customer.token : this.admin };
+    return {
+      path: `${path}?${query.toString()}`,
+      token: by === 'customer' ? customer.token : this.admin,
+    };
   }
 
   /** Milliseconds. @throws when it is not a full page */
@@ -154,7 +181,9 @@ class Service {
 }
 
 const number = (value: number) => ({ type: 'string' as const, default: String(value) });
-const { values } = parseArgs({ options: { orders: number(1_000_000), few: number(1_000), rounds: number(40) } });
+const { values } = parseArgs({
+  options: { orders: number(1_000_000), few: number(1_000), rounds: number(40) },
+});
 const [orders, few, rounds] = [Number(values.orders), Number(values.few), Number(values.rounds)];
 
 const postgres = await startSharedPostgres(migrateDatabase);
@@ -168,14 +197,18 @@ try {
   for (const service of [small, large]) await service.prepare();
   console.log(`loaded in ${large.loading.toFixed(0)} s, warming both ...`);
   for (const kind of KINDS)
-    for (let turn = 0; turn < 2 * VARIANTS; turn++) for (const service of [small, large]) await service.ask(kind, turn);
+    for (let turn = 0; turn < 2 * VARIANTS; turn++)
+      for (const service of [small, large]) await service.ask(kind, turn);
 
   console.log('measuring ...');
-  const took = new Map(KINDS.map((kind) => [kind, { small: [] as number[], large: [] as number[] }]));
+  const took = new Map(
+    KINDS.map((kind) => [kind, { small: [] as number[], large: [] as number[] }]),
+  );
   for (let round = 0; round < rounds; round++)
     for (const [kind, { small: ofSmall, large: ofLarge }] of took)
       for (let turn = 0; turn < EACH; turn++) {
-        const ask = async (service: Service, into: number[]) => into.push(await service.ask(kind, round * EACH + turn));
+        const ask = async (service: Service, into: number[]) =>
+          into.push(await service.ask(kind, round * EACH + turn));
         if (turn % 2 === 0) await ask(small, ofSmall);
         await ask(large, ofLarge);
         if (turn % 2 === 1) await ask(small, ofSmall);
@@ -183,7 +216,8 @@ try {
 
   const all = [...took.values()];
   const total = { small: all.flatMap((one) => one.small), large: all.flatMap((one) => one.large) };
-  const ratioOf = (one: typeof total): number => percentile(one.large, 0.95) / percentile(one.small, 0.95);
+  const ratioOf = (one: typeof total): number =>
+    percentile(one.large, 0.95) / percentile(one.small, 0.95);
   const ms = (list: readonly number[], share: number): string => percentile(list, share).toFixed(2);
   const line = (name: string, one: typeof total): string =>
     `| ${[name, ms(one.small, 0.5), ms(one.large, 0.5), ms(one.small, 0.95), ms(one.large, 0.95), ratioOf(one).toFixed(2)].join(' | ')} |`;

@@ -4,7 +4,18 @@
  * the code that it stands for: a writer is UnitOfWork and Invalidation, a reader ReadThrough, a repetition Idempotency, the
  * database's path DatabaseInvalidations.
  */
-import { ABSENT, claim, type Entry, expire, fence, fill, lease, publish, replace, unfence } from './scripts.model.js';
+import {
+  ABSENT,
+  claim,
+  type Entry,
+  expire,
+  fence,
+  fill,
+  lease,
+  publish,
+  replace,
+  unfence,
+} from './scripts.model.js';
 import {
   type Budgets,
   DROP_TOKEN,
@@ -41,26 +52,40 @@ const CANNOT_COMMIT = new Set<WriterPc>([...HAS_COMMITTED, Pc.RolledBack, Pc.Ove
 /** Every step that somebody could take in `state`. */
 export function successors(protocol: Protocol, state: State): Step[] {
   const steps: Step[] = [];
-  const step = (words: string, next: Partial<State>, answer?: { author: number; since: number }): void => {
+  const step = (
+    words: string,
+    next: Partial<State>,
+    answer?: { author: number; since: number },
+  ): void => {
     const after = { ...state, ...next };
     steps.push({ words, state: after, violation: brokenBy(after, answer) });
   };
-  for (let writer = 1; writer <= state.writers.length; writer++) writerSteps(protocol, state, writer, step);
-  for (let reader = 1; reader <= state.readers.length; reader++) readerSteps(protocol, state, reader, step);
+  for (let writer = 1; writer <= state.writers.length; writer++)
+    writerSteps(protocol, state, writer, step);
+  for (let reader = 1; reader <= state.readers.length; reader++)
+    readerSteps(protocol, state, reader, step);
   if (protocol.replay !== 'none') replaySteps(protocol, state, step);
   if (protocol.databasePath) databaseSteps(protocol, state, step);
   environmentSteps(protocol, state, step);
   return steps;
 }
 
-type Take = (words: string, next: Partial<State>, answer?: { author: number; since: number }) => void;
+type Take = (
+  words: string,
+  next: Partial<State>,
+  answer?: { author: number; since: number },
+) => void;
 
 function writerSteps(protocol: Protocol, state: State, number: number, take: Take): void {
   const { row, lock, cell, left } = state;
   const { pc, version, unfenced } = state.writers[number - 1] as Writer;
   const name = `writer ${number}`;
   const to = (next: WriterPc, took = version, without = unfenced): Pick<State, 'writers'> => ({
-    writers: state.writers.with(number - 1, { pc: next, version: took, unfenced: without && next < Pc.Published }),
+    writers: state.writers.with(number - 1, {
+      pc: next,
+      version: took,
+      unfenced: without && next < Pc.Published,
+    }),
   });
   const fenced = { cell: fence(protocol, cell, number) };
   const released = { cell: unfence(protocol, cell, number) };
@@ -71,7 +96,10 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
     const kind = protocol.writers[number - 1] as Kind;
     const took = versionOf(state, row) + 1;
     if ((kind === 'insert') === isMissing(protocol, row))
-      take(`${name}: ${kind} in the row's lock takes version ${took}`, { ...to(next, took), lock: number });
+      take(`${name}: ${kind} in the row's lock takes version ${took}`, {
+        ...to(next, took),
+        lock: number,
+      });
     else
       take(
         `${name}: ${kind} finds ${kind === 'insert' ? 'a' : 'no'} row, ROLLBACK`,
@@ -86,7 +114,11 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
     return { cell: publish(protocol, cell, number, entry), generation: 0 };
   };
   const verb =
-    protocol.scheme !== 'fenced' ? 'DELs the key' : protocol.afterCommit === 'unfence' ? 'unfences' : 'publishes';
+    protocol.scheme !== 'fenced'
+      ? 'DELs the key'
+      : protocol.afterCommit === 'unfence'
+        ? 'unfences'
+        : 'publishes';
   const acknowledged = { acknowledged: Math.max(state.acknowledged, version) };
   /** The keys go to the table, committed: with the write itself, or before it is acknowledged. */
   const leave = (): Pick<State, 'waiting'> => ({
@@ -107,12 +139,17 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
       if (protocol.writers[number - 1] === 'psql') {
         if (lock !== 0) break;
         const took = versionOf(state, row) + 1;
-        const done = { ...to(Pc.Acknowledged, took), row: number, acknowledged: Math.max(state.acknowledged, took) };
+        const done = {
+          ...to(Pc.Acknowledged, took),
+          row: number,
+          acknowledged: Math.max(state.acknowledged, took),
+        };
         take(`psql: UPDATE to version ${took}, committed`, { ...done, ...leave() });
         break;
       }
       sql(protocol.fenceWhen === 'never' || protocol.scheme !== 'fenced' ? Pc.Ready : Pc.Locked);
-      if (protocol.fenceWhen === 'beside') take(`${name} fences, its SQL not done`, { ...to(Pc.Fenced), ...fenced });
+      if (protocol.fenceWhen === 'beside')
+        take(`${name} fences, its SQL not done`, { ...to(Pc.Fenced), ...fenced });
       break;
     case Pc.Locked:
       take(`${name} fences`, { ...to(Pc.Ready), ...fenced });
@@ -149,7 +186,11 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
       crash(Pc.Over);
       break;
     case Pc.Unanswered:
-      take(`${name}'s COMMIT takes effect, version ${version}`, { ...to(Pc.TookEffect), row: number, lock: 0 });
+      take(`${name}'s COMMIT takes effect, version ${version}`, {
+        ...to(Pc.TookEffect),
+        row: number,
+        lock: 0,
+      });
       take(`${name}'s COMMIT comes to nothing`, { ...to(Pc.RolledBack, 0), lock: 0 });
       break;
     case Pc.TookEffect:
@@ -160,11 +201,18 @@ function writerSteps(protocol: Protocol, state: State, number: number, take: Tak
           ...acknowledged,
           cell: publish(protocol, cell, number, undefined),
         });
-      else take(`${name} never learns of version ${version}`, { ...to(Pc.Acknowledged), ...acknowledged });
+      else
+        take(`${name} never learns of version ${version}`, {
+          ...to(Pc.Acknowledged),
+          ...acknowledged,
+        });
       break;
     case Pc.Committed:
       if (protocol.publishWhen === 'acknowledged')
-        take(`${name} acknowledges version ${version}`, { ...to(Pc.AcknowledgedEarly), ...acknowledged });
+        take(`${name} acknowledges version ${version}`, {
+          ...to(Pc.AcknowledgedEarly),
+          ...acknowledged,
+        });
       else {
         take(`${name} ${verb}`, { ...to(Pc.Published), ...published() });
         if (left.lostPublishes > 0)
@@ -198,11 +246,16 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
   const { cell, row, acknowledged, generation } = state;
   const reader = state.readers[number - 1] as Reader;
   const name = `reader ${number}`;
-  const to = (next: Reader): Pick<State, 'readers'> => ({ readers: state.readers.with(number - 1, next) });
+  const to = (next: Reader): Pick<State, 'readers'> => ({
+    readers: state.readers.with(number - 1, next),
+  });
   const hit = (verb: string, { author }: Entry, since: number): void =>
     take(`${name} ${verb} and answers ${showRow(state, author)}`, to(IDLE), { author, since });
   const fromPrimary = (why: string, since: number): void =>
-    take(`${name} ${why}, reads PostgreSQL and answers ${showRow(state, row)}`, to(IDLE), { author: row, since });
+    take(`${name} ${why}, reads PostgreSQL and answers ${showRow(state, row)}`, to(IDLE), {
+      author: row,
+      since,
+    });
 
   switch (reader.at) {
     case 'idle':
@@ -215,13 +268,17 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
       if (cell.is === 'entry') hit('begins, GETs', cell, acknowledged);
       else if (protocol.scheme === 'fenced')
         take(`${name} begins, GETs: ${cell.is}`, to({ at: 'missed', since: acknowledged }));
-      else take(`${name} begins, GETs: absent`, to({ at: 'leased', since: acknowledged, generation }));
+      else
+        take(`${name} begins, GETs: absent`, to({ at: 'leased', since: acknowledged, generation }));
       break;
     case 'missed':
       if (cell.is === 'entry') hit('asks for a lease, sees an entry', cell, reader.since);
       else if (cell.is === 'fence') fromPrimary('asks for a lease, meets a fence', reader.since);
       else if (cell.is === 'lease')
-        take(`${name} asks for a lease, meets another's`, to({ at: 'waiting', since: reader.since }));
+        take(
+          `${name} asks for a lease, meets another's`,
+          to({ at: 'waiting', since: reader.since }),
+        );
       else
         take(`${name} takes a lease`, {
           ...to({ at: 'leased', since: reader.since, generation: 0 }),
@@ -233,7 +290,10 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
       fromPrimary('waits no longer', reader.since);
       break;
     case 'leased':
-      take(`${name} reads PostgreSQL: ${showRow(state, row)}`, to({ ...reader, at: 'loaded', author: row }));
+      take(
+        `${name} reads PostgreSQL: ${showRow(state, row)}`,
+        to({ ...reader, at: 'loaded', author: row }),
+      );
       take(`${name} dies, its lease stays`, to(IDLE));
       break;
     case 'claimed':
@@ -242,16 +302,28 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
       break;
     case 'reloaded': {
       const { author } = reader;
-      const entry = entryOf(protocol, author, protocol.key === 'list' ? 0 : versionOf(state, author));
-      const replaced = entry.none ? cell : protocol.refresh === 'blind' ? entry : replace(cell, number, entry);
+      const entry = entryOf(
+        protocol,
+        author,
+        protocol.key === 'list' ? 0 : versionOf(state, author),
+      );
+      const replaced = entry.none
+        ? cell
+        : protocol.refresh === 'blind'
+          ? entry
+          : replace(cell, number, entry);
       const outcome = replaced === entry ? 'refreshes' : 'may not refresh';
-      take(`${name} ${outcome} the entry by ${showRow(state, author)}`, { ...to(IDLE), cell: replaced });
+      take(`${name} ${outcome} the entry by ${showRow(state, author)}`, {
+        ...to(IDLE),
+        cell: replaced,
+      });
       if (replaced === entry) take(`${name}'s refresh is lost`, to(IDLE));
       break;
     }
     case 'loaded': {
       const { author, since } = reader;
-      const version = isMissing(protocol, author) || protocol.key === 'list' ? 0 : versionOf(state, author);
+      const version =
+        isMissing(protocol, author) || protocol.key === 'list' ? 0 : versionOf(state, author);
       const entry = entryOf(protocol, author, version);
       const filled =
         protocol.scheme === 'fenced'
@@ -266,7 +338,10 @@ function readerSteps(protocol: Protocol, state: State, number: number, take: Tak
         { author, since },
       );
       if (protocol.scheme === 'fenced')
-        take(`${name}'s fill is lost, it answers ${showRow(state, author)}`, to(IDLE), { author, since });
+        take(`${name}'s fill is lost, it answers ${showRow(state, author)}`, to(IDLE), {
+          author,
+          since,
+        });
       if (protocol.join === 'running')
         take(
           `a reader begins, joins ${name}'s load and answers ${showRow(state, author)}`,
@@ -286,13 +361,20 @@ function dropSteps(
   next: { readonly fenced: Partial<State>; readonly dropped: Partial<State> },
   take: Take,
 ): void {
-  if (protocol.drop === 'fence') take(`${name} fences`, { ...next.fenced, cell: fence(protocol, cell, DROP_TOKEN) });
-  else take(`${name} drops the key`, { ...next.dropped, cell: publish(protocol, cell, DROP_TOKEN, undefined) });
+  if (protocol.drop === 'fence')
+    take(`${name} fences`, { ...next.fenced, cell: fence(protocol, cell, DROP_TOKEN) });
+  else
+    take(`${name} drops the key`, {
+      ...next.dropped,
+      cell: publish(protocol, cell, DROP_TOKEN, undefined),
+    });
 }
 
 function replaySteps(protocol: Protocol, state: State, take: Take): void {
   const { replay, cell } = state;
-  const to = (at: Replay['at'], writer: number): Pick<State, 'replay'> => ({ replay: { at, writer } });
+  const to = (at: Replay['at'], writer: number): Pick<State, 'replay'> => ({
+    replay: { at, writer },
+  });
   const acknowledge = (words: string, writer: number): void =>
     take(`${words} acknowledges version ${versionOf(state, writer)}`, {
       ...to('done', writer),
@@ -303,10 +385,20 @@ function replaySteps(protocol: Protocol, state: State, take: Take): void {
       if (!hasCommitted(state, writer) || protocol.writers[writer - 1] === 'psql') continue;
       const words = `the repetition of writer ${writer}'s request`;
       if (protocol.replay === 'acknowledge') acknowledge(words, writer);
-      else dropSteps(protocol, state, words, { fenced: to('fenced', writer), dropped: to('dropped', writer) }, take);
+      else
+        dropSteps(
+          protocol,
+          state,
+          words,
+          { fenced: to('fenced', writer), dropped: to('dropped', writer) },
+          take,
+        );
     }
   } else if (replay.at === 'fenced') {
-    take('the repetition unfences', { ...to('dropped', replay.writer), cell: unfence(protocol, cell, DROP_TOKEN) });
+    take('the repetition unfences', {
+      ...to('dropped', replay.writer),
+      cell: unfence(protocol, cell, DROP_TOKEN),
+    });
   } else if (replay.at === 'dropped') {
     acknowledge('the repetition', replay.writer);
   }
@@ -314,16 +406,24 @@ function replaySteps(protocol: Protocol, state: State, take: Take): void {
 
 function databaseSteps(protocol: Protocol, state: State, take: Take): void {
   const { cell, waiting } = state;
-  const to = (rows: boolean, fenced: boolean): Pick<State, 'waiting'> => ({ waiting: { rows, fenced } });
+  const to = (rows: boolean, fenced: boolean): Pick<State, 'waiting'> => ({
+    waiting: { rows, fenced },
+  });
   const name = 'a node that finds the row in the table';
   if (waiting.fenced)
-    take(`${name} unfences`, { ...to(waiting.rows, false), cell: unfence(protocol, cell, DROP_TOKEN) });
-  else if (waiting.rows) dropSteps(protocol, state, name, { fenced: to(false, true), dropped: to(false, false) }, take);
+    take(`${name} unfences`, {
+      ...to(waiting.rows, false),
+      cell: unfence(protocol, cell, DROP_TOKEN),
+    });
+  else if (waiting.rows)
+    dropSteps(protocol, state, name, { fenced: to(false, true), dropped: to(false, false) }, take);
 }
 
 function environmentSteps(protocol: Protocol, state: State, take: Take): void {
   const { cell, copy, left, writers } = state;
-  const spend = (what: keyof Budgets): Pick<State, 'left'> => ({ left: { ...left, [what]: left[what] - 1 } });
+  const spend = (what: keyof Budgets): Pick<State, 'left'> => ({
+    left: { ...left, [what]: left[what] - 1 },
+  });
   const lost = { cell: ABSENT, generation: 0 };
 
   if (cell.is === 'lease') take('the lease expires', { cell: ABSENT });
@@ -335,7 +435,9 @@ function environmentSteps(protocol: Protocol, state: State, take: Take): void {
       ? CANNOT_COMMIT.has(pc) || (pc === Pc.Unanswered && protocol.unanswered === 'deadline')
       : writers.every((writer) => writer.pc === Pc.Idle || CANNOT_COMMIT.has(writer.pc));
     const stalled =
-      pc === Pc.Committed || pc === Pc.RolledBack || (pc === Pc.TookEffect && protocol.unanswered === 'watch');
+      pc === Pc.Committed ||
+      pc === Pc.RolledBack ||
+      (pc === Pc.TookEffect && protocol.unanswered === 'watch');
     if (mayEnd && (!stalled || left.stalls > 0))
       take(`the deadline of ${showToken(first)} passes`, {
         cell: expire(protocol, cell),
@@ -347,7 +449,8 @@ function environmentSteps(protocol: Protocol, state: State, take: Take): void {
   if (left.failovers > 0) {
     if (copy !== cell) take('the replica catches up', { copy: cell });
     const words = 'another server takes over';
-    if (protocol.incarnation === 'none') take(`${words} with the copy it has`, { cell: copy, ...spend('failovers') });
+    if (protocol.incarnation === 'none')
+      take(`${words} with the copy it has`, { cell: copy, ...spend('failovers') });
     else take(`${words}, under its own incarnation`, { ...lost, ...spend('failovers') });
   } else if (left.failbacks > 0) {
     const words = 'the first server, never restarted, takes over again';
@@ -358,7 +461,10 @@ function environmentSteps(protocol: Protocol, state: State, take: Take): void {
 }
 
 /** G1 at an answer, G3 at an answer and in the key. */
-function brokenBy(state: State, answer: { author: number; since: number } | undefined): string | undefined {
+function brokenBy(
+  state: State,
+  answer: { author: number; since: number } | undefined,
+): string | undefined {
   const { cell } = state;
   if (answer) {
     const { author, since } = answer;
@@ -367,7 +473,8 @@ function brokenBy(state: State, answer: { author: number; since: number } | unde
     if (version < since && !state.waiting.rows)
       return `G1: answered version ${version}, version ${since} was acknowledged before the read began`;
   }
-  if (cell.is === 'entry' && !hasCommitted(state, cell.author)) return `G3: cached what was never committed`;
+  if (cell.is === 'entry' && !hasCommitted(state, cell.author))
+    return `G3: cached what was never committed`;
   return undefined;
 }
 
@@ -375,7 +482,9 @@ function brokenBy(state: State, answer: { author: number; since: number } | unde
 const isNext = (protocol: Protocol, { writers }: State, number: number): boolean =>
   writers.every(
     ({ pc }, index) =>
-      index >= number - 1 || pc !== Pc.Idle || protocol.writers[index] !== protocol.writers[number - 1],
+      index >= number - 1 ||
+      pc !== Pc.Idle ||
+      protocol.writers[index] !== protocol.writers[number - 1],
   );
 const versionOf = (state: State, author: number): number =>
   author === 0 ? 0 : (state.writers[author - 1] as Writer).version;
@@ -391,5 +500,6 @@ const entryOf = (protocol: Protocol, author: number, version: number): Entry => 
   claim: 0,
 });
 
-const showToken = (token: number): string => (token === DROP_TOKEN ? 'the fence of a drop' : `writer ${token}'s fence`);
+const showToken = (token: number): string =>
+  token === DROP_TOKEN ? 'the fence of a drop' : `writer ${token}'s fence`;
 const showRow = (state: State, author: number): string => `version ${versionOf(state, author)}`;

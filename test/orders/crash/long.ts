@@ -20,9 +20,17 @@ export interface LongOptions {
 }
 
 /** @returns the report, and whether anything was found */
-export async function runLong({ folder, crashes, seed }: LongOptions): Promise<{ report: string; failed: boolean }> {
+export async function runLong({
+  folder,
+  crashes,
+  seed,
+}: LongOptions): Promise<{ report: string; failed: boolean }> {
   console.log(`orders: ${crashes} crashes, seed ${seed}`);
-  const postgres = await startTestPostgres(['fsync=on', 'synchronous_commit=on', 'full_page_writes=on']);
+  const postgres = await startTestPostgres([
+    'fsync=on',
+    'synchronous_commit=on',
+    'full_page_writes=on',
+  ]);
   let rabbit: RabbitServer | undefined;
   let shop: Shop | undefined;
   try {
@@ -37,7 +45,9 @@ export async function runLong({ folder, crashes, seed }: LongOptions): Promise<{
     for (const fault of ['lost', 'invented', 'outOfOrder'] as const)
       for (const id of arrivals[fault]) console.log(`ARRIVALS ${fault}: ${id}`);
     const { lost, invented, outOfOrder, astray } = arrivals;
-    const wrong = [result.faults, result.violations, lost, invented, outOfOrder].some((found) => found.length > 0);
+    const wrong = [result.faults, result.violations, lost, invented, outOfOrder].some(
+      (found) => found.length > 0,
+    );
     return { report: reportOf(result, arrivals, crashes, seed), failed: wrong || astray > 0 };
   } finally {
     await shop?.close();

@@ -34,10 +34,18 @@ export class Node {
   private async startOnce(): Promise<void> {
     const preload = join(this.folder, 'test/orders/crash/fail-points.js');
     const program = ['--import', preload, join(this.folder, 'src/main.js')];
-    const setpriv = existsSync('/usr/bin/setpriv') ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL'] : [];
+    const setpriv = existsSync('/usr/bin/setpriv')
+      ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL']
+      : [];
     const [command, ...args] = [...setpriv, process.execPath, ...program] as [string, ...string[]];
     const child = spawn(command, args, {
-      env: { PATH: process.env.PATH, PORT: '0', LOG_FORMAT: 'json', RATE_LIMIT_PER_MINUTE: '0', ...this.env },
+      env: {
+        PATH: process.env.PATH,
+        PORT: '0',
+        LOG_FORMAT: 'json',
+        RATE_LIMIT_PER_MINUTE: '0',
+        ...this.env,
+      },
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
     });
     this.child = child;
@@ -49,7 +57,8 @@ export class Node {
         const url = /is ready: API (http\S+)\/v1/.exec(said)?.[1];
         if (url) resolve(url);
       };
-      for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', hear);
+      for (const stream of [child.stdout, child.stderr])
+        stream?.setEncoding('utf8').on('data', hear);
       child.once('exit', () => reject(new Error(`a node ended while it started: ${said}`)));
       setTimeout(() => reject(new Error(`a node does not start: ${said}`)), START_MS).unref();
     });

@@ -4,7 +4,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { adminToken, logIn, ORDER, person, type Person, placeOrder, supportPerson } from '../support/factories.js';
+import {
+  adminToken,
+  logIn,
+  ORDER,
+  person,
+  type Person,
+  placeOrder,
+  supportPerson,
+} from '../support/factories.js';
 import { expectProblem, faultsOf, pointersOf } from '../support/problem.js';
 
 describe('the past of orders', () => {
@@ -25,8 +33,11 @@ describe('the past of orders', () => {
     await app.close();
   });
 
-  const get = (path: string, token: string = owner.token, headers: Record<string, string> = {}): Promise<Reply> =>
-    app.call('GET', path, { token, headers });
+  const get = (
+    path: string,
+    token: string = owner.token,
+    headers: Record<string, string> = {},
+  ): Promise<Reply> => app.call('GET', path, { token, headers });
 
   describe('of one order', () => {
     const states: Record<string, unknown>[] = [];
@@ -45,14 +56,24 @@ describe('the past of orders', () => {
       for (const [method, tail, token, body] of steps) {
         await sleep(5);
         states.push(
-          (await app.call(method, `/v1/orders/${id}${tail}`, { token, body, headers: { 'If-Match': '*' } })).body,
+          (
+            await app.call(method, `/v1/orders/${id}${tail}`, {
+              token,
+              body,
+              headers: { 'If-Match': '*' },
+            })
+          ).body,
         );
       }
     });
 
     it('is told by its events, oldest first, with who did what', async () => {
       const { status, body, headers } = await get(`/v1/orders/${id}/events`);
-      expect([status, body.next, headers.get('cache-control')]).toEqual([200, null, 'private, no-cache']);
+      expect([status, body.next, headers.get('cache-control')]).toEqual([
+        200,
+        null,
+        'private, no-cache',
+      ]);
       const event = (version: number, type: string, actorId: string, data: object): object => ({
         version,
         type,
@@ -68,7 +89,11 @@ describe('the past of orders', () => {
           total: 9_998,
           note: 'first',
         }),
-        event(2, 'order.changed', owner.id, { note: null, items: [{ ...ORDER.items[0], quantity: 1 }], total: 4_999 }),
+        event(2, 'order.changed', owner.id, {
+          note: null,
+          items: [{ ...ORDER.items[0], quantity: 1 }],
+          total: 4_999,
+        }),
         event(3, 'order.paid', owner.id, { reason: 'by card' }),
         event(4, 'order.shipped', adminId, {}),
       ]);
@@ -84,14 +109,22 @@ describe('the past of orders', () => {
       }
       expect(seen).toEqual([1, 2, 3, 4]);
       const other = await placeOrder(app, owner.token);
-      const { next: cursor } = (await get(`/v1/orders/${id}/events?limit=1`)).body as { next: string };
-      expect(pointersOf(await get(`/v1/orders/${other.id}/events?cursor=${cursor}`))).toEqual(['/cursor']);
+      const { next: cursor } = (await get(`/v1/orders/${id}/events?limit=1`)).body as {
+        next: string;
+      };
+      expect(pointersOf(await get(`/v1/orders/${other.id}/events?cursor=${cursor}`))).toEqual([
+        '/cursor',
+      ]);
     });
 
     it('can be read at each version', async () => {
       for (const [index, state] of states.entries()) {
         const reply = await get(`/v1/orders/${id}?at=${index + 1}`);
-        expect([reply.status, reply.body, reply.headers.get('etag')]).toEqual([200, state, `"${index + 1}"`]);
+        expect([reply.status, reply.body, reply.headers.get('etag')]).toEqual([
+          200,
+          state,
+          `"${index + 1}"`,
+        ]);
       }
       expectProblem(await get(`/v1/orders/${id}?at=5`), 404, 'not-found');
       expectProblem(await get(`/v1/orders/${id}?at=999999999999999`), 404, 'not-found');
@@ -99,7 +132,8 @@ describe('the past of orders', () => {
     });
 
     it('can be read at any time since it was placed', async () => {
-      const later = (time: string, ms: number): string => new Date(Date.parse(time) + ms).toISOString();
+      const later = (time: string, ms: number): string =>
+        new Date(Date.parse(time) + ms).toISOString();
       for (const [index, state] of states.entries()) {
         const from = state.updatedAt as string;
         expect((await get(`/v1/orders/${id}?at=${from}`)).body).toEqual(state);
@@ -135,9 +169,18 @@ describe('the past of orders', () => {
   describe('summed up', () => {
     // Rows without events are in no figures (figures.spec.ts): what is asked for here is counted.
     const fresh = { 'Cache-Control': 'no-cache' };
-    const summary = (query: string, token: string = support.token, headers: object = fresh): Promise<Reply> =>
+    const summary = (
+      query: string,
+      token: string = support.token,
+      headers: object = fresh,
+    ): Promise<Reply> =>
       get(`/v1/orders/summary${query}`, token, headers as Record<string, string>);
-    const insert = async (day: string, status: string, currency: string, ...totals: number[]): Promise<void> => {
+    const insert = async (
+      day: string,
+      status: string,
+      currency: string,
+      ...totals: number[]
+    ): Promise<void> => {
       for (const total of totals)
         await client.query(
           `INSERT INTO orders (id, user_id, status, currency, items, total, created_at) VALUES (gen_random_uuid(), $1, $2, $3, $4, $5, $6)`,
@@ -149,7 +192,9 @@ describe('the past of orders', () => {
     const itemsOf = (total: number): string => {
       const [many, rest] = [Math.floor(total / 1e12), total % 1e12];
       const lines = [...(many ? [[many, 1e12]] : []), [1, rest]];
-      return JSON.stringify(lines.map(([quantity, unitPrice]) => ({ ...ORDER.items[0], quantity, unitPrice })));
+      return JSON.stringify(
+        lines.map(([quantity, unitPrice]) => ({ ...ORDER.items[0], quantity, unitPrice })),
+      );
     };
 
     it('counts and totals by day (UTC), status and currency', async () => {
@@ -158,7 +203,13 @@ describe('the past of orders', () => {
       await insert('2024-03-01T12:00:00.000Z', 'placed', 'CHF', 1);
       await insert('2024-03-02T00:00:00.000Z', 'placed', 'EUR', 0);
       await insert('2024-02-29T23:59:59.999Z', 'placed', 'EUR', 5);
-      const row = (day: string, status: string, currency: string, count: number, total: number): object => ({
+      const row = (
+        day: string,
+        status: string,
+        currency: string,
+        count: number,
+        total: number,
+      ): object => ({
         day,
         status,
         currency,
@@ -172,7 +223,10 @@ describe('the past of orders', () => {
         row('2024-03-02', 'placed', 'EUR', 1, 0),
       ];
       const reply = await summary('?from=2024-03-01&to=2024-03-02');
-      expect([reply.status, reply.body]).toEqual([200, { from: '2024-03-01', to: '2024-03-02', data: march }]);
+      expect([reply.status, reply.body]).toEqual([
+        200,
+        { from: '2024-03-01', to: '2024-03-02', data: march },
+      ]);
       expect((await summary('?from=2024-02-29&to=2024-02-29')).body.data).toEqual([
         row('2024-02-29', 'placed', 'EUR', 1, 5),
       ]);
@@ -182,24 +236,32 @@ describe('the past of orders', () => {
       const most = Number.MAX_SAFE_INTEGER;
       await insert('2024-04-01T00:00:00Z', 'placed', 'EUR', most);
       await insert('2024-04-02T00:00:00Z', 'placed', 'EUR', most, 2);
-      const { data } = (await summary('?from=2024-04-01&to=2024-04-02')).body as { data: { total: unknown }[] };
+      const { data } = (await summary('?from=2024-04-01&to=2024-04-02')).body as {
+        data: { total: unknown }[];
+      };
       expect(data.map(({ total }) => total)).toEqual([most, '9007199254740993']);
     });
 
     it('is the same for all who may ask, may lag, and is of now with no-cache', async () => {
       const query = '?from=2024-05-01&to=2024-05-31';
       const first = await summary(query, support.token, {});
-      expect([first.body.data, first.headers.get('cache-status'), first.headers.get('cache-control')]).toEqual([
-        [],
-        'holdfast; fwd=miss; stored',
-        'private, no-cache',
-      ]);
+      expect([
+        first.body.data,
+        first.headers.get('cache-status'),
+        first.headers.get('cache-control'),
+      ]).toEqual([[], 'holdfast; fwd=miss; stored', 'private, no-cache']);
       await insert('2024-05-05T00:00:00Z', 'placed', 'EUR', 5);
       const second = await summary(query, admin, {});
-      expect([second.body, second.headers.get('cache-status')]).toEqual([first.body, 'holdfast; hit']);
+      expect([second.body, second.headers.get('cache-status')]).toEqual([
+        first.body,
+        'holdfast; hit',
+      ]);
       expect(second.headers.get('age')).toMatch(/^\d$/);
       const counted = await summary(query, admin);
-      expect([counted.body.data.length, counted.headers.get('cache-status')]).toEqual([1, 'holdfast; fwd=request']);
+      expect([counted.body.data.length, counted.headers.get('cache-status')]).toEqual([
+        1,
+        'holdfast; fwd=request',
+      ]);
       expect((await summary(query, support.token, {})).body).toEqual(counted.body);
     });
 
@@ -212,7 +274,15 @@ describe('the past of orders', () => {
       expect((await summary('?from=2024-01-01&to=2024-12-31')).status).toBe(200);
       expect(faultsOf(await summary('?from=2024-01-01&to=2025-01-01'))).toEqual(['/to range']);
       expect(faultsOf(await summary('?from=2024-01-02&to=2024-01-01'))).toEqual(['/to range']);
-      for (const day of ['', '2024', '2024-02-30', '2023-02-29', '2024-1-1', '0000-01-01', '2024-01-01T00:00:00Z'])
+      for (const day of [
+        '',
+        '2024',
+        '2024-02-30',
+        '2023-02-29',
+        '2024-1-1',
+        '0000-01-01',
+        '2024-01-01T00:00:00Z',
+      ])
         expect(pointersOf(await summary(`?from=${day}&to=2024-12-31`))).toEqual(['/from']);
     });
 
@@ -235,11 +305,11 @@ describe('the past of orders', () => {
     it('is one valid order a line, all of them, newest first, each once', async () => {
       const { rows } = await client.query<{ count: string }>('SELECT count(*) FROM orders');
       const reply = await get('/v1/orders/export', support.token);
-      expect([reply.status, reply.headers.get('content-type'), reply.headers.get('cache-control')]).toEqual([
-        200,
-        'application/x-ndjson',
-        'no-store',
-      ]);
+      expect([
+        reply.status,
+        reply.headers.get('content-type'),
+        reply.headers.get('cache-control'),
+      ]).toEqual([200, 'application/x-ndjson', 'no-store']);
       expect(reply.text.endsWith('}\n')).toBe(true);
       const orders = reply.text
         .trimEnd()
@@ -261,7 +331,12 @@ describe('the past of orders', () => {
       const hangUp = (): Promise<void> =>
         new Promise((resolve, reject) => {
           const request = http.get(
-            { port, path: '/v1/orders/export', headers: { Authorization: `Bearer ${admin}` }, agent: false },
+            {
+              port,
+              path: '/v1/orders/export',
+              headers: { Authorization: `Bearer ${admin}` },
+              agent: false,
+            },
             (response) => {
               response.once('data', () => {
                 request.destroy();
@@ -281,7 +356,9 @@ describe('the past of orders', () => {
         if (rows.length === 0) break;
       }
       expect(busy).toBe('[]');
-      const after = await Promise.all(Array.from({ length: 12 }, () => get('/v1/users?limit=1', admin)));
+      const after = await Promise.all(
+        Array.from({ length: 12 }, () => get('/v1/users?limit=1', admin)),
+      );
       expect(after.map(({ status }) => status)).toEqual(Array(12).fill(200));
       const { rows } = await client.query<{ count: string }>(
         `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()`,
@@ -290,8 +367,14 @@ describe('the past of orders', () => {
     });
 
     it('is not read from the database for a HEAD', async () => {
-      const reply = await app.call('HEAD', '/v1/orders/export', { token: await logIn(app, support.username) });
-      expect([reply.status, reply.text, reply.headers.get('content-type')]).toEqual([200, '', 'application/x-ndjson']);
+      const reply = await app.call('HEAD', '/v1/orders/export', {
+        token: await logIn(app, support.username),
+      });
+      expect([reply.status, reply.text, reply.headers.get('content-type')]).toEqual([
+        200,
+        '',
+        'application/x-ndjson',
+      ]);
     });
   });
 });

@@ -29,7 +29,9 @@ interface Frozen extends StoredFact {
 const FOLDER = new URL('./frozen-events/', import.meta.url);
 const frozen = readdirSync(FOLDER)
   .sort()
-  .map((file) => [file, JSON.parse(readFileSync(new URL(file, FOLDER), 'utf8')) as Frozen] as const);
+  .map(
+    (file) => [file, JSON.parse(readFileSync(new URL(file, FOLDER), 'utf8')) as Frozen] as const,
+  );
 
 /** Every form that was ever written, as `type.vN`. */
 const forms = [...EVENT_TYPES].flatMap(([type, since]) =>
@@ -38,18 +40,23 @@ const forms = [...EVENT_TYPES].flatMap(([type, since]) =>
 
 describe('a frozen event', () => {
   it('is there for every type and schema number that was ever written, and for no other', () => {
-    expect(new Set(frozen.map(([, { type, schema }]) => `${type}.v${schema}`))).toEqual(new Set(forms));
+    expect(new Set(frozen.map(([, { type, schema }]) => `${type}.v${schema}`))).toEqual(
+      new Set(forms),
+    );
     for (const [file, { type, schema }] of frozen)
       expect(file).toMatch(new RegExp(`^${type}\\.v${schema}(\\.[a-z]+)?\\.json$`));
   });
 
-  it.each(frozen)('%s yields the state that it yielded when it was written', (_, { before, after, ...event }) => {
-    const [input, stored] = [structuredClone(before), structuredClone(event)];
-    expect(replay([event], before)).toEqual(after);
-    // Pure: neither the state before nor the event is touched, and the second time is as the first.
-    expect([before, event]).toEqual([input, stored]);
-    expect(replay([event], before)).toEqual(after);
-  });
+  it.each(frozen)(
+    '%s yields the state that it yielded when it was written',
+    (_, { before, after, ...event }) => {
+      const [input, stored] = [structuredClone(before), structuredClone(event)];
+      expect(replay([event], before)).toEqual(after);
+      // Pure: neither the state before nor the event is touched, and the second time is as the first.
+      expect([before, event]).toEqual([input, stored]);
+      expect(replay([event], before)).toEqual(after);
+    },
+  );
 
   it.each(frozen)('%s in the present form says the same', (_, { before, after, ...event }) => {
     const present = { ...upcast(event), schema: EVENT_SCHEMA };
@@ -59,7 +66,9 @@ describe('a frozen event', () => {
 });
 
 describe('a sequence of events', () => {
-  const [first] = frozen.map(([, event]) => event).filter(({ type }) => type === 'order.placed') as [Frozen];
+  const [first] = frozen
+    .map(([, event]) => event)
+    .filter(({ type }) => type === 'order.placed') as [Frozen];
   const paid = { type: 'order.paid', data: {} };
 
   it.each([
@@ -87,7 +96,10 @@ describe('a sequence of events', () => {
     const change = fc.record({ items, note }, { requiredKeys: [] });
     fc.assert(
       fc.property(items, note, fc.array(change), (those, said, changes) => {
-        let state = evolve(null, placed({ userId: 'u', currency: 'EUR', items: those, note: said }));
+        let state = evolve(
+          null,
+          placed({ userId: 'u', currency: 'EUR', items: those, note: said }),
+        );
         for (const one of changes) {
           const before = state;
           state = evolve(state, changed(one));
@@ -129,10 +141,22 @@ describe('the history in the database', () => {
     ];
     for (const [method, tail, token, body] of [['GET', '', owner.token, {}] as const, ...steps]) {
       if (method !== 'GET')
-        await app.call(method, `/v1/orders/${id}${tail}`, { token, body, headers: { 'If-Match': '*' } });
-      const { rows } = await client.query('SELECT * FROM order_events WHERE order_id = $1 ORDER BY version', [id]);
-      const events = rows as (StoredFact & { version: string; occurred_at: Date; actor_id: string })[];
-      const row = (await client.query('SELECT * FROM orders WHERE id = $1', [id])).rows[0] as Record<string, unknown>;
+        await app.call(method, `/v1/orders/${id}${tail}`, {
+          token,
+          body,
+          headers: { 'If-Match': '*' },
+        });
+      const { rows } = await client.query(
+        'SELECT * FROM order_events WHERE order_id = $1 ORDER BY version',
+        [id],
+      );
+      const events = rows as (StoredFact & {
+        version: string;
+        occurred_at: Date;
+        actor_id: string;
+      })[];
+      const row = (await client.query('SELECT * FROM orders WHERE id = $1', [id]))
+        .rows[0] as Record<string, unknown>;
       expect(events.map(({ version }) => Number(version))).toEqual(events.map((_, at) => at + 1));
       expect({
         ...replay(events),
@@ -141,7 +165,9 @@ describe('the history in the database', () => {
         updated_at: events.at(-1)?.occurred_at,
       }).toEqual({
         userId: row.user_id,
-        ...Object.fromEntries(['status', 'currency', 'items', 'note'].map((name) => [name, row[name]])),
+        ...Object.fromEntries(
+          ['status', 'currency', 'items', 'note'].map((name) => [name, row[name]]),
+        ),
         total: Number(row.total),
         version: Number(row.version),
         created_at: row.created_at,
@@ -166,7 +192,9 @@ describe('the history in the database', () => {
     await client.query(`SET session_replication_role = origin`);
     const { body } = await app.call('GET', `/v1/orders/${oldId}/events`, { token: owner.token });
     expect(body.data[0].data.total).toBe(9_998);
-    const then = await app.call('GET', `/v1/orders/${oldId}?at=${createdAt}`, { token: owner.token });
+    const then = await app.call('GET', `/v1/orders/${oldId}?at=${createdAt}`, {
+      token: owner.token,
+    });
     expect(then.body).toMatchObject({ id: oldId, version: 1, total: 9_998 });
   });
 
@@ -180,14 +208,17 @@ describe('the history in the database', () => {
     `WITH gone AS (DELETE FROM order_events RETURNING 1) SELECT count(*) FROM gone`,
   ];
 
-  it.each(REWRITES)('refuses a superuser too, who says that triggers are not for him: %s', async (statement) => {
-    await client.query(`SET session_replication_role = replica`);
-    try {
-      await expect(client.query(statement)).rejects.toThrow('order_events only grows');
-    } finally {
-      await client.query(`SET session_replication_role = origin`);
-    }
-  });
+  it.each(REWRITES)(
+    'refuses a superuser too, who says that triggers are not for him: %s',
+    async (statement) => {
+      await client.query(`SET session_replication_role = replica`);
+      try {
+        await expect(client.query(statement)).rejects.toThrow('order_events only grows');
+      } finally {
+        await client.query(`SET session_replication_role = origin`);
+      }
+    },
+  );
 
   describe("for the service's own role (deploy/roles.sql)", () => {
     const role = `holdfast_service_${process.pid}`;
@@ -216,7 +247,9 @@ describe('the history in the database', () => {
       const { id } = await placeOrder(service, someone.token);
       const paid = await service.call('POST', `/v1/orders/${id}/pay`, { token: someone.token });
       expect([paid.status, paid.body.version]).toEqual([200, 2]);
-      expect((await service.call('DELETE', `/v1/sessions`, { token: someone.token })).status).toBe(204);
+      expect((await service.call('DELETE', `/v1/sessions`, { token: someone.token })).status).toBe(
+        204,
+      );
       expect((await service.call('GET', '/health/ready')).body.status).toBe('ok');
     });
 
@@ -233,7 +266,9 @@ describe('the history in the database', () => {
       'CREATE RULE past AS ON INSERT TO order_events DO INSTEAD NOTHING',
       'SET ROLE postgres',
     ])('refuses %s', async (statement) => {
-      const { rows: before } = await client.query('SELECT * FROM order_events ORDER BY order_id, version');
+      const { rows: before } = await client.query(
+        'SELECT * FROM order_events ORDER BY order_id, version',
+      );
       await psql.query('BEGIN');
       let refusal: unknown;
       try {
@@ -245,7 +280,9 @@ describe('the history in the database', () => {
       }
       await psql.query('COMMIT');
       expect(refusal).toMatchObject({ code: '42501' });
-      expect((await client.query('SELECT * FROM order_events ORDER BY order_id, version')).rows).toEqual(before);
+      expect(
+        (await client.query('SELECT * FROM order_events ORDER BY order_id, version')).rows,
+      ).toEqual(before);
     });
   });
 

@@ -65,9 +65,16 @@ const SAMPLES: Readonly<Record<string, string>> = { ':code': 'not-found', '*': '
 
 /** What a route is sent; `{}` stands for what each call has of its own. */
 const BODIES: Readonly<Record<string, () => object>> = {
-  'POST /v1/users': () => ({ username: unique(), email: `${unique()}@example.com`, password: PASSWORD }),
+  'POST /v1/users': () => ({
+    username: unique(),
+    email: `${unique()}@example.com`,
+    password: PASSWORD,
+  }),
   'PATCH /v1/users/:id': () => ({ username: unique() }),
-  'PUT /v1/users/:id/password': () => ({ currentPassword: PASSWORD, newPassword: 'eight slow barges upstream' }),
+  'PUT /v1/users/:id/password': () => ({
+    currentPassword: PASSWORD,
+    newPassword: 'eight slow barges upstream',
+  }),
   'PUT /v1/users/:id/roles': () => ({ roles: ['user', 'support'] }),
   'POST /v1/orders': () => ORDER,
   'PATCH /v1/orders/:id': () => ({ note: 'changed' }),
@@ -79,7 +86,8 @@ const BEFORE: Readonly<Record<string, readonly string[]>> = {
   deliver: ['pay', 'ship'],
   refund: ['pay', 'ship', 'deliver'],
 };
-const DESTROYS = /^(DELETE \/v1\/(users|sessions)|PUT \/v1\/users\/:id\/(password|roles)|PATCH \/v1\/users)/;
+const DESTROYS =
+  /^(DELETE \/v1\/(users|sessions)|PUT \/v1\/users\/:id\/(password|roles)|PATCH \/v1\/users)/;
 
 /** `METHOD /path` of every route, out of the router's own listing. */
 function routesOf(app: TestApp): string[] {
@@ -89,7 +97,8 @@ function routesOf(app: TestApp): string[] {
     .printRoutes({ commonPrefix: false })
     .split('\n')
     .flatMap((line) => {
-      const [, indent = '', part = '', methods = ''] = /^([│ ]*)[├└]── (\S+) \(([^)]*)\)/.exec(line) ?? [];
+      const [, indent = '', part = '', methods = ''] =
+        /^([│ ]*)[├└]── (\S+) \(([^)]*)\)/.exec(line) ?? [];
       if (!part) return [];
       above.length = indent.length / 4;
       above.push(part);
@@ -106,7 +115,11 @@ describe('access', () => {
   beforeAll(async () => {
     app = await startApp();
     admin = await adminToken(app);
-    people = { owner: await person(app), other: await person(app), support: await supportPerson(app) };
+    people = {
+      owner: await person(app),
+      other: await person(app),
+      support: await supportPerson(app),
+    };
     routes = routesOf(app);
   });
   afterAll(() => app.close());
@@ -122,7 +135,9 @@ describe('access', () => {
     return token;
   }
   const again = (caller: Caller): Promise<string> =>
-    caller === 'admin' ? adminToken(app) : logIn(app, people[caller as 'other' | 'support'].username);
+    caller === 'admin'
+      ? adminToken(app)
+      : logIn(app, people[caller as 'other' | 'support'].username);
 
   interface Scene {
     readonly path: string;
@@ -134,27 +149,36 @@ describe('access', () => {
   /** A call of its own objects: nothing that another call did can be seen in it. */
   async function stage(route: string, caller: Caller): Promise<Scene> {
     const [, path = ''] = route.split(' ');
-    const headers = { 'Idempotency-Key': randomUUID(), ...(/^PATCH/.test(route) ? { 'If-Match': '"1"' } : {}) };
+    const headers = {
+      'Idempotency-Key': randomUUID(),
+      ...(/^PATCH/.test(route) ? { 'If-Match': '"1"' } : {}),
+    };
     // A password costs time: only who will be changed is made anew.
     const status = Number(EXPECTED[route]?.split(' ')[CALLERS.indexOf(caller)]);
     const fresh = DESTROYS.test(route) && status < 300;
     const owner = fresh ? await person(app) : people.owner;
     let token = caller === 'owner' ? owner.token : tokenOf(caller);
     // Who ends sessions of its own ends none that another call needs.
-    if (route === 'DELETE /v1/sessions' && caller !== 'owner' && token) token = await someone(caller);
-    if (route === 'DELETE /v1/sessions/current' && caller !== 'owner' && token) token = await again(caller);
-    const see = async (url: string): Promise<string> => (await app.call('GET', url, { token: admin })).text;
+    if (route === 'DELETE /v1/sessions' && caller !== 'owner' && token)
+      token = await someone(caller);
+    if (route === 'DELETE /v1/sessions/current' && caller !== 'owner' && token)
+      token = await again(caller);
+    const see = async (url: string): Promise<string> =>
+      (await app.call('GET', url, { token: admin })).text;
 
     if (path.startsWith('/v1/orders/:id')) {
       const { id } = await placeOrder(app, owner.token);
       for (const action of BEFORE[path.split('/').at(-1) ?? ''] ?? [])
-        await app.call('POST', `/v1/orders/${id}/${action}`, { token: action === 'pay' ? owner.token : admin });
+        await app.call('POST', `/v1/orders/${id}/${action}`, {
+          token: action === 'pay' ? owner.token : admin,
+        });
       return { path: path.replace(':id', id), token, headers, look: () => see(`/v1/orders/${id}`) };
     }
     if (path.startsWith('/v1/sessions/:id')) {
       const second = await logIn(app, owner.username);
       const { body } = await app.call('GET', '/v1/sessions/current', { token: second });
-      const look = async (): Promise<string> => `${(await app.call('GET', '/v1/users/me', { token: second })).status}`;
+      const look = async (): Promise<string> =>
+        `${(await app.call('GET', '/v1/users/me', { token: second })).status}`;
       return { path: path.replace(':id', body.id), token, headers, look };
     }
     const object = /^\/v1\/users\/:id/.test(path) ? `/v1/users/${owner.id}` : undefined;
@@ -162,24 +186,40 @@ describe('access', () => {
       (text, [from, to]) => text.replace(from, to),
       path.replace(':id', owner.id),
     );
-    return { path: named, token, headers, look: () => (object ? see(object) : Promise.resolve('')) };
+    return {
+      path: named,
+      token,
+      headers,
+      look: () => (object ? see(object) : Promise.resolve('')),
+    };
   }
 
   const bodyOf = (route: string): object | undefined =>
-    route === 'POST /v1/sessions' ? { username: people.owner.username, password: PASSWORD } : BODIES[route]?.();
+    route === 'POST /v1/sessions'
+      ? { username: people.owner.username, password: PASSWORD }
+      : BODIES[route]?.();
 
-  async function ask(route: string, caller: Caller): Promise<{ reply: Reply; scene: Scene; before: string }> {
+  async function ask(
+    route: string,
+    caller: Caller,
+  ): Promise<{ reply: Reply; scene: Scene; before: string }> {
     const scene = await stage(route, caller);
     const before = /^(GET|HEAD)/.test(route) ? '' : await scene.look();
     const [method = ''] = route.split(' ');
     const { token, headers } = scene;
-    return { reply: await app.call(method, scene.path, { token, body: bodyOf(route), headers }), scene, before };
+    return {
+      reply: await app.call(method, scene.path, { token, body: bodyOf(route), headers }),
+      scene,
+      before,
+    };
   }
 
   const expectedOf = (route: string): number[] | undefined => {
     const known = EXPECTED[route.replace(/^HEAD /, 'GET ')];
     if (known) return known.split(' ').map(Number);
-    return /^(GET|HEAD) /.test(route) && OPEN.test(route.split(' ')[1] ?? '') ? CALLERS.map(() => 200) : undefined;
+    return /^(GET|HEAD) /.test(route) && OPEN.test(route.split(' ')[1] ?? '')
+      ? CALLERS.map(() => 200)
+      : undefined;
   };
 
   it('every route that the router has is in the table, and the table has no more', () => {
@@ -192,7 +232,9 @@ describe('access', () => {
     const guarded = guardedRoutes(app.app.get(ModulesContainer));
     const known = guarded.map(({ method, path }) => `${method} ${path}`);
     expect(known.filter((route) => !routes.includes(route))).toEqual([]);
-    const unguarded = routes.filter((route) => !route.startsWith('HEAD ') && !known.includes(route));
+    const unguarded = routes.filter(
+      (route) => !route.startsWith('HEAD ') && !known.includes(route),
+    );
     expect(unguarded.filter((route) => !/ \/docs(\/|$)/.test(route))).toEqual([]);
     expect(guarded.filter(({ action }) => ruleOf(action) === undefined)).toEqual([]);
     // Not a route's, but of the filter of a list.
@@ -228,9 +270,14 @@ describe('access', () => {
                   : 403;
         const status = expected[index] as number;
         // Of what the row lets through, the order's life and the owner of a session still decide.
-        const later = foretold === 'done' && /:id\/(pay|ship|deliver|cancel|refund)|sessions\/:id/.test(path);
+        const later =
+          foretold === 'done' && /:id\/(pay|ship|deliver|cancel|refund)|sessions\/:id/.test(path);
         const told = later && status >= 400 ? 'done' : status < 400 ? 'done' : status;
-        expect([`${method} ${path}`, caller, told]).toEqual([`${method} ${path}`, caller, foretold]);
+        expect([`${method} ${path}`, caller, told]).toEqual([
+          `${method} ${path}`,
+          caller,
+          foretold,
+        ]);
       });
     }
   });
@@ -243,17 +290,24 @@ describe('access', () => {
         const status = expectedOf(route)?.[index];
         const { reply, scene, before } = await ask(route, caller);
         cells++;
-        if (reply.status !== status) wrong.push(`${route} as ${caller}: ${reply.status}, not ${status} ${reply.text}`);
+        if (reply.status !== status)
+          wrong.push(`${route} as ${caller}: ${reply.status}, not ${status} ${reply.text}`);
         if (reply.status < 400 || route.startsWith('HEAD ')) continue;
         // A refusal has changed nothing, and a 404 is the one of an object that does not exist.
-        if (!route.startsWith('GET ')) expect([route, caller, await scene.look()]).toEqual([route, caller, before]);
+        if (!route.startsWith('GET '))
+          expect([route, caller, await scene.look()]).toEqual([route, caller, before]);
         if (reply.status !== 404) continue;
         const [method = '', path = ''] = route.split(' ');
-        const absent = await app.call(method, path.replace(':id', randomUUID()), { ...scene, body: bodyOf(route) });
+        const absent = await app.call(method, path.replace(':id', randomUUID()), {
+          ...scene,
+          body: bodyOf(route),
+        });
         expect([route, caller, anonymous(absent)]).toEqual([route, caller, anonymous(reply)]);
       }
     }
-    process.stdout.write(`    matrix: ${routes.length} routes x ${CALLERS.length} callers = ${cells} answers\n`);
+    process.stdout.write(
+      `    matrix: ${routes.length} routes x ${CALLERS.length} callers = ${cells} answers\n`,
+    );
     expect(wrong).toEqual([]);
     expect(cells).toBe(routes.length * CALLERS.length);
   }, 60_000);
@@ -275,17 +329,22 @@ describe('access', () => {
       for (const [kind, path] of places)
         for (const party of PARTIES) {
           const reply = await app.call('GET', path, { token: tokenOf(party) });
-          const seen = Object.keys((reply.body.data ? reply.body.data[0] : reply.status < 400 && reply.body) || {});
+          const seen = Object.keys(
+            (reply.body.data ? reply.body.data[0] : reply.status < 400 && reply.body) || {},
+          );
           const may = Object.entries(FIELDS[kind]).filter(([, { see }]) => see.includes(party));
           // The list of users is the admin's alone.
-          const told = path.startsWith('/v1/users?') && party !== 'admin' ? [] : may.map(([name]) => name);
+          const told =
+            path.startsWith('/v1/users?') && party !== 'admin' ? [] : may.map(([name]) => name);
           expect([path, party, seen.sort()]).toEqual([path, party, told.sort()]);
           cells += Object.keys(FIELDS[kind]).length;
         }
       for (const path of ['/v1/sessions', '/v1/sessions/current']) {
         const { body } = await app.call('GET', path, { token: people.owner.token });
         const may = Object.entries(FIELDS.session).filter(([, { see }]) => see.includes('owner'));
-        expect(Object.keys(body.data ? body.data[0] : body).sort()).toEqual(may.map(([name]) => name).sort());
+        expect(Object.keys(body.data ? body.data[0] : body).sort()).toEqual(
+          may.map(([name]) => name).sort(),
+        );
         cells += Object.keys(FIELDS.session).length;
       }
       process.stdout.write(`    fields seen: ${cells} answers\n`);
@@ -304,7 +363,9 @@ describe('access', () => {
         ['PATCH /v1/orders/:id', 'order', ['items', 'note']],
         ['POST /v1/orders/:id/pay', 'order', []],
       ];
-      const everything = [...new Set(Object.values(FIELDS).flatMap((fields) => Object.keys(fields)))];
+      const everything = [
+        ...new Set(Object.values(FIELDS).flatMap((fields) => Object.keys(fields))),
+      ];
       const members: Readonly<Record<string, readonly string[]>> = {
         'PUT /v1/users/:id/password': ['currentPassword', 'newPassword'],
         'POST /v1/sessions': ['username', 'password'],
@@ -316,13 +377,24 @@ describe('access', () => {
         expect(takes.filter((name) => !settable.some(([one]) => one === name))).toEqual([]);
         for (const caller of ['owner', 'admin'] as const) {
           // Who passes the guard is told of each field; who does not learns nothing of them.
-          if (EXPECTED[route]?.split(' ')[CALLERS.indexOf(caller)] === '403' && /roles/.test(route)) continue;
+          if (EXPECTED[route]?.split(' ')[CALLERS.indexOf(caller)] === '403' && /roles/.test(route))
+            continue;
           const scene = await stage(route, caller);
-          const body = Object.fromEntries([...everything, '__proto__x', 'isAdmin'].map((name) => [name, 1]));
-          const reply = await app.call(method, scene.path, { token: scene.token, headers: scene.headers, body });
-          const refused = faultsOf(reply).flatMap((fault) => /^\/(\S+) unknown-property$/.exec(fault)?.[1] ?? []);
+          const body = Object.fromEntries(
+            [...everything, '__proto__x', 'isAdmin'].map((name) => [name, 1]),
+          );
+          const reply = await app.call(method, scene.path, {
+            token: scene.token,
+            headers: scene.headers,
+            body,
+          });
+          const refused = faultsOf(reply).flatMap(
+            (fault) => /^\/(\S+) unknown-property$/.exec(fault)?.[1] ?? [],
+          );
           const known = [...takes, ...(members[route] ?? [])];
-          const unknown = [...everything, '__proto__x', 'isAdmin'].filter((name) => !known.includes(name));
+          const unknown = [...everything, '__proto__x', 'isAdmin'].filter(
+            (name) => !known.includes(name),
+          );
           expect([route, caller, refused.sort()]).toEqual([route, caller, unknown.sort()]);
           cells += unknown.length;
         }
@@ -348,9 +420,21 @@ describe('access', () => {
                   ? 'PUT /v1/users/:id/password'
                   : `PATCH /v1/${kind}s/:id`;
             const { path, token, headers } = await stage(route, partiesOf[party]);
-            const body = name === 'password' ? { currentPassword: PASSWORD, newPassword: value } : { [name]: value };
-            const { status } = await app.call(route.split(' ')[0] as string, path, { token, headers, body });
-            expect([kind, name, party, status < 300]).toEqual([kind, name, party, set?.by.includes(party)]);
+            const body =
+              name === 'password'
+                ? { currentPassword: PASSWORD, newPassword: value }
+                : { [name]: value };
+            const { status } = await app.call(route.split(' ')[0] as string, path, {
+              token,
+              headers,
+              body,
+            });
+            expect([kind, name, party, status < 300]).toEqual([
+              kind,
+              name,
+              party,
+              set?.by.includes(party),
+            ]);
             cells++;
           }
         }
@@ -367,7 +451,9 @@ describe('access', () => {
     it('of a filter: another’s userId is for support and admin', async () => {
       const path = `/v1/orders?userId=${people.owner.id}`;
       const statuses = await Promise.all(
-        CALLERS.map(async (caller) => (await app.call('GET', path, { token: tokenOf(caller) })).status),
+        CALLERS.map(
+          async (caller) => (await app.call('GET', path, { token: tokenOf(caller) })).status,
+        ),
       );
       expect(statuses).toEqual([401, 200, 403, 200, 200]);
     });
@@ -381,7 +467,10 @@ describe('access', () => {
   });
 
   it('docs/access.md is what the tables say (else: npm run access)', async () => {
-    const committed = await readFile(new URL('../../docs/access.md', import.meta.url), 'utf8').catch(() => '');
+    const committed = await readFile(
+      new URL('../../docs/access.md', import.meta.url),
+      'utf8',
+    ).catch(() => '');
     expect(committed).toBe(await generateAccess());
   });
 });

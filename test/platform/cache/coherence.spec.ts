@@ -21,7 +21,11 @@ const read = (node: TestApp, id: string, headers: Record<string, string> = {}): 
   node.call('GET', `/v1/orders/${id}`, { token: user.token, headers });
 
 /** Calls until `accept` takes the answer; fails with the last answer after `ms`. */
-async function eventually<T>(call: () => Promise<T>, accept: (value: T) => boolean, ms = 5_000): Promise<T> {
+async function eventually<T>(
+  call: () => Promise<T>,
+  accept: (value: T) => boolean,
+  ms = 5_000,
+): Promise<T> {
   const end = Date.now() + ms;
   for (;;) {
     const value = await call();
@@ -41,7 +45,9 @@ const usesCache = async (node: TestApp, id: string): Promise<Reply> =>
 /** The sum of a counter over its labels' values that match. */
 async function counted(node: TestApp, name: string, labels: string): Promise<number> {
   const { text } = await node.call('GET', '/metrics');
-  const lines = text.split('\n').filter((line) => line.startsWith(`${name}{`) && line.includes(labels));
+  const lines = text
+    .split('\n')
+    .filter((line) => line.startsWith(`${name}{`) && line.includes(labels));
   return lines.reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 }
 
@@ -88,9 +94,12 @@ describe('two nodes over one cache', () => {
 
   it('refuse a token on every node once one has ended its session', async () => {
     const someone = await person(one);
-    const me = (node: TestApp): Promise<Reply> => node.call('GET', '/v1/users/me', { token: someone.token });
+    const me = (node: TestApp): Promise<Reply> =>
+      node.call('GET', '/v1/users/me', { token: someone.token });
     expect([(await me(one)).status, (await me(other)).status]).toEqual([200, 200]);
-    expect((await one.call('DELETE', '/v1/sessions/current', { token: someone.token })).status).toBe(204);
+    expect(
+      (await one.call('DELETE', '/v1/sessions/current', { token: someone.token })).status,
+    ).toBe(204);
     expect([(await me(other)).status, (await me(one)).status]).toEqual([401, 401]);
   });
 
@@ -116,7 +125,9 @@ describe('two nodes over one cache', () => {
   it('read the primary when asked to, and say so', async () => {
     const order = await placeOrder(one, user.token);
     expect(cacheStatus(await read(one, order.id))).toBe(HIT);
-    expect(cacheStatus(await read(one, order.id, { 'Cache-Control': 'no-cache' }))).toBe('holdfast; fwd=request');
+    expect(cacheStatus(await read(one, order.id, { 'Cache-Control': 'no-cache' }))).toBe(
+      'holdfast; fwd=request',
+    );
   });
 
   it('replace a payload that they cannot read and leave one of a later release', async () => {
@@ -125,7 +136,11 @@ describe('two nodes over one cache', () => {
     await connection.connect();
     const [key] = (await connection.keys(`hf:*:order:id:${order.id}`)) as [string];
     const good = (await connection.get(key)) as string;
-    for (const bad of [good.slice(0, 21) + 'nonsense', good.replace(order.id, user.id), good.slice(0, -3)]) {
+    for (const bad of [
+      good.slice(0, 21) + 'nonsense',
+      good.replace(order.id, user.id),
+      good.slice(0, -3),
+    ]) {
       await connection.set(key, bad);
       const first = await read(one, order.id);
       expect([first.status, first.body]).toEqual([200, order]);
@@ -165,9 +180,14 @@ describe("the database's own path", () => {
     const someone = await person(one);
     const renamed = `${someone.username}x`.slice(-32);
     const me = (login: string) =>
-      one.call('POST', '/v1/sessions', { body: { username: login, password: 'nine tall ships at anchor' } });
+      one.call('POST', '/v1/sessions', {
+        body: { username: login, password: 'nine tall ships at anchor' },
+      });
     expect((await me(renamed)).status).toBe(401);
-    await psql.query('UPDATE users SET username = $2, email = upper(email) WHERE id = $1', [someone.id, renamed]);
+    await psql.query('UPDATE users SET username = $2, email = upper(email) WHERE id = $1', [
+      someone.id,
+      renamed,
+    ]);
     await eventually(
       () => me(renamed),
       ({ status }) => status === 201,
@@ -198,7 +218,10 @@ describe("the database's own path", () => {
     await psql.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holdfast-invalidations'`,
     );
-    await psql.query('UPDATE orders SET note = $2 WHERE id = $1', [order.id, 'while nobody listened']);
+    await psql.query('UPDATE orders SET note = $2 WHERE id = $1', [
+      order.id,
+      'while nobody listened',
+    ]);
     await eventually(
       () => read(one, order.id),
       ({ body }) => body.note === 'while nobody listened',
@@ -219,7 +242,8 @@ describe('when Redis goes', () => {
     await redis.kill();
     const during = await eventually(
       () => read(one, order.id),
-      (reply) => reply.status === 200 && cacheStatus(reply) === 'holdfast; fwd=bypass; detail=unavailable',
+      (reply) =>
+        reply.status === 200 && cacheStatus(reply) === 'holdfast; fwd=bypass; detail=unavailable',
     );
     expect(during.body).toEqual(order);
     const ready = await eventually(
@@ -249,11 +273,15 @@ describe('when Redis goes', () => {
     } finally {
       redis.resume();
     }
-    for (const node of [one, other]) expect((await usesCache(node, order.id)).body.status).toBe('paid');
+    for (const node of [one, other])
+      expect((await usesCache(node, order.id)).body.status).toBe('paid');
   });
 
   it('refuses writes before COMMIT where degraded writes are rejected', async () => {
-    const strict = await startApp({ REDIS_URL: redis.url, CACHE_DEGRADED_WRITES: 'reject' }, one.databaseUrl);
+    const strict = await startApp(
+      { REDIS_URL: redis.url, CACHE_DEGRADED_WRITES: 'reject' },
+      one.databaseUrl,
+    );
     try {
       const order = await placeOrder(strict, user.token);
       await redis.kill();

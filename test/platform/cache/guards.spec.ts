@@ -19,7 +19,11 @@ import { type CacheStore, CacheUnavailableError } from '../../src/cache/cache.st
 import { CachedEntity, CachedRepository } from '../../src/cache/cached-repository.js';
 import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js';
 import { GuardedStore } from '../../src/cache/guarded.store.js';
-import { CachedEntities, type DegradedWrites, InvalidationService } from '../../src/cache/invalidation.service.js';
+import {
+  CachedEntities,
+  type DegradedWrites,
+  InvalidationService,
+} from '../../src/cache/invalidation.service.js';
 import { ReadGate } from '../../src/cache/read-gate.js';
 import { scripts } from '../../src/cache/redis.scripts.js';
 import { RedisStore } from '../../src/cache/redis.store.js';
@@ -52,10 +56,10 @@ afterAll(async () => {
 beforeEach(async () => {
   const user = randomUUID();
   id = randomUUID();
-  await psql.query(`INSERT INTO users (id, username, email) VALUES ($1, $2, $2 || '@guards.test')`, [
-    user,
-    `u${id.slice(0, 8)}`,
-  ]);
+  await psql.query(
+    `INSERT INTO users (id, username, email) VALUES ($1, $2, $2 || '@guards.test')`,
+    [user, `u${id.slice(0, 8)}`],
+  );
   await psql.query(
     `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', '[{"sku": "S", "name": "N", "quantity": 1, "unitPrice": 1}]', 1)`,
     [id, user],
@@ -87,10 +91,20 @@ interface Node {
   read(): Promise<number | undefined>;
 }
 
-async function startNode({ url = redis.url, gate = new ReadGate(), ...options }: Options = {}): Promise<Node> {
-  const dataSource = await new DataSource({ ...dataSourceOptions(database.url, 4), entities: [Order] }).initialize();
+async function startNode({
+  url = redis.url,
+  gate = new ReadGate(),
+  ...options
+}: Options = {}): Promise<Node> {
+  const dataSource = await new DataSource({
+    ...dataSourceOptions(database.url, 4),
+    entities: [Order],
+  }).initialize();
   cleanup.push(() => dataSource.destroy());
-  const guarded = new GuardedStore(RedisStore.connect({ url, onStateChange: () => gate.close() }), () => gate.close());
+  const guarded = new GuardedStore(
+    RedisStore.connect({ url, onStateChange: () => gate.close() }),
+    () => gate.close(),
+  );
   cleanup.push(() => guarded.close());
   const store = options.around ? instead(guarded, options.around(guarded)) : guarded;
   const metrics = new CacheMetrics(new Registry());
@@ -98,7 +112,12 @@ async function startNode({ url = redis.url, gate = new ReadGate(), ...options }:
   const cached = new CachedEntity(Order, dataSource.getRepository(Order));
   entities.add(cached);
   const invalidations = new DatabaseInvalidations(store, dataSource, gate, metrics);
-  const service = new InvalidationService(store, entities, options.degradedWrites ?? 'reject', invalidations);
+  const service = new InvalidationService(
+    store,
+    entities,
+    options.degradedWrites ?? 'reject',
+    invalidations,
+  );
   const unitOfWork = new UnitOfWork(dataSource, service);
   const orders = new CachedRepository(cached, store, metrics, gate);
   await until(() => store.available);
@@ -125,7 +144,9 @@ const instead = (store: CacheStore, steps: Partial<CacheStore>): CacheStore =>
   new Proxy(store, {
     get(target, name: keyof CacheStore) {
       const value = steps[name] ?? target[name];
-      return typeof value === 'function' ? (value as () => unknown).bind(steps[name] ? steps : target) : value;
+      return typeof value === 'function'
+        ? (value as () => unknown).bind(steps[name] ? steps : target)
+        : value;
     },
   });
 
@@ -139,7 +160,10 @@ async function until(condition: () => unknown): Promise<void> {
 function holding<A extends unknown[]>(step: (...args: A) => Promise<void>) {
   let letGo!: () => void;
   let reach!: () => void;
-  const [free, reached] = [new Promise<void>((yes) => (letGo = yes)), new Promise<void>((yes) => (reach = yes))];
+  const [free, reached] = [
+    new Promise<void>((yes) => (letGo = yes)),
+    new Promise<void>((yes) => (reach = yes)),
+  ];
   const held = async (...args: A): Promise<void> => {
     reach();
     await free;
@@ -158,7 +182,10 @@ function withoutLine(line: string, instead: string): void {
     const altered = SCRIPT.replace(line, instead);
     if (altered === SCRIPT) continue;
     found++;
-    Object.assign(script, { SCRIPT: altered, SHA1: createHash('sha1').update(altered).digest('hex') });
+    Object.assign(script, {
+      SCRIPT: altered,
+      SHA1: createHash('sha1').update(altered).digest('hex'),
+    });
     cleanup.push(() => Object.assign(script, { SCRIPT, SHA1 }));
   }
   if (found === 0) throw new Error(`no script has ${line}`);
@@ -183,7 +210,9 @@ async function lostPublication(guard: boolean): Promise<unknown> {
  * and loses its publication. Then the first publishes: the second's fence must stay.
  */
 async function twoWritersOneFence(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) => first.store.publish(...args));
+  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
+    first.store.publish(...args),
+  );
   const first = await startNode();
   const slow = await startNode({ around: () => ({ publish: publishing.held }) });
   const second = await startNode({ around: () => ({ publish: lost }) });
@@ -201,7 +230,9 @@ async function twoWritersOneFence(): Promise<unknown> {
  * commits and publishes version 3. What the first publishes then is older than what is there.
  */
 async function publicationAfterAFlush(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) => second.store.publish(...args));
+  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
+    second.store.publish(...args),
+  );
   const slow = await startNode({ around: () => ({ publish: publishing.held }) });
   const second = await startNode();
   const writing = slow.write();
@@ -215,7 +246,9 @@ async function publicationAfterAFlush(): Promise<unknown> {
 
 /** As before without a flush: the second publishes first, and the first, the last to leave the fence, comes with less. */
 async function publicationsInReverse(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) => second.store.publish(...args));
+  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
+    second.store.publish(...args),
+  );
   const slow = await startNode({ around: () => ({ publish: publishing.held }) });
   const second = await startNode();
   const writing = slow.write();
@@ -250,11 +283,15 @@ async function redisOfOneName(port: number): Promise<string> {
     const upstream = connect(port, '127.0.0.1');
     for (const socket of [client, upstream]) {
       sockets.add(socket);
-      socket.on('error', () => undefined).on('close', () => [client, upstream].forEach((it) => it.destroy()));
+      socket
+        .on('error', () => undefined)
+        .on('close', () => [client, upstream].forEach((it) => it.destroy()));
     }
     client.on('data', (bytes) => upstream.write(bytes));
     upstream.on('data', (bytes) => {
-      const text = bytes.toString('latin1').replace(/(run_id|master_replid):\w{40}/g, `$1:${'0'.repeat(40)}`);
+      const text = bytes
+        .toString('latin1')
+        .replace(/(run_id|master_replid):\w{40}/g, `$1:${'0'.repeat(40)}`);
       client.write(text, 'latin1');
     });
   });
@@ -309,7 +346,8 @@ async function reconnection(guard: boolean): Promise<unknown> {
 describe('the fence', () => {
   it('in place: a write whose publication is lost is read all the same', async () =>
     expect(await lostPublication(true)).toBe(2));
-  it('taken out: what was cached before it is read', async () => expect(await lostPublication(false)).toBe(1));
+  it('taken out: what was cached before it is read', async () =>
+    expect(await lostPublication(false)).toBe(1));
 });
 
 describe("the fence's set of tokens", () => {
@@ -340,12 +378,15 @@ describe("the fence's floor", () => {
 });
 
 describe('the incarnation', () => {
-  it('in place: nothing is read of an older dataset', async () => expect(await oldDataset(true)).toBe(2));
-  it('taken out, one name for all lives: it is', async () => expect(await oldDataset(false)).toBe(1));
+  it('in place: nothing is read of an older dataset', async () =>
+    expect(await oldDataset(true)).toBe(2));
+  it('taken out, one name for all lives: it is', async () =>
+    expect(await oldDataset(false)).toBe(1));
 });
 
 describe('the reconnect gate', () => {
   it('in place: a node that has reconnected reads PostgreSQL until it has caught up', async () =>
     expect(await reconnection(true)).toBe(2));
-  it('taken out, always open: it reads what Redis had kept', async () => expect(await reconnection(false)).toBe(1));
+  it('taken out, always open: it reads what Redis had kept', async () =>
+    expect(await reconnection(false)).toBe(1));
 });

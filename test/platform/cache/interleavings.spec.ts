@@ -64,7 +64,9 @@ class Database {
     const createQueryBuilder = () => {
       let wanted: { ids?: string[]; values?: string[]; value?: string } = {};
       const matches = (row: Thing): boolean =>
-        wanted.ids?.includes(row.id) ?? wanted.values?.includes(row.name) ?? row.shelf === wanted.value;
+        wanted.ids?.includes(row.id) ??
+        wanted.values?.includes(row.name) ??
+        row.shelf === wanted.value;
       const builder = {
         where: (_: string, parameters: typeof wanted) => ((wanted = parameters), builder),
         select: () => builder,
@@ -72,7 +74,9 @@ class Database {
         addOrderBy: () => builder,
         limit: () => builder,
         getMany: () =>
-          this.read('SELECT', () => [...this.rows.values()].filter(matches).sort((a, b) => (a.id < b.id ? 1 : -1))),
+          this.read('SELECT', () =>
+            [...this.rows.values()].filter(matches).sort((a, b) => (a.id < b.id ? 1 : -1)),
+          ),
       };
       return builder;
     };
@@ -82,7 +86,10 @@ class Database {
   private async lock(id: string): Promise<() => void> {
     while (this.locks.has(id)) await this.locks.get(id);
     let release!: () => void;
-    this.locks.set(id, new Promise((resolve) => (release = () => (this.locks.delete(id), resolve()))));
+    this.locks.set(
+      id,
+      new Promise((resolve) => (release = () => (this.locks.delete(id), resolve()))),
+    );
     return release;
   }
 
@@ -125,7 +132,9 @@ class Database {
             values: (given: Thing) => ((values = given), builder),
             returning: () => builder,
             execute: () =>
-              write('INSERT', (values as Thing).id, () => Object.assign(new Thing(), values, { version: 1 })),
+              write('INSERT', (values as Thing).id, () =>
+                Object.assign(new Thing(), values, { version: 1 }),
+              ),
           };
           return builder;
         },
@@ -166,13 +175,18 @@ interface Faults {
 }
 
 /** The real store, each call held back on both ways. */
-function heldStore(inner: MemoryStore, hold: Hold, { without, failingPublish }: Faults): CacheStore {
+function heldStore(
+  inner: MemoryStore,
+  hold: Hold,
+  { without, failingPublish }: Faults,
+): CacheStore {
   let published = 0;
   const held =
     <A extends unknown[], R>(name: string, call: (...args: A) => Promise<R>) =>
     async (...args: A): Promise<R> => {
       await hold(`${name} →`);
-      if (name === 'publish' && ++published === failingPublish) throw new CacheUnavailableError('lost on the way');
+      if (name === 'publish' && ++published === failingPublish)
+        throw new CacheUnavailableError('lost on the way');
       const answer = await (name === without ? (Promise.resolve() as Promise<R>) : call(...args));
       await hold(`${name} ←`);
       return answer;
@@ -201,7 +215,11 @@ async function run(scheduler: Scheduler, faults: Faults): Promise<void> {
   gate.open(gate.pass());
   const entities = new CachedEntities();
   // Every read of an entry that nobody refreshes sets about it.
-  const cached = new CachedEntity(Thing, database.repository(), undefined, { share: 2, reads: 1, atOnce: 4 });
+  const cached = new CachedEntity(Thing, database.repository(), undefined, {
+    share: 2,
+    reads: 1,
+    atOnce: 4,
+  });
   entities.add(cached);
   const leave = async (keys: readonly string[]): Promise<void> => {
     if (faults.leaveLost) throw new Error('lost too');
@@ -209,9 +227,13 @@ async function run(scheduler: Scheduler, faults: Faults): Promise<void> {
   };
   const unitOfWork = new UnitOfWork(
     { createQueryRunner: () => database.queryRunner() } as unknown as DataSource,
-    new InvalidationService(store, entities, 'reject', { leave } as unknown as DatabaseInvalidations),
+    new InvalidationService(store, entities, 'reject', {
+      leave,
+    } as unknown as DatabaseInvalidations),
   );
-  const nodes = [0, 1].map(() => new CachedRepository(cached, store, new CacheMetrics(new Registry()), gate));
+  const nodes = [0, 1].map(
+    () => new CachedRepository(cached, store, new CacheMetrics(new Registry()), gate),
+  );
 
   const first = Object.assign(new Thing(), { id: 'a', name: 'ada', shelf: 's', version: 1 });
   database.rows.set('a', first);
@@ -234,18 +256,22 @@ async function run(scheduler: Scheduler, faults: Faults): Promise<void> {
       .catch(() => undefined);
   };
   const place = async (): Promise<void> => {
-    await unitOfWork.run((transaction) => transaction.insert(Thing, { id: 'b', name: 'bob', shelf: 's' }));
+    await unitOfWork.run((transaction) =>
+      transaction.insert(Thing, { id: 'b', name: 'bob', shelf: 's' }),
+    );
     placed = 2;
   };
   const readRow = async (node: CachedRepository<Thing>): Promise<void> => {
     const least = acknowledged;
     const row = await node.findById('a');
-    if (!row || row.version < least || row.name === 'never') throw new Error(`stale: ${row?.version} after ${least}`);
+    if (!row || row.version < least || row.name === 'never')
+      throw new Error(`stale: ${row?.version} after ${least}`);
   };
   const readAlias = async (node: CachedRepository<Thing>): Promise<void> => {
     const least = placed;
     const row = await node.findByAlias('name', 'bob');
-    if (least === 2 && row?.id !== 'b') throw new Error('an alias that was acknowledged is not found');
+    if (least === 2 && row?.id !== 'b')
+      throw new Error('an alias that was acknowledged is not found');
   };
   const readShelf = async (node: CachedRepository<Thing>): Promise<void> => {
     const least = placed;
@@ -266,7 +292,13 @@ async function run(scheduler: Scheduler, faults: Faults): Promise<void> {
     await work();
   };
   const tasks = [change, rollBack, place, change, ...(faults.failingPublish ? [] : [flush])]
-    .concat([one, other, one].flatMap((node) => [() => readRow(node), () => readShelf(node), () => readAlias(node)]))
+    .concat(
+      [one, other, one].flatMap((node) => [
+        () => readRow(node),
+        () => readShelf(node),
+        () => readAlias(node),
+      ]),
+    )
     .map((task) => later(task).then(() => later(() => readRow(other))));
   await scheduler.waitFor(Promise.all(tasks));
   await scheduler.waitFor(Promise.all([readRow(one), readShelf(other), readAlias(one)]));
@@ -283,16 +315,24 @@ describe('the real read and write paths, in any order of their awaits', () => {
     );
   });
 
-  it.each([{ leaveLost: false }, { leaveLost: true }])('nor when a publish is lost on its way (%j)', async (faults) => {
-    const property = fc.asyncProperty(fc.scheduler(), fc.integer({ min: 1, max: 3 }), (scheduler, failingPublish) =>
-      run(scheduler, { failingPublish, ...faults }),
-    );
-    await fc.assert(property, { numRuns: RUNS, seed });
-  });
+  it.each([{ leaveLost: false }, { leaveLost: true }])(
+    'nor when a publish is lost on its way (%j)',
+    async (faults) => {
+      const property = fc.asyncProperty(
+        fc.scheduler(),
+        fc.integer({ min: 1, max: 3 }),
+        (scheduler, failingPublish) => run(scheduler, { failingPublish, ...faults }),
+      );
+      await fc.assert(property, { numRuns: RUNS, seed });
+    },
+  );
 
   it.each([
     ['the publish', { without: 'publish' }],
-    ['the fence, where publish and database are lost', { without: 'fence', failingPublish: 1, leaveLost: true }],
+    [
+      'the fence, where publish and database are lost',
+      { without: 'fence', failingPublish: 1, leaveLost: true },
+    ],
   ] as const)('are seen to fail without %s', async (_, faults) => {
     const found = await fc.check(
       fc.asyncProperty(fc.scheduler(), (scheduler) => run(scheduler, faults)),

@@ -14,7 +14,12 @@ const item = (change: object): string =>
   `'${JSON.stringify([{ sku: 'a', name: 'a', quantity: 1, unitPrice: 1, ...change }])}'`;
 
 const user = (change: Record<string, string>): string =>
-  insert('users', { id: 'gen_random_uuid()', username: `'cleo'`, email: `'cleo@example.com'`, ...change });
+  insert('users', {
+    id: 'gen_random_uuid()',
+    username: `'cleo'`,
+    email: `'cleo@example.com'`,
+    ...change,
+  });
 const order = (change: Record<string, string>): string =>
   insert('orders', {
     id: 'gen_random_uuid()',
@@ -70,15 +75,35 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
   ['a username with a space', CHECK, 'users_username_form', user({ username: `'a b c'` })],
   ['a username twice', UNIQUE, 'users_username_key', user({ username: `'ada'` })],
   ['an email without "@"', CHECK, 'users_email_form', user({ email: `'cleo.example.com'` })],
-  ['an email of 255', CHECK, 'users_email_form', user({ email: `repeat('a', 243) || '@example.com'` })],
-  ['an email twice, in another case', UNIQUE, 'users_email_key', user({ email: `'ADA@Example.com'` })],
+  [
+    'an email of 255',
+    CHECK,
+    'users_email_form',
+    user({ email: `repeat('a', 243) || '@example.com'` }),
+  ],
+  [
+    'an email twice, in another case',
+    UNIQUE,
+    'users_email_key',
+    user({ email: `'ADA@Example.com'` }),
+  ],
   ['an unknown role', CHECK, 'users_roles_known', user({ roles: `'{root}'` })],
   ['no role', CHECK, 'users_roles_known', user({ roles: `'{}'` })],
-  ['a live user without a name', CHECK, 'users_deleted_is_empty', user({ username: 'NULL', email: 'NULL' })],
+  [
+    'a live user without a name',
+    CHECK,
+    'users_deleted_is_empty',
+    user({ username: 'NULL', email: 'NULL' }),
+  ],
   ['a deleted user with a name', CHECK, 'users_deleted_is_empty', user({ deleted_at: 'now()' })],
   ['a name without an email', CHECK, 'users_deleted_is_empty', user({ email: 'NULL' })],
   ['a user of that id twice', UNIQUE, 'users_pkey', user({ id: `'${ADA}'` })],
-  ['a user deleted from under its orders', FOREIGN, 'orders_user_id_fkey', `DELETE FROM users WHERE id = '${ADA}'`],
+  [
+    'a user deleted from under its orders',
+    FOREIGN,
+    'orders_user_id_fkey',
+    `DELETE FROM users WHERE id = '${ADA}'`,
+  ],
   [
     'a password of nobody',
     FOREIGN,
@@ -91,7 +116,12 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
     'credentials_pkey',
     insert('credentials', { user_id: `'${ADA}'`, password_hash: HASH }),
   ],
-  ['no password', NULL, 'password_hash', insert('credentials', { user_id: `'${BEN}'`, password_hash: 'NULL' })],
+  [
+    'no password',
+    NULL,
+    'password_hash',
+    insert('credentials', { user_id: `'${BEN}'`, password_hash: 'NULL' }),
+  ],
   [
     'a password itself in the place of its hash',
     CHECK,
@@ -99,7 +129,12 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
     insert('credentials', { user_id: `'${BEN}'`, password_hash: `'nine tall ships at anchor'` }),
   ],
   ['a session of nobody', FOREIGN, 'sessions_user_id_fkey', session({ user_id: `'${NOBODY}'` })],
-  ['a session with the token itself', CHECK, 'sessions_token_hash_form', session({ token_hash: `'hf_secret'` })],
+  [
+    'a session with the token itself',
+    CHECK,
+    'sessions_token_hash_form',
+    session({ token_hash: `'hf_secret'` }),
+  ],
   ['a token twice', UNIQUE, 'sessions_token_hash_key', session({ token_hash: `'${TOKEN_HASH}'` })],
   ['a session without an end', NULL, 'expires_at', session({ expires_at: 'NULL' })],
   ['an unknown status', CHECK, 'orders_status_known', order({ status: `'lost'` })],
@@ -107,15 +142,45 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
   ['a negative total', CHECK, 'orders_total_range', order({ total: '-1' })],
   ['a total past 2^53 - 1', CHECK, 'orders_total_range', order({ total: '9007199254740992' })],
   ['no items', CHECK, 'orders_items_count', order({ items: `'[]'` })],
-  ['101 items', CHECK, 'orders_items_count', order({ items: `(SELECT jsonb_agg(1) FROM generate_series(1, 101))` })],
-  ['a quantity of 0', CHECK, 'orders_items_form', order({ items: item({ quantity: 0 }), total: '0' })],
-  ['a quantity of 10 001', CHECK, 'orders_items_form', order({ items: item({ quantity: 10_001 }), total: '10001' })],
+  [
+    '101 items',
+    CHECK,
+    'orders_items_count',
+    order({ items: `(SELECT jsonb_agg(1) FROM generate_series(1, 101))` }),
+  ],
+  [
+    'a quantity of 0',
+    CHECK,
+    'orders_items_form',
+    order({ items: item({ quantity: 0 }), total: '0' }),
+  ],
+  [
+    'a quantity of 10 001',
+    CHECK,
+    'orders_items_form',
+    order({ items: item({ quantity: 10_001 }), total: '10001' }),
+  ],
   ['half a piece', CHECK, 'orders_items_form', order({ items: item({ quantity: 0.5 }) })],
   ['a negative price', CHECK, 'orders_items_form', order({ items: item({ unitPrice: -1 }) })],
-  ['a price past 10^12', CHECK, 'orders_items_form', order({ items: item({ unitPrice: 1e12 + 1 }) })],
-  ['a price of half a unit', CHECK, 'orders_items_form', order({ items: item({ unitPrice: 0.5 }) })],
+  [
+    'a price past 10^12',
+    CHECK,
+    'orders_items_form',
+    order({ items: item({ unitPrice: 1e12 + 1 }) }),
+  ],
+  [
+    'a price of half a unit',
+    CHECK,
+    'orders_items_form',
+    order({ items: item({ unitPrice: 0.5 }) }),
+  ],
   ['a price as text', CHECK, 'orders_items_form', order({ items: item({ unitPrice: '1' }) })],
-  ['an item without a name', CHECK, 'orders_items_form', order({ items: item({ name: undefined }) })],
+  [
+    'an item without a name',
+    CHECK,
+    'orders_items_form',
+    order({ items: item({ name: undefined }) }),
+  ],
   ['a total that is not the sum of the items', CHECK, 'orders_total_sum', order({ total: '2' })],
   ['a note of 1 001', CHECK, 'orders_note_length', order({ note: `repeat('x', 1001)` })],
   ['items that are no list', CHECK, 'orders_items_count', order({ items: `'{}'` })],
@@ -126,9 +191,19 @@ const BROKEN: readonly (readonly [string, string, string, string])[] = [
     'order_events_order_id_fkey',
     `DELETE FROM orders WHERE id = '${ORDER}'`,
   ],
-  ['an event of no order', FOREIGN, 'order_events_order_id_fkey', event({ order_id: `'${NOBODY}'` })],
+  [
+    'an event of no order',
+    FOREIGN,
+    'order_events_order_id_fkey',
+    event({ order_id: `'${NOBODY}'` }),
+  ],
   ['an event before the first', CHECK, 'order_events_version_range', event({ version: '0' })],
-  ['an event of something else', CHECK, 'order_events_type_form', event({ type: `'user.created'` })],
+  [
+    'an event of something else',
+    CHECK,
+    'order_events_type_form',
+    event({ type: `'user.created'` }),
+  ],
   ['an event of no schema', CHECK, 'order_events_schema_range', event({ schema: '0' })],
   ['an event whose data is no object', CHECK, 'order_events_data_form', event({ data: `'[]'` })],
   ['an event by nobody', FOREIGN, 'order_events_actor_id_fkey', event({ actor_id: `'${NOBODY}'` })],
@@ -164,7 +239,10 @@ describe('the database', () => {
   });
 
   it.each(BROKEN)('refuses %s', async (_, code, name, sql) => {
-    await expect(client.query(sql)).rejects.toMatchObject({ code, [code === NULL ? 'column' : 'constraint']: name });
+    await expect(client.query(sql)).rejects.toMatchObject({
+      code,
+      [code === NULL ? 'column' : 'constraint']: name,
+    });
   });
 
   it('has a test for each of its constraints', async () => {
@@ -178,19 +256,25 @@ describe('the database', () => {
     expect(rows.map(({ name }) => name).filter((name) => !tested.has(name))).toEqual([]);
   });
 
-  it.each([`UPDATE order_events SET type = 'x'`, 'DELETE FROM order_events', 'TRUNCATE order_events'])(
-    'lets no event be changed: %s',
-    async (sql) => {
-      await expect(client.query(sql)).rejects.toMatchObject({ code: '23001', message: 'order_events only grows' });
-    },
-  );
+  it.each([
+    `UPDATE order_events SET type = 'x'`,
+    'DELETE FROM order_events',
+    'TRUNCATE order_events',
+  ])('lets no event be changed: %s', async (sql) => {
+    await expect(client.query(sql)).rejects.toMatchObject({
+      code: '23001',
+      message: 'order_events only grows',
+    });
+  });
 
   it.each(['users', 'orders', 'sessions'])(
     'moves the version of %s by one with each update, whatever is written',
     async (table) => {
       const column = table === 'sessions' ? 'user_agent' : 'created_at';
       const versions = async (sql: string): Promise<number> =>
-        Number((await client.query<{ version: string }>(`${sql} RETURNING version`)).rows[0]?.version);
+        Number(
+          (await client.query<{ version: string }>(`${sql} RETURNING version`)).rows[0]?.version,
+        );
       const first = await versions(`UPDATE ${table} SET ${column} = ${column}`);
       expect(await versions(`UPDATE ${table} SET version = 1`)).toBe(first + 1);
       expect(await versions(`UPDATE ${table} SET version = 1000000000`)).toBe(first + 2);
@@ -203,6 +287,8 @@ describe('the database', () => {
     await client.query(key({ user_id: `'${BEN}'` }));
     await client.query(`DELETE FROM users WHERE id = '${BEN}'`);
     for (const table of ['sessions', 'credentials', 'idempotency_keys'])
-      expect((await client.query(`SELECT 1 FROM ${table} WHERE user_id = '${BEN}'`)).rowCount).toBe(0);
+      expect((await client.query(`SELECT 1 FROM ${table} WHERE user_id = '${BEN}'`)).rowCount).toBe(
+        0,
+      );
   });
 });

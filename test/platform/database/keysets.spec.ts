@@ -57,7 +57,8 @@ let psql: Client;
 let sent: Statement[] = [];
 
 const catcher: Logger = {
-  logQuery: (sql, parameters) => void sent.push({ sql, parameters: (parameters as unknown[] | undefined) ?? [] }),
+  logQuery: (sql, parameters) =>
+    void sent.push({ sql, parameters: (parameters as unknown[] | undefined) ?? [] }),
   logQueryError: () => undefined,
   logQuerySlow: () => undefined,
   logSchemaBuild: () => undefined,
@@ -87,12 +88,16 @@ async function explain({ sql, parameters }: Statement): Promise<Cost> {
       node.Plans?.forEach(walk);
     };
     walk(root);
-    const reads = all.filter((node) => /Scan/.test(node['Node Type']) && !/Bitmap Index/.test(node['Node Type']));
+    const reads = all.filter(
+      (node) => /Scan/.test(node['Node Type']) && !/Bitmap Index/.test(node['Node Type']),
+    );
     return {
       nodes: all.map((node) => node['Node Type']),
       indexes: [...new Set(all.flatMap((node) => node['Index Name'] ?? []))].sort(),
       rows: reads.reduce(
-        (sum, node) => sum + (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops'],
+        (sum, node) =>
+          sum +
+          (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops'],
         0,
       ),
       sorted: Math.max(
@@ -111,7 +116,9 @@ async function explain({ sql, parameters }: Statement): Promise<Cost> {
 
 /** That it walks this index and nothing else, for as many rows as a page has. */
 function expectKeyset(cost: Cost, index: string): void {
-  expect(cost.nodes.filter((node) => /Seq Scan|Sort|Bitmap|Hash|Materialize/.test(node))).toEqual([]);
+  expect(cost.nodes.filter((node) => /Seq Scan|Sort|Bitmap|Hash|Materialize/.test(node))).toEqual(
+    [],
+  );
   expect(cost.indexes).toEqual([index]);
   expect(cost.rows).toBeLessThanOrEqual(PAGE + 1);
   // Each row may lie in a page of its own; beside them, the way down the index and along its leaves.
@@ -119,15 +126,26 @@ function expectKeyset(cost: Cost, index: string): void {
 }
 
 /** The cursor of a page as deep as `share` of all orders (or users), made of one that the service gave out. */
-async function cursorAt(cursor: string, table: string, share: number, where = 'true'): Promise<string> {
+async function cursorAt(
+  cursor: string,
+  table: string,
+  share: number,
+  where = 'true',
+): Promise<string> {
   const { rows } = await psql.query(
     `SELECT id, created_at FROM ${table} WHERE ${where} ORDER BY created_at DESC, id DESC
       OFFSET (SELECT floor(count(*) * $1::float8)::bigint FROM ${table} WHERE ${where}) LIMIT 1`,
     [share],
   );
   const [row] = rows as { id: string; created_at: Date }[];
-  const [, , digest] = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as [number, string, string];
-  return Buffer.from(JSON.stringify([row?.created_at.getTime(), row?.id, digest])).toString('base64url');
+  const [, , digest] = JSON.parse(Buffer.from(cursor, 'base64url').toString()) as [
+    number,
+    string,
+    string,
+  ];
+  return Buffer.from(JSON.stringify([row?.created_at.getTime(), row?.id, digest])).toString(
+    'base64url',
+  );
 }
 
 beforeAll(async () => {
@@ -194,13 +212,22 @@ describe(`orders, ${ORDERS} of them`, () => {
   const from = day(0.9);
   const to = day(0.3);
 
-  const scopes: readonly [scope: string, as: 'owner' | 'admin', user: () => string | undefined][] = [
-    ['all', 'admin', () => undefined],
-    ['my own', 'owner', () => owner.id],
-    [`one user's`, 'admin', () => another],
-    [`one user's, who has few`, 'admin', () => few],
-  ];
-  const statuses = ['of any state', 'delivered', 'cancelled', 'refunded', 'placed', 'paid', 'shipped'] as const;
+  const scopes: readonly [scope: string, as: 'owner' | 'admin', user: () => string | undefined][] =
+    [
+      ['all', 'admin', () => undefined],
+      ['my own', 'owner', () => owner.id],
+      [`one user's`, 'admin', () => another],
+      [`one user's, who has few`, 'admin', () => few],
+    ];
+  const statuses = [
+    'of any state',
+    'delivered',
+    'cancelled',
+    'refunded',
+    'placed',
+    'paid',
+    'shipped',
+  ] as const;
   const times: readonly [name: string, time: { createdFrom?: string; createdTo?: string }][] = [
     ['of any time', {}],
     ['from a time on', { createdFrom: from }],
@@ -208,7 +235,9 @@ describe(`orders, ${ORDERS} of them`, () => {
     ['between two times', { createdFrom: from, createdTo: to }],
   ];
   const lists = scopes.flatMap(([scope, as, user]) =>
-    statuses.flatMap((state) => times.map(([name, time]) => [scope, state, name, as, user, time] as const)),
+    statuses.flatMap((state) =>
+      times.map(([name, time]) => [scope, state, name, as, user, time] as const),
+    ),
   );
 
   it.each(lists)(
@@ -230,7 +259,9 @@ describe(`orders, ${ORDERS} of them`, () => {
         ...(status && { status }),
         ...(as === 'admin' && user() && { userId: user() as string }),
       };
-      const page = async (more: Record<string, string>): Promise<{ ids: string[]; next: string | null }> => {
+      const page = async (
+        more: Record<string, string>,
+      ): Promise<{ ids: string[]; next: string | null }> => {
         const token = as === 'owner' ? owner.token : admin;
         // Past the cache, which would answer the newest of a user.
         const headers = { 'Cache-Control': 'no-cache' };
@@ -268,7 +299,8 @@ describe(`orders, ${ORDERS} of them`, () => {
   );
 
   it('the newest of a user, for the cache, read ids alone', async () => {
-    const call = (): Promise<unknown> => app.call('GET', `/v1/orders?userId=${owner.id}`, { token: admin });
+    const call = (): Promise<unknown> =>
+      app.call('GET', `/v1/orders?userId=${owner.id}`, { token: admin });
     const cost = await explain(await caught(LIST, call));
     expect([cost.nodes, cost.indexes]).toEqual([['Limit', 'Index Only Scan'], ['orders_of_user']]);
   });
@@ -296,7 +328,10 @@ describe(`orders, ${ORDERS} of them`, () => {
   });
 
   it('a plan that reads the table is told from one that walks an index', async () => {
-    const cost = await explain({ sql: 'SELECT * FROM orders ORDER BY total DESC LIMIT 10', parameters: [] });
+    const cost = await explain({
+      sql: 'SELECT * FROM orders ORDER BY total DESC LIMIT 10',
+      parameters: [],
+    });
     expect(() => expectKeyset(cost, 'orders_newest')).toThrow();
     const offset = await explain({
       sql: 'SELECT * FROM orders ORDER BY created_at DESC, id DESC LIMIT 10 OFFSET 5000',
@@ -328,12 +363,18 @@ describe('other lists', () => {
 
   it('the sessions of a user', async () => {
     const call = (): Promise<unknown> => app.call('GET', '/v1/sessions', { token: owner.token });
-    expectKeyset(await explain(await caught(/FROM "sessions" .*ORDER BY/s, call)), 'sessions_of_user');
+    expectKeyset(
+      await explain(await caught(/FROM "sessions" .*ORDER BY/s, call)),
+      'sessions_of_user',
+    );
   });
 
   it('the events of an order', async () => {
-    const [order] = (await app.call('GET', '/v1/orders', { token: owner.token })).body.data as { id: string }[];
-    const call = (): Promise<unknown> => app.call('GET', `/v1/orders/${order?.id}/events`, { token: owner.token });
+    const [order] = (await app.call('GET', '/v1/orders', { token: owner.token })).body.data as {
+      id: string;
+    }[];
+    const call = (): Promise<unknown> =>
+      app.call('GET', `/v1/orders/${order?.id}/events`, { token: owner.token });
     expectKeyset(await explain(await caught(/FROM "order_events"/, call)), 'order_events_pkey');
   });
 });
@@ -359,7 +400,9 @@ describe('one row', () => {
   });
 
   it('a user by email, whatever its case, and a session by its token', async () => {
-    const login = { body: { username: 'BULK@example.com'.replace('BULK', '78'), password: 'wrong wrong wrong' } };
+    const login = {
+      body: { username: 'BULK@example.com'.replace('BULK', '78'), password: 'wrong wrong wrong' },
+    };
     const byEmail = await caught(/lower\(/, () => app.call('POST', '/v1/sessions', login));
     expect((await explain(byEmail)).indexes).toEqual(['users_email_key']);
     const byToken = await caught(/"token_hash" = ANY/, () =>
@@ -414,10 +457,16 @@ describe('what runs by itself', () => {
     });
 
     it('marks by key', async () => {
-      const { rows } = await psql.query('SELECT position FROM outbox WHERE published_at IS NULL LIMIT $1', [events]);
+      const { rows } = await psql.query(
+        'SELECT position FROM outbox WHERE published_at IS NULL LIMIT $1',
+        [events],
+      );
       const positions = (rows as { position: string }[]).map(({ position }) => position);
       const all = <T>(value: T): T[] => positions.map(() => value);
-      const cost = await explain({ sql: SETTLE, parameters: [positions, all(true), all(null), all(true), all(null)] });
+      const cost = await explain({
+        sql: SETTLE,
+        parameters: [positions, all(true), all(null), all(true), all(null)],
+      });
       nothingWhole(cost);
       expect(cost.indexes).toEqual(['outbox_pkey']);
     });
@@ -440,7 +489,9 @@ describe('what runs by itself', () => {
 
   it('the purge of idempotency keys touches what has expired, a bounded number', async () => {
     const idempotency = app.app.get(Idempotency);
-    const cost = await explain(await caught(/DELETE FROM idempotency_keys/, () => idempotency.purge()));
+    const cost = await explain(
+      await caught(/DELETE FROM idempotency_keys/, () => idempotency.purge()),
+    );
     nothingWhole(cost);
     expect(cost.indexes).toEqual(['idempotency_keys_expiring']);
     expect(cost.rows).toBeLessThanOrEqual(3 * 1_000);

@@ -89,7 +89,8 @@ describe('the migrations', () => {
     expect(await migrateDatabase(database.url)).toEqual(ALL);
     const schema = await schemaOf(client);
     expect(schema.length).toBeGreaterThan(100);
-    for (const name of [...ALL].reverse()) expect(await migrateDatabase(database.url, 'down')).toEqual([name]);
+    for (const name of [...ALL].reverse())
+      expect(await migrateDatabase(database.url, 'down')).toEqual([name]);
     expect(await schemaOf(client)).toEqual([]);
     expect(await migrateDatabase(database.url, 'down')).toEqual([]);
     expect(await migrateDatabase(database.url)).toEqual(ALL);
@@ -114,7 +115,9 @@ describe('the migrations', () => {
       );
       expect(await migrateDatabase(database.url)).toEqual([name]);
       await client.query('DELETE FROM migrations WHERE name = ANY($1)', [later]);
-      expect(await schemaOf(client)).toEqual(step + 1 === ALL.length ? before : schemas[ALL.length - step - 2]);
+      expect(await schemaOf(client)).toEqual(
+        step + 1 === ALL.length ? before : schemas[ALL.length - step - 2],
+      );
     }
   });
 
@@ -132,7 +135,9 @@ describe('the migrations', () => {
     );
     await migrateDatabase(database.url, 'down');
     await migrateDatabase(database.url);
-    expect((await client.query('SELECT username FROM users')).rows).toEqual([{ username: 'keeper' }]);
+    expect((await client.query('SELECT username FROM users')).rows).toEqual([
+      { username: 'keeper' },
+    ]);
   });
 
   it('that fail leave those before them done, those after them pending, and nothing of their own', async () => {
@@ -143,9 +148,13 @@ describe('the migrations', () => {
     await expect(migrateDatabase(database.url)).rejects.toThrow(/order_events/);
     told.mockRestore();
     const failed = ALL.findIndex((name) => name.startsWith('Orders'));
-    const pending = await pendingMigrations({ query: async (sql) => (await client.query(sql)).rows });
+    const pending = await pendingMigrations({
+      query: async (sql) => (await client.query(sql)).rows,
+    });
     expect(pending).toEqual(ALL.slice(failed));
-    expect((await client.query(`SELECT to_regclass('orders') AS orders`)).rows).toEqual([{ orders: null }]);
+    expect((await client.query(`SELECT to_regclass('orders') AS orders`)).rows).toEqual([
+      { orders: null },
+    ]);
     await client.query('DROP TABLE order_events');
     expect(await migrateDatabase(database.url)).toEqual(ALL.slice(failed));
   });
@@ -162,7 +171,9 @@ describe('nodes that start together', () => {
   it('wait for one that takes long', async () => {
     const database = await empty();
     const slow = await connect(database);
-    await slow.query(`SELECT pg_advisory_lock(('x' || encode('holdfast', 'hex'))::bit(64)::bigint)`);
+    await slow.query(
+      `SELECT pg_advisory_lock(('x' || encode('holdfast', 'hex'))::bit(64)::bigint)`,
+    );
     let done = false;
     const migrating = migrateDatabase(database.url).then((names) => ((done = true), names));
     await sleep(300);
@@ -194,11 +205,16 @@ describe('MIGRATIONS', () => {
     expect(await app.call('GET', '/health/live')).toMatchObject({ status: 200 });
     expect(await app.call('GET', '/health/ready')).toMatchObject({
       status: 503,
-      body: { code: 'not-ready', checks: { migrations: { status: 'down', pending: ALL }, postgres: { status: 'up' } } },
+      body: {
+        code: 'not-ready',
+        checks: { migrations: { status: 'down', pending: ALL }, postgres: { status: 'up' } },
+      },
     });
     await migrateDatabase(url);
     await migrateDatabase(url, 'down');
-    expect((await app.call('GET', '/health/ready')).body.checks.migrations.pending).toEqual(ALL.slice(-1));
+    expect((await app.call('GET', '/health/ready')).body.checks.migrations.pending).toEqual(
+      ALL.slice(-1),
+    );
     await migrateDatabase(url);
     expect(await app.call('GET', '/health/ready')).toMatchObject({ status: 200 });
   });
@@ -215,12 +231,22 @@ describe('the schema', () => {
   afterAll(() => app.close());
 
   /** What would have to change for the database to be what the entities say, and the other way round. */
-  async function drift(database: TestDatabase, of: readonly unknown[] = entities): Promise<string[]> {
-    const dataSource = new DataSource({ ...dataSourceOptions(database.url, 2), entities: of as never });
+  async function drift(
+    database: TestDatabase,
+    of: readonly unknown[] = entities,
+  ): Promise<string[]> {
+    const dataSource = new DataSource({
+      ...dataSourceOptions(database.url, 2),
+      entities: of as never,
+    });
     await dataSource.initialize();
     try {
-      const wanted = (await dataSource.driver.createSchemaBuilder().log()).upQueries.map(({ query }) => query);
-      const faults = wanted.filter((sql) => !FOREIGN_KEYS.some((name) => sql.endsWith(`DROP CONSTRAINT "${name}"`)));
+      const wanted = (await dataSource.driver.createSchemaBuilder().log()).upQueries.map(
+        ({ query }) => query,
+      );
+      const faults = wanted.filter(
+        (sql) => !FOREIGN_KEYS.some((name) => sql.endsWith(`DROP CONSTRAINT "${name}"`)),
+      );
       const runner = dataSource.createQueryRunner();
       const list = async (sql: string): Promise<string[]> =>
         ((await runner.query(sql)) as { name: string }[]).map(({ name }) => name);
@@ -232,7 +258,9 @@ describe('the schema', () => {
           const [is] = await list(told);
           await runner.startTransaction();
           await runner.query(`ALTER TABLE ${tableName} DROP CONSTRAINT IF EXISTS ${name}`);
-          await runner.query(`ALTER TABLE ${tableName} ADD CONSTRAINT ${name} CHECK (${expression})`);
+          await runner.query(
+            `ALTER TABLE ${tableName} ADD CONSTRAINT ${name} CHECK (${expression})`,
+          );
           const [says] = await list(told);
           await runner.rollbackTransaction();
           if (is !== says) faults.push(`${name}: ${is} is not ${says}`);
@@ -246,8 +274,12 @@ describe('the schema', () => {
       const made =
         await list(`SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '%_pkey'
                                   AND tablename IN ('${tables.join("', '")}')`);
-      faults.push(...named.filter((name) => !made.includes(name)).map((name) => `no index ${name}`));
-      faults.push(...made.filter((name) => !named.includes(name)).map((name) => `index ${name} of no entity`));
+      faults.push(
+        ...named.filter((name) => !made.includes(name)).map((name) => `no index ${name}`),
+      );
+      faults.push(
+        ...made.filter((name) => !named.includes(name)).map((name) => `index ${name} of no entity`),
+      );
 
       const all = await list(`SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'`);
       faults.push(
@@ -255,7 +287,9 @@ describe('the schema', () => {
           .filter((name) => !tables.includes(name) && !WITHOUT_ENTITY.includes(name))
           .map((name) => `table ${name} of no entity`),
       );
-      const keys = await list(`SELECT conname AS name FROM pg_constraint WHERE contype = 'f' ORDER BY 1`);
+      const keys = await list(
+        `SELECT conname AS name FROM pg_constraint WHERE contype = 'f' ORDER BY 1`,
+      );
       if (keys.join() !== FOREIGN_KEYS.join()) faults.push(`foreign keys: ${keys.join()}`);
       return faults;
     } finally {
@@ -297,7 +331,9 @@ describe('the schema', () => {
 
   it('is found to have drifted by an entity with an index that no migration made', async () => {
     const database = await migrated();
-    expect((await drift(database, [CredentialWithIndex])).join('\n')).toMatch(/no index credentials_newest/);
+    expect((await drift(database, [CredentialWithIndex])).join('\n')).toMatch(
+      /no index credentials_newest/,
+    );
   });
 });
 
@@ -309,7 +345,10 @@ const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
   ['ALTER TABLE sessions ALTER COLUMN user_id DROP NOT NULL', /"user_id" SET NOT NULL/],
   [`ALTER TABLE users ALTER COLUMN roles SET DEFAULT '{admin}'`, /"roles" SET DEFAULT '{user}'/],
   ['ALTER TABLE orders ALTER COLUMN version DROP DEFAULT', /"version" SET DEFAULT '1'/],
-  ['ALTER TABLE idempotency_keys ALTER COLUMN status TYPE integer', /"idempotency_keys" ADD "status" smallint/],
+  [
+    'ALTER TABLE idempotency_keys ALTER COLUMN status TYPE integer',
+    /"idempotency_keys" ADD "status" smallint/,
+  ],
   ['ALTER TABLE users ALTER COLUMN deleted_at TYPE timestamptz(6)', /"deleted_at"/],
   ['ALTER TABLE orders DROP CONSTRAINT orders_items_count', /ADD CONSTRAINT "orders_items_count"/],
   [
@@ -329,7 +368,10 @@ const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
   ['DROP INDEX orders_newest', /no index orders_newest/],
   ['CREATE INDEX stray ON orders (currency)', /index stray of no entity/],
   ['CREATE TABLE strange ()', /table strange of no entity/],
-  ['ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey', /foreign keys: (?!.*orders_user_id_fkey)/],
+  [
+    'ALTER TABLE orders DROP CONSTRAINT orders_user_id_fkey',
+    /foreign keys: (?!.*orders_user_id_fkey)/,
+  ],
   ['ALTER TABLE credentials DROP CONSTRAINT credentials_pkey', /credentials_pkey/],
 ];
 

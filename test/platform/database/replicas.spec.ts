@@ -36,7 +36,9 @@ afterAll(async () => {
 const exported = async (): Promise<string[]> => {
   const { status, text } = await app.call('GET', '/v1/orders/export', { token: admin });
   expect(status).toBe(200);
-  return text.split('\n').flatMap((line) => (line ? [(JSON.parse(line) as { id: string }).id] : []));
+  return text
+    .split('\n')
+    .flatMap((line) => (line ? [(JSON.parse(line) as { id: string }).id] : []));
 };
 /** Of a range that nobody has asked for yet, so that no cache has it. */
 let days = 1;
@@ -46,12 +48,17 @@ const summary = (headers = {}): Promise<Reply> => {
   return app.call('GET', `/v1/orders/summary?from=${from}&to=${to}`, { token: admin, headers });
 };
 const counted = async (headers = {}): Promise<number> =>
-  ((await summary(headers)).body.data as { count: number }[]).reduce((sum, { count }) => sum + count, 0);
+  ((await summary(headers)).body.data as { count: number }[]).reduce(
+    (sum, { count }) => sum + count,
+    0,
+  );
 
 async function caughtUp(): Promise<void> {
   const client = new pg.Client({ connectionString: primary.url });
   await client.connect();
-  const { rows } = await client.query<{ lsn: string }>('SELECT pg_current_wal_insert_lsn()::text AS lsn');
+  const { rows } = await client.query<{ lsn: string }>(
+    'SELECT pg_current_wal_insert_lsn()::text AS lsn',
+  );
   await client.end();
   for (const end = Date.now() + 10_000; Date.now() < end; await sleep(10)) {
     const sql = 'SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn AS there';
@@ -73,14 +80,18 @@ describe('a replica that lags', () => {
     // Neither a list, nor a cold row, nor what fills the cache.
     expect((await app.call('GET', '/v1/orders', { token: user.token })).body.data).toHaveLength(2);
     expect((await app.call('GET', '/v1/orders', { token: admin })).body.data).toHaveLength(2);
-    expect((await app.call('GET', `/v1/orders/${order.id}`, { token: user.token })).status).toBe(200);
+    expect((await app.call('GET', `/v1/orders/${order.id}`, { token: user.token })).status).toBe(
+      200,
+    );
     await onReplica.query('SELECT pg_wal_replay_resume()');
     await caughtUp();
     expect(await exported()).toEqual([order.id, ...before]);
   });
 
   it('is not written to, even where the URL leads to a primary', async () => {
-    const url = { databaseReplicaUrls: [primary.url] } as unknown as ConstructorParameters<typeof Replicas>[1];
+    const url = { databaseReplicaUrls: [primary.url] } as unknown as ConstructorParameters<
+      typeof Replicas
+    >[1];
     const replicas = new Replicas(app.app.get(DataSource), url);
     const sql = 'CREATE TABLE a_decision ()';
     let runs = 0;

@@ -75,16 +75,27 @@ const opened: DataSource[] = [];
 
 async function makeNode(
   url: string,
-  { degradedWrites = 'allow' as DegradedWrites, pool = 5, driver = {}, store = new ScriptedStore() } = {},
+  {
+    degradedWrites = 'allow' as DegradedWrites,
+    pool = 5,
+    driver = {},
+    store = new ScriptedStore(),
+  } = {},
 ): Promise<Node> {
   const options = dataSourceOptions(url, pool);
   const extra = { ...(options.extra as object), ...driver };
-  const dataSource = await new DataSource({ ...options, extra, entities: [User, Session, Order] }).initialize();
+  const dataSource = await new DataSource({
+    ...options,
+    extra,
+    entities: [User, Session, Order],
+  }).initialize();
   opened.push(dataSource);
   const entities = new CachedEntities();
   const users = new CachedEntity(User, dataSource.getRepository(User));
   for (const entity of [Session, Order] as const)
-    entities.add(new CachedEntity<Session | Order>(entity, dataSource.getRepository(entity) as never));
+    entities.add(
+      new CachedEntity<Session | Order>(entity, dataSource.getRepository(entity) as never),
+    );
   entities.add(users);
   const [gate, metrics] = [new ReadGate(), new CacheMetrics(new Registry())];
   gate.open(gate.pass());
@@ -111,7 +122,13 @@ function gateway(): { opened: Promise<void>; open: () => void } {
 let serial = 0;
 const someone = (): Partial<User> & { id: string; username: string } => {
   const username = `someone-${serial++}`;
-  return { id: randomUUID(), username, email: `${username}@example.com`, roles: ['user'], deletedAt: null };
+  return {
+    id: randomUUID(),
+    username,
+    email: `${username}@example.com`,
+    roles: ['user'],
+    deletedAt: null,
+  };
 };
 /** Waits until the row's key is in this state. */
 async function becomes({ state }: Node, id: string, wanted: string): Promise<void> {
@@ -180,7 +197,9 @@ describe('what was committed', () => {
     const user = await made();
     expect(await rows(user.id)).toEqual([{ username: user.username, version: 1 }]);
     expect(await node.state(user.id)).toBe('value');
-    const changed = await node.unitOfWork.run((transaction) => transaction.update(user, { username: 'changed-1' }));
+    const changed = await node.unitOfWork.run((transaction) =>
+      transaction.update(user, { username: 'changed-1' }),
+    );
     expect(changed).toMatchObject({ username: 'changed-1', version: 2 });
     expect(changed).toBeInstanceOf(User);
     expect(await node.users.findById(user.id)).toEqual(changed);
@@ -189,7 +208,9 @@ describe('what was committed', () => {
 
   it('is given as the database made it', async () => {
     const created = await made();
-    const inDatabase = await node.dataSource.getRepository(User).findOneByOrFail({ id: created.id });
+    const inDatabase = await node.dataSource
+      .getRepository(User)
+      .findOneByOrFail({ id: created.id });
     expect(created).toEqual(inDatabase);
     expect(created.createdAt).toBeInstanceOf(Date);
   });
@@ -211,27 +232,41 @@ describe('what was committed', () => {
 
   it('leaves "nothing there" after a deletion, at the next version', async () => {
     const user = await made();
-    const values = { id: randomUUID(), userId: user.id, tokenHash: 'a'.repeat(64), userAgent: null, ip: null };
+    const values = {
+      id: randomUUID(),
+      userId: user.id,
+      tokenHash: 'a'.repeat(64),
+      userAgent: null,
+      ip: null,
+    };
     const times = { lastSeenAt: new Date(), expiresAt: new Date(Date.now() + 1e6) };
-    const session = await node.unitOfWork.run((transaction) => transaction.insert(Session, { ...values, ...times }));
+    const session = await node.unitOfWork.run((transaction) =>
+      transaction.insert(Session, { ...values, ...times }),
+    );
     expect(await node.unitOfWork.run((transaction) => transaction.remove(session))).toBe(true);
     expect(await node.store.get([`session:id:${session.id}`])).toEqual([
       { state: 'none', version: session.version + 1 },
     ]);
-    const again = await node.unitOfWork.run((transaction) => transaction.insert(Session, { ...values, ...times }));
+    const again = await node.unitOfWork.run((transaction) =>
+      transaction.insert(Session, { ...values, ...times }),
+    );
     expect(again.version).toBeGreaterThan(session.version + 1);
     expect(await node.stateOf(`session:id:${session.id}`)).toBe('value');
   });
 
   it('touches no key when it wrote no cached row', async () => {
     node.store.steps.length = 0;
-    expect(await node.unitOfWork.run(({ manager }) => manager.query('SELECT 1 AS one'))).toEqual([{ one: 1 }]);
+    expect(await node.unitOfWork.run(({ manager }) => manager.query('SELECT 1 AS one'))).toEqual([
+      { one: 1 },
+    ]);
     expect(node.store.steps).toEqual([]);
   });
 
   it('may be nothing: of an old version neither update nor remove finds a row, and no fence stays', async () => {
     const old = await made();
-    await node.unitOfWork.run((transaction) => transaction.update(old, { username: `newer-${serial++}` }));
+    await node.unitOfWork.run((transaction) =>
+      transaction.update(old, { username: `newer-${serial++}` }),
+    );
     const done = await node.unitOfWork.run(async (transaction) => [
       await transaction.update(old, { username: 'lost' }),
       await transaction.remove(old),
@@ -300,7 +335,9 @@ describe('the order of a write', () => {
     const user = await made();
     const fenced = gateway();
     node.store.before.fence = () => fenced.opened;
-    const writing = node.unitOfWork.run((transaction) => transaction.update(user, { username: `slow-${serial++}` }));
+    const writing = node.unitOfWork.run((transaction) =>
+      transaction.update(user, { username: `slow-${serial++}` }),
+    );
     await sleep(100);
     const open = `SELECT state FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`;
     expect((await psql.query(open)).rowCount).toBe(1);
@@ -319,12 +356,18 @@ describe('what was rolled back', () => {
     const work = async (transaction: Transaction): Promise<void> => {
       await transaction.insert(User, stranger);
       await transaction.update(user, { username: `never-${serial++}` });
-      expect([await node.state(stranger.id), await node.state(user.id)]).toEqual(['fence', 'fence']);
+      expect([await node.state(stranger.id), await node.state(user.id)]).toEqual([
+        'fence',
+        'fence',
+      ]);
       throw failure;
     };
     expect(await rejection(node.unitOfWork.run(work))).toBe(failure);
     expect([await rows(stranger.id), (await rows(user.id))[0]?.version]).toEqual([[], 1]);
-    expect([await node.state(stranger.id), await node.state(user.id)]).toEqual(['absent', 'absent']);
+    expect([await node.state(stranger.id), await node.state(user.id)]).toEqual([
+      'absent',
+      'absent',
+    ]);
     expect(await node.stateOf(`user:username:${stranger.username}`)).toBe('absent');
     expect(await node.users.findById(user.id)).toEqual(user);
   });
@@ -364,7 +407,9 @@ describe('what was rolled back', () => {
   it('is what a refused COMMIT leaves, and it is not tried again', async () => {
     const user = await made();
     await atCommit(`RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';`);
-    const work = jest.fn((transaction: Transaction) => transaction.update(user, { username: 'refused' }));
+    const work = jest.fn((transaction: Transaction) =>
+      transaction.update(user, { username: 'refused' }),
+    );
     expect(sqlStateOf(await rejection(node.unitOfWork.run(work)))).toBe('23514');
     expect(work).toHaveBeenCalledTimes(1);
     expect([(await rows(user.id))[0]?.version, await node.state(user.id)]).toEqual([1, 'absent']);
@@ -404,7 +449,10 @@ describe('what may succeed the next time', () => {
     };
     await psql.query(`ALTER DATABASE ${database.name} SET deadlock_timeout = '50ms'`);
     const quick = await makeNode(database.url);
-    await Promise.all([quick.unitOfWork.run(rename(0, [a.id, b.id])), quick.unitOfWork.run(rename(1, [b.id, a.id]))]);
+    await Promise.all([
+      quick.unitOfWork.run(rename(0, [a.id, b.id])),
+      quick.unitOfWork.run(rename(1, [b.id, a.id])),
+    ]);
     await psql.query(`ALTER DATABASE ${database.name} RESET deadlock_timeout`);
     expect(runs.reduce((sum, one) => sum + one)).toBe(3);
     expect([(await rows(a.id))[0]?.version, (await rows(b.id))[0]?.version]).toEqual([3, 3]);
@@ -435,9 +483,17 @@ describe('what may succeed the next time', () => {
     const work = jest.fn((transaction: Transaction) => transaction.insert(User, someone()));
     const user = await node.unitOfWork.run(work);
     expect(work).toHaveBeenCalledTimes(3);
-    expect([await rows(user.id), await node.state(user.id)]).toMatchObject([[{ version: 1 }], 'value']);
-    const [first] = await Promise.all(work.mock.results.slice(0, 1).map(({ value }) => value as Promise<User>));
-    expect([await rows(first?.id ?? ''), await node.state(first?.id ?? '')]).toEqual([[], 'absent']);
+    expect([await rows(user.id), await node.state(user.id)]).toMatchObject([
+      [{ version: 1 }],
+      'value',
+    ]);
+    const [first] = await Promise.all(
+      work.mock.results.slice(0, 1).map(({ value }) => value as Promise<User>),
+    );
+    expect([await rows(first?.id ?? ''), await node.state(first?.id ?? '')]).toEqual([
+      [],
+      'absent',
+    ]);
   });
 
   it('is given up after three times', async () => {
@@ -455,13 +511,16 @@ describe('what may succeed the next time', () => {
 });
 
 describe('a connection that breaks', () => {
-  const kill = (pid: number): Promise<unknown> => psql.query('SELECT pg_terminate_backend($1)', [pid]);
+  const kill = (pid: number): Promise<unknown> =>
+    psql.query('SELECT pg_terminate_backend($1)', [pid]);
 
   it('before COMMIT leaves nothing, and the next one works', async () => {
     const stranger = someone();
     const work = async (transaction: Transaction): Promise<void> => {
       await transaction.insert(User, stranger);
-      const [{ pid }] = await transaction.manager.query<[{ pid: number }]>('SELECT pg_backend_pid() AS pid');
+      const [{ pid }] = await transaction.manager.query<[{ pid: number }]>(
+        'SELECT pg_backend_pid() AS pid',
+      );
       await kill(pid);
       await transaction.manager.query('SELECT 1');
     };
@@ -474,7 +533,9 @@ describe('a connection that breaks', () => {
     const user = await made();
     await psql.query('SELECT pg_advisory_lock(8)');
     await atCommit('PERFORM pg_advisory_xact_lock(8);');
-    const writing = rejection(node.unitOfWork.run((transaction) => transaction.update(user, { username: 'unknown' })));
+    const writing = rejection(
+      node.unitOfWork.run((transaction) => transaction.update(user, { username: 'unknown' })),
+    );
     await kill(await waiter());
     expect(await writing).toBeInstanceOf(Error);
     await becomes(node, user.id, 'absent');
@@ -545,18 +606,25 @@ describe('a connection that breaks', () => {
       await transaction.insert(User, stranger);
       await transaction.manager.query('SELECT pg_sleep(0.6)');
     };
-    expect(await rejection(hasty.unitOfWork.run(work))).toMatchObject({ message: expect.stringMatching(/timeout/) });
+    expect(await rejection(hasty.unitOfWork.run(work))).toMatchObject({
+      message: expect.stringMatching(/timeout/),
+    });
     await sleep(500);
     await hasty.unitOfWork.run((transaction) => transaction.insert(User, next));
     expect([(await rows(stranger.id)).length, (await rows(next.id)).length]).toEqual([0, 1]);
-    expect([await hasty.state(stranger.id), await hasty.state(next.id)]).toEqual(['absent', 'value']);
+    expect([await hasty.state(stranger.id), await hasty.state(next.id)]).toEqual([
+      'absent',
+      'value',
+    ]);
   });
 });
 
 describe('a cache that cannot be reached', () => {
   const unreachable = (): Promise<never> => Promise.reject(new CacheUnavailableError('gone'));
   const left = async (): Promise<string[]> => {
-    const { rows } = await psql.query('SELECT DISTINCT unnest(keys) AS key FROM cache_invalidations ORDER BY 1');
+    const { rows } = await psql.query(
+      'SELECT DISTINCT unnest(keys) AS key FROM cache_invalidations ORDER BY 1',
+    );
     return (rows as { key: string }[]).map(({ key }) => key);
   };
 
@@ -566,7 +634,9 @@ describe('a cache that cannot be reached', () => {
     strict.store.before.fence = unreachable;
     const writing = strict.unitOfWork.run((transaction) => transaction.insert(User, stranger));
     expect(await rejection(writing)).toBeInstanceOf(WriteRejectedError);
-    expect([await rows(stranger.id), await left(), strict.store.steps.includes('publish')]).toEqual([[], [], false]);
+    expect([await rows(stranger.id), await left(), strict.store.steps.includes('publish')]).toEqual(
+      [[], [], false],
+    );
     strict.store.before = {};
     await strict.unitOfWork.run((transaction) => transaction.insert(User, stranger));
     expect(await strict.state(stranger.id)).toBe('value');
@@ -575,7 +645,9 @@ describe('a cache that cannot be reached', () => {
   it('leaves the keys to the database when they are allowed, in the same transaction', async () => {
     const user = await made();
     node.store.before = { fence: unreachable, publish: unreachable, unfence: unreachable };
-    const after = await node.unitOfWork.run((transaction) => transaction.update(user, { username: 'allowed-1' }));
+    const after = await node.unitOfWork.run((transaction) =>
+      transaction.update(user, { username: 'allowed-1' }),
+    );
     expect(after?.version).toBe(2);
     expect(await left()).toEqual(
       [`user:id:${user.id}`, `user:username:${user.username}`, 'user:username:allowed-1'].sort(),

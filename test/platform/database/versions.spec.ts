@@ -15,7 +15,8 @@ let orderId: string;
 
 type Row = Record<string, unknown>;
 
-const sql = async (text: string, values: unknown[] = []): Promise<Row[]> => (await pool.query<Row>(text, values)).rows;
+const sql = async (text: string, values: unknown[] = []): Promise<Row[]> =>
+  (await pool.query<Row>(text, values)).rows;
 
 async function insert(table: string, values: Row): Promise<Row> {
   const columns = Object.keys(values);
@@ -46,7 +47,8 @@ const session = (values: Row = {}): Row => ({
   ...values,
 });
 const ITEM = { sku: 'LAMP-01', name: 'Lamp', quantity: 1, unitPrice: 1 };
-const itemsOf = (...changes: object[]): string => JSON.stringify(changes.map((change) => ({ ...ITEM, ...change })));
+const itemsOf = (...changes: object[]): string =>
+  JSON.stringify(changes.map((change) => ({ ...ITEM, ...change })));
 const order = (values: Row = {}): Row => ({
   id: randomUUID(),
   user_id: userId,
@@ -69,7 +71,13 @@ const event = (values: Row = {}): Row => ({
 /** Of no password: the form is right. */
 const HASH = `$argon2id$v=19$m=19456,t=2,p=1$${'c2FsdA'.repeat(4)}$${'aGFzaA'.repeat(7)}`;
 const credential = (values: Row = {}): Row => ({ user_id: userId, password_hash: HASH, ...values });
-const outbox = (values: Row = {}): Row => ({ id: randomUUID(), type: 'a.b', subject: 'a/1', data: '{}', ...values });
+const outbox = (values: Row = {}): Row => ({
+  id: randomUUID(),
+  type: 'a.b',
+  subject: 'a/1',
+  data: '{}',
+  ...values,
+});
 const kept = (values: Row = {}): Row => ({
   user_id: userId,
   key: `key-${serial++}`,
@@ -95,7 +103,11 @@ afterAll(async () => {
 
 describe('a version', () => {
   const TABLES = { users: user, orders: order, sessions: session } as const;
-  const CHANGES = { users: `roles = '{admin}'`, orders: `note = 'changed'`, sessions: `ip = '::1'` } as const;
+  const CHANGES = {
+    users: `roles = '{admin}'`,
+    orders: `note = 'changed'`,
+    sessions: `ip = '::1'`,
+  } as const;
 
   it.each(Object.keys(TABLES) as (keyof typeof TABLES)[])(
     'of %s moves by one at every update, by raw SQL too',
@@ -103,9 +115,17 @@ describe('a version', () => {
       const row = await insert(table, TABLES[table]());
       const first = Number(row.version);
       if (table !== 'sessions') expect(first).toBe(1);
-      for (const change of [CHANGES[table], 'id = id', `version = version`, 'version = 7', 'version = version + 100']) {
+      for (const change of [
+        CHANGES[table],
+        'id = id',
+        `version = version`,
+        'version = 7',
+        'version = version + 100',
+      ]) {
         const [before] = await sql(`SELECT version FROM ${table} WHERE id = $1`, [row.id]);
-        const [after] = await sql(`UPDATE ${table} SET ${change} WHERE id = $1 RETURNING version`, [row.id]);
+        const [after] = await sql(`UPDATE ${table} SET ${change} WHERE id = $1 RETURNING version`, [
+          row.id,
+        ]);
         expect([change, Number(after?.version)]).toEqual([change, Number(before?.version) + 1]);
       }
       const [last] = await sql(`SELECT version FROM ${table} WHERE id = $1`, [row.id]);
@@ -115,19 +135,28 @@ describe('a version', () => {
 
   it('stands when its transaction is rolled back', async () => {
     const { id } = await insert('orders', order());
-    await expect(sql(`UPDATE orders SET total = -1 WHERE id = '${String(id)}'`)).rejects.toThrow(/orders_total_range/);
-    expect(await sql('SELECT version::int FROM orders WHERE id = $1', [id])).toEqual([{ version: 1 }]);
+    await expect(sql(`UPDATE orders SET total = -1 WHERE id = '${String(id)}'`)).rejects.toThrow(
+      /orders_total_range/,
+    );
+    expect(await sql('SELECT version::int FROM orders WHERE id = $1', [id])).toEqual([
+      { version: 1 },
+    ]);
   });
 
   it('is given once to each of many writers at once', async () => {
     const { id } = await insert('orders', order());
     const writes = Array.from({ length: 200 }, async (_, n) => {
-      const [row] = await sql(`UPDATE orders SET note = $2 WHERE id = $1 RETURNING version::int`, [id, `n${n}`]);
+      const [row] = await sql(`UPDATE orders SET note = $2 WHERE id = $1 RETURNING version::int`, [
+        id,
+        `n${n}`,
+      ]);
       return row?.version as number;
     });
     const versions = await Promise.all(writes);
     expect(versions.sort((a, b) => a - b)).toEqual(Array.from({ length: 200 }, (_, n) => n + 2));
-    expect(await sql('SELECT version::int FROM orders WHERE id = $1', [id])).toEqual([{ version: 201 }]);
+    expect(await sql('SELECT version::int FROM orders WHERE id = $1', [id])).toEqual([
+      { version: 201 },
+    ]);
   });
 
   it('moves also under ON CONFLICT and for many rows at once', async () => {
@@ -136,10 +165,15 @@ describe('a version', () => {
       `INSERT INTO users (id, username, email) VALUES ($1, 'upserted', 'u@example.com') ON CONFLICT (id) DO UPDATE SET username = excluded.username`,
       [id],
     );
-    expect(await sql('SELECT version::int FROM users WHERE id = $1', [id])).toEqual([{ version: 2 }]);
+    expect(await sql('SELECT version::int FROM users WHERE id = $1', [id])).toEqual([
+      { version: 2 },
+    ]);
     const others = await Promise.all([insert('users', user()), insert('users', user())]);
     const ids = others.map((row) => row.id);
-    const moved = await sql('UPDATE users SET roles = roles WHERE id = ANY($1) RETURNING version::int', [ids]);
+    const moved = await sql(
+      'UPDATE users SET roles = roles WHERE id = ANY($1) RETURNING version::int',
+      [ids],
+    );
     expect(moved).toEqual([{ version: 2 }, { version: 2 }]);
   });
 
@@ -149,7 +183,8 @@ describe('a version', () => {
     for (let life = 0; life < 5; life++) {
       const born = Number((await insert('sessions', values)).version);
       expect(born).toBeGreaterThan(highest + 1);
-      for (let n = 0; n < 20; n++) await sql('UPDATE sessions SET last_seen_at = now() WHERE id = $1', [values.id]);
+      for (let n = 0; n < 20; n++)
+        await sql('UPDATE sessions SET last_seen_at = now() WHERE id = $1', [values.id]);
       const [gone] = await sql('DELETE FROM sessions WHERE id = $1 RETURNING version', [values.id]);
       highest = Number(gone?.version);
       expect(highest).toBe(born + 20);
@@ -161,7 +196,8 @@ describe('a version', () => {
       `SELECT increment_by::int AS step, last_value::float8 AS last FROM pg_sequences WHERE sequencename = 'session_versions'`,
     );
     // 1 000 logins a second.
-    const years = (2 ** 53 - Number(sequence?.last)) / Number(sequence?.step) / 1_000 / 3600 / 24 / 365;
+    const years =
+      (2 ** 53 - Number(sequence?.last)) / Number(sequence?.step) / 1_000 / 3600 / 24 / 365;
     expect(years).toBeGreaterThan(4);
   });
 });
@@ -173,16 +209,19 @@ describe('a time', () => {
   ])('of change (%s) never goes back, whatever is written', async (table, make) => {
     const future = new Date(Date.now() + 3_600_000);
     const { id } = await insert(table, make({ updated_at: future }));
-    const [after] = await sql(`UPDATE ${table} SET updated_at = '2001-01-01' WHERE id = $1 RETURNING updated_at`, [id]);
+    const [after] = await sql(
+      `UPDATE ${table} SET updated_at = '2001-01-01' WHERE id = $1 RETURNING updated_at`,
+      [id],
+    );
     expect(after?.updated_at).toEqual(future);
   });
 
   it('of change moves with the change', async () => {
     const { id, updated_at: made } = await insert('orders', order({ updated_at: new Date(0) }));
-    const [{ updated_at: changed } = {}] = await sql('UPDATE orders SET note = $2 WHERE id = $1 RETURNING updated_at', [
-      id,
-      'x',
-    ]);
+    const [{ updated_at: changed } = {}] = await sql(
+      'UPDATE orders SET note = $2 WHERE id = $1 RETURNING updated_at',
+      [id, 'x'],
+    );
     expect((changed as Date).getTime()).toBeGreaterThan((made as Date).getTime());
     expect(Math.abs((changed as Date).getTime() - Date.now())).toBeLessThan(5_000);
     const [hash] = await sql(
@@ -210,7 +249,10 @@ describe('the events of an order', () => {
   ])('refuse %s', async (statement) => {
     await insert('order_events', event());
     const before = await sql('SELECT count(*) FROM order_events');
-    await expect(sql(statement)).rejects.toMatchObject({ code: '23001', message: 'order_events only grows' });
+    await expect(sql(statement)).rejects.toMatchObject({
+      code: '23001',
+      message: 'order_events only grows',
+    });
     expect(await sql('SELECT count(*) FROM order_events')).toEqual(before);
   });
 
@@ -239,7 +281,9 @@ describe('a deleted user', () => {
 
   it('gives its names free', async () => {
     const { id, username, email } = await insert('users', user());
-    await sql('UPDATE users SET username = NULL, email = NULL, deleted_at = now() WHERE id = $1', [id]);
+    await sql('UPDATE users SET username = NULL, email = NULL, deleted_at = now() WHERE id = $1', [
+      id,
+    ]);
     await insert('users', user({ username, email }));
   });
 });
@@ -247,9 +291,12 @@ describe('a deleted user', () => {
 /** Each constraint and unique index of the schema, by name: what it must refuse. */
 const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = {
   users_pkey: [() => insert('users', user({ id: userId }))],
-  users_username_key: [async () => insert('users', user({ username: (await insert('users', user())).username }))],
+  users_username_key: [
+    async () => insert('users', user({ username: (await insert('users', user())).username })),
+  ],
   users_email_key: [
-    async () => insert('users', user({ email: String((await insert('users', user())).email).toUpperCase() })),
+    async () =>
+      insert('users', user({ email: String((await insert('users', user())).email).toUpperCase() })),
   ],
   users_username_form: ['ab', 'Upper', 'a'.repeat(33), 'sp ace', 'ümlaut', 'abc\n', ''].map(
     (username) => () => insert('users', user({ username })),
@@ -278,21 +325,32 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
     HASH.slice(0, HASH.lastIndexOf('$')),
     '$2b$12$abcdefghijklmnopqrstuuABCDEFGHIJKLMNOPQRSTUVWXYZ01234',
   ].map((password_hash) => () => insert('credentials', credential({ password_hash }))),
-  sessions_pkey: [async () => insert('sessions', session({ id: (await insert('sessions', session())).id }))],
+  sessions_pkey: [
+    async () => insert('sessions', session({ id: (await insert('sessions', session())).id })),
+  ],
   sessions_user_id_fkey: [() => insert('sessions', session({ user_id: randomUUID() }))],
   sessions_token_hash_key: [
-    async () => insert('sessions', session({ token_hash: (await insert('sessions', session())).token_hash })),
+    async () =>
+      insert('sessions', session({ token_hash: (await insert('sessions', session())).token_hash })),
   ],
-  sessions_token_hash_form: ['', 'a'.repeat(63), 'a'.repeat(65), 'A'.repeat(64), `${'a'.repeat(64)}\n`].map(
-    (hash) => () => insert('sessions', session({ token_hash: hash })),
-  ),
+  sessions_token_hash_form: [
+    '',
+    'a'.repeat(63),
+    'a'.repeat(65),
+    'A'.repeat(64),
+    `${'a'.repeat(64)}\n`,
+  ].map((hash) => () => insert('sessions', session({ token_hash: hash }))),
   orders_pkey: [() => insert('orders', order({ id: orderId }))],
   orders_user_id_fkey: [() => insert('orders', order({ user_id: randomUUID() }))],
-  orders_status_known: ['', 'Placed', 'lost'].map((status) => () => insert('orders', order({ status }))),
+  orders_status_known: ['', 'Placed', 'lost'].map(
+    (status) => () => insert('orders', order({ status })),
+  ),
   orders_currency_form: ['', 'EU', 'eur', 'EURO', 'EUR\n'].map(
     (currency) => () => insert('orders', order({ currency })),
   ),
-  orders_total_range: [-1, '9007199254740992'].map((total) => () => insert('orders', order({ total }))),
+  orders_total_range: [-1, '9007199254740992'].map(
+    (total) => () => insert('orders', order({ total })),
+  ),
   orders_items_count: ['[]', '{}', 'null', '"items"', itemsOf(...Array<object>(101).fill({}))].map(
     (items) => () => insert('orders', order({ items })),
   ),
@@ -311,7 +369,8 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   orders_total_sum: [
     () => insert('orders', order({ total: 0 })),
     () => insert('orders', order({ total: 2 })),
-    () => insert('orders', order({ items: itemsOf({ quantity: 3, unitPrice: 250 }, {}), total: 750 })),
+    () =>
+      insert('orders', order({ items: itemsOf({ quantity: 3, unitPrice: 250 }, {}), total: 750 })),
     () => sql(`UPDATE orders SET total = 2 WHERE id = $1`, [orderId]),
     () => sql(`UPDATE orders SET items = $2 WHERE id = $1`, [orderId, itemsOf({ quantity: 2 })]),
     // What a sum of doubles would take for 2^53 - 1.
@@ -326,16 +385,27 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   ],
   orders_note_length: [() => insert('orders', order({ note: 'x'.repeat(1_001) }))],
   order_events_pkey: [
-    async () => insert('order_events', event({ version: (await insert('order_events', event())).version })),
+    async () =>
+      insert('order_events', event({ version: (await insert('order_events', event())).version })),
   ],
   order_events_order_id_fkey: [() => insert('order_events', event({ order_id: randomUUID() }))],
   order_events_actor_id_fkey: [() => insert('order_events', event({ actor_id: randomUUID() }))],
-  order_events_version_range: [0, -1].map((version) => () => insert('order_events', event({ version }))),
-  order_events_type_form: ['', 'placed', 'user.placed', 'order.', 'order.Placed', 'order.paid\n', 'order.-'].map(
-    (type) => () => insert('order_events', event({ type })),
+  order_events_version_range: [0, -1].map(
+    (version) => () => insert('order_events', event({ version })),
   ),
+  order_events_type_form: [
+    '',
+    'placed',
+    'user.placed',
+    'order.',
+    'order.Placed',
+    'order.paid\n',
+    'order.-',
+  ].map((type) => () => insert('order_events', event({ type }))),
   order_events_schema_range: [() => insert('order_events', event({ schema: 0 }))],
-  order_events_data_form: ['[]', '1', 'null', '"x"'].map((data) => () => insert('order_events', event({ data }))),
+  order_events_data_form: ['[]', '1', 'null', '"x"'].map(
+    (data) => () => insert('order_events', event({ data })),
+  ),
   outbox_pkey: [
     async () => {
       const { position } = await insert('outbox', outbox());
@@ -345,17 +415,28 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
       );
     },
   ],
-  outbox_id_key: [async () => insert('outbox', outbox({ id: (await insert('outbox', outbox())).id }))],
-  idempotency_keys_pkey: [
-    async () => insert('idempotency_keys', kept({ key: (await insert('idempotency_keys', kept())).key })),
+  outbox_id_key: [
+    async () => insert('outbox', outbox({ id: (await insert('outbox', outbox())).id })),
   ],
-  idempotency_keys_user_id_fkey: [() => insert('idempotency_keys', kept({ user_id: randomUUID() }))],
-  idempotency_keys_key_length: ['', 'x'.repeat(256)].map((key) => () => insert('idempotency_keys', kept({ key }))),
+  idempotency_keys_pkey: [
+    async () =>
+      insert('idempotency_keys', kept({ key: (await insert('idempotency_keys', kept())).key })),
+  ],
+  idempotency_keys_user_id_fkey: [
+    () => insert('idempotency_keys', kept({ user_id: randomUUID() })),
+  ],
+  idempotency_keys_key_length: ['', 'x'.repeat(256)].map(
+    (key) => () => insert('idempotency_keys', kept({ key })),
+  ),
   idempotency_keys_status_success: [199, 300, 400, 429, 500, 503].map(
     (status) => () => insert('idempotency_keys', kept({ status })),
   ),
   known_devices_pkey: [
-    async () => insert('known_devices', device({ device_hash: (await insert('known_devices', device())).device_hash })),
+    async () =>
+      insert(
+        'known_devices',
+        device({ device_hash: (await insert('known_devices', device())).device_hash }),
+      ),
   ],
   known_devices_user_id_fkey: [() => insert('known_devices', device({ user_id: randomUUID() }))],
   known_devices_hash_form: ['', 'a'.repeat(63), 'A'.repeat(64)].map(
@@ -378,7 +459,13 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   ],
   order_figures_pkey: [
     async () => {
-      const values = { day: '2026-01-31', status: randomUUID(), currency: 'EUR', count: 1, total: 1 };
+      const values = {
+        day: '2026-01-31',
+        status: randomUUID(),
+        currency: 'EUR',
+        count: 1,
+        total: 1,
+      };
       await insert('order_figures', values);
       await insert('order_figures', values);
     },
@@ -386,9 +473,10 @@ const REFUSALS: Readonly<Record<string, readonly (() => Promise<unknown>)[]>> = 
   cache_invalidations_pkey: [
     async () => {
       const { position } = await insert('cache_invalidations', { keys: ['a'] });
-      await sql(`INSERT INTO cache_invalidations (position, keys) OVERRIDING SYSTEM VALUE VALUES ($1, '{}')`, [
-        position,
-      ]);
+      await sql(
+        `INSERT INTO cache_invalidations (position, keys) OVERRIDING SYSTEM VALUE VALUES ($1, '{}')`,
+        [position],
+      );
     },
   ],
 };
@@ -408,7 +496,10 @@ describe('a constraint', () => {
   });
 
   it('lets everything pass that is right', async () => {
-    await insert('users', user({ username: 'a.b_c-9', email: 'A@B', roles: ['user', 'support', 'admin'] }));
+    await insert(
+      'users',
+      user({ username: 'a.b_c-9', email: 'A@B', roles: ['user', 'support', 'admin'] }),
+    );
     await insert('users', { id: randomUUID(), deleted_at: new Date() });
     const largest = itemsOf({ quantity: 9_007, unitPrice: 1e12 }, { unitPrice: 199_254_740_991 });
     await insert('orders', order({ total: '9007199254740991', items: largest }));
@@ -416,7 +507,10 @@ describe('a constraint', () => {
       'orders',
       order({ total: 1_000_000, items: itemsOf(...Array<object>(100).fill({ quantity: 10_000 })) }),
     );
-    await insert('orders', order({ total: 0, items: itemsOf({ unitPrice: 0, sku: '🐙'.repeat(64), name: 'a\nb' }) }));
+    await insert(
+      'orders',
+      order({ total: 0, items: itemsOf({ unitPrice: 0, sku: '🐙'.repeat(64), name: 'a\nb' }) }),
+    );
     await insert('orders', order({ note: '🐙'.repeat(1_000) }));
     await insert('order_events', event({ type: 'order.picked-up' }));
     await insert('idempotency_keys', kept({ key: 'x'.repeat(255) }));
@@ -436,11 +530,17 @@ describe('a constraint', () => {
     for (const [table, row] of Object.entries(rows))
       for (const column of Object.keys(row)) {
         if (optional.has(column)) continue;
-        await expect(insert(table, { ...row, [column]: null })).rejects.toMatchObject({ code: '23502', table, column });
+        await expect(insert(table, { ...row, [column]: null })).rejects.toMatchObject({
+          code: '23502',
+          table,
+          column,
+        });
       }
   });
 
   it('keeps positions of the outbox from being chosen', async () => {
-    await expect(insert('outbox', outbox({ position: 1 }))).rejects.toMatchObject({ code: '428C9' });
+    await expect(insert('outbox', outbox({ position: 1 }))).rejects.toMatchObject({
+      code: '428C9',
+    });
   });
 });

@@ -37,16 +37,21 @@ afterAll(async () => {
 });
 
 describe('while all is well', () => {
-  it.each(['/health/live', '/health/ready', '/health/startup'])('%s is 200 without a session', async (path) => {
-    const { status, body } = await app.call('GET', path);
-    expect([status, body.status]).toEqual([200, 'ok']);
-  });
+  it.each(['/health/live', '/health/ready', '/health/startup'])(
+    '%s is 200 without a session',
+    async (path) => {
+      const { status, body } = await app.call('GET', path);
+      expect([status, body.status]).toEqual([200, 'ok']);
+    },
+  );
 
   it('tells of each part', async () => {
     const { body } = await app.call('GET', '/health/ready');
     expect(
       Object.fromEntries(
-        Object.entries(body.checks as Record<string, { status: string }>).map(([name, { status }]) => [name, status]),
+        Object.entries(body.checks as Record<string, { status: string }>).map(
+          ([name, { status }]) => [name, status],
+        ),
       ),
     ).toEqual({
       postgres: 'up',
@@ -59,7 +64,10 @@ describe('while all is well', () => {
   it('shows the metrics under their names', async () => {
     await app.call('GET', '/v1/users/me', { token: user.token });
     const { status, text, headers } = await app.call('GET', '/metrics');
-    expect([status, headers.get('content-type')]).toEqual([200, 'text/plain; version=0.0.4; charset=utf-8']);
+    expect([status, headers.get('content-type')]).toEqual([
+      200,
+      'text/plain; version=0.0.4; charset=utf-8',
+    ]);
     for (const name of [
       'holdfast_cache_requests_total{',
       'holdfast_cache_loads_total{',
@@ -85,7 +93,11 @@ describe.each([
     try {
       const calls = [
         () => app.call('GET', `/v1/orders/${order.id}?at=1`, { token: user.token }),
-        () => app.call('GET', '/v1/users/me', { token: user.token, headers: { 'Cache-Control': 'no-cache' } }),
+        () =>
+          app.call('GET', '/v1/users/me', {
+            token: user.token,
+            headers: { 'Cache-Control': 'no-cache' },
+          }),
         () =>
           app.call('POST', '/v1/orders', {
             token: user.token,
@@ -105,11 +117,11 @@ describe.each([
       const live = await timed(() => app.call('GET', '/health/live'));
       expect(live.reply.status).toBe(200);
       const ready = await timed(() => app.call('GET', '/health/ready'));
-      expect([ready.reply.status, ready.reply.body.code, ready.reply.body.checks.postgres.status]).toEqual([
-        503,
-        'not-ready',
-        'down',
-      ]);
+      expect([
+        ready.reply.status,
+        ready.reply.body.code,
+        ready.reply.body.checks.postgres.status,
+      ]).toEqual([503, 'not-ready', 'down']);
       expect(ready.ms).toBeLessThan(500);
     } finally {
       await giveBack();
@@ -128,13 +140,20 @@ describe('while the process drains', () => {
   it('is alive and not ready, and finishes what was asked before it closes', async () => {
     const draining = await startApp({ SHUTDOWN_GRACE_SECONDS: '2' }, postgres.url);
     // The signal, as the process's own handler hands it on; the type leaves it out.
-    const closed = (draining.app as unknown as { close(signal: string): Promise<void> }).close('SIGTERM');
+    const closed = (draining.app as unknown as { close(signal: string): Promise<void> }).close(
+      'SIGTERM',
+    );
     const [live, ready, me] = await Promise.all([
       draining.call('GET', '/health/live'),
       draining.call('GET', '/health/ready'),
       draining.call('GET', '/v1/users/me', { token: user.token }),
     ]);
-    expect([live.status, ready.status, ready.body.code, me.status]).toEqual([200, 503, 'not-ready', 200]);
+    expect([live.status, ready.status, ready.body.code, me.status]).toEqual([
+      200,
+      503,
+      'not-ready',
+      200,
+    ]);
     await closed;
     await expect(draining.call('GET', '/health/live')).rejects.toThrow();
   });

@@ -5,7 +5,14 @@
 import { connect } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { type Call, type Reply, startApp, type TestApp } from '../support/app.js';
-import { adminToken, deadToken, ORDER, person, type Person, placeOrder } from '../support/factories.js';
+import {
+  adminToken,
+  deadToken,
+  ORDER,
+  person,
+  type Person,
+  placeOrder,
+} from '../support/factories.js';
 import { anonymous, expectProblem, faultsOf, pointersOf, seenTypes } from '../support/problem.js';
 
 interface Route {
@@ -46,7 +53,11 @@ const ROUTES: readonly Route[] = [
   { method: 'GET', path: '/v1/orders/{order}', query: true },
   { method: 'PATCH', path: '/v1/orders/{order}', body: true },
   { method: 'GET', path: '/v1/orders/{order}/events', query: true, list: true },
-  ...ACTIONS.map((action) => ({ method: 'POST', path: `/v1/orders/{order}/${action}`, body: true as const })),
+  ...ACTIONS.map((action) => ({
+    method: 'POST',
+    path: `/v1/orders/{order}/${action}`,
+    body: true as const,
+  })),
 ];
 /** Not of the API: for probes and for people, whatever they accept. */
 const BESIDE = ['GET /health/live', 'GET /health/ready', 'GET /health/startup', 'GET /metrics'];
@@ -79,7 +90,8 @@ describe('every route', () => {
   });
   afterAll(() => app.close());
 
-  const at = (path: string): string => path.replace(/\{(\w+)\}/g, (_, name: string) => ids[name] as string);
+  const at = (path: string): string =>
+    path.replace(/\{(\w+)\}/g, (_, name: string) => ids[name] as string);
   /** As someone who may: the admin may call all but what only owners do, and those refuse later than what is tested here. */
   const send = (route: Pick<Route, 'method' | 'path'>, call: Call = {}): Promise<Reply> =>
     app.call(route.method, at(route.path), {
@@ -90,8 +102,8 @@ describe('every route', () => {
 
   it('is in the table, and the table has no more', async () => {
     const { body } = await app.call('GET', '/docs/openapi.json');
-    const documented = Object.entries(body.paths as Record<string, object>).flatMap(([path, item]) =>
-      Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
+    const documented = Object.entries(body.paths as Record<string, object>).flatMap(
+      ([path, item]) => Object.keys(item).map((method) => `${method.toUpperCase()} ${path}`),
     );
     const known = ROUTES.map(({ method, path }) => `${method} ${path.replace(/\{\w+\}/g, '{id}')}`);
     expect(documented.sort()).toEqual([...known, ...BESIDE].sort());
@@ -100,7 +112,9 @@ describe('every route', () => {
   describe('methods', () => {
     it.each(PATHS)('%s refuses all but its own with 405 and tells them in Allow', async (path) => {
       const allowed = methodsOf(path);
-      for (const method of [...METHODS, 'TRACE', 'PROPFIND'].filter((one) => !allowed.includes(one))) {
+      for (const method of [...METHODS, 'TRACE', 'PROPFIND'].filter(
+        (one) => !allowed.includes(one),
+      )) {
         const refused = await send({ method, path });
         expect([method, refused.status]).toEqual([method, 405]);
         if (method !== 'HEAD') expectProblem(refused, 405, 'method-not-allowed');
@@ -116,8 +130,15 @@ describe('every route', () => {
         const get = await send(route);
         const head = await send({ ...route, method: 'HEAD' });
         expect([get.status, head.status, head.text]).toEqual([200, 200, '']);
-        const same = ['content-type', 'etag', 'cache-control', 'link', ...(route.media ? [] : ['content-length'])];
-        for (const name of same) expect([name, head.headers.get(name)]).toEqual([name, get.headers.get(name)]);
+        const same = [
+          'content-type',
+          'etag',
+          'cache-control',
+          'link',
+          ...(route.media ? [] : ['content-length']),
+        ];
+        for (const name of same)
+          expect([name, head.headers.get(name)]).toEqual([name, get.headers.get(name)]);
       },
     );
   });
@@ -135,40 +156,47 @@ describe('every route', () => {
       }
     });
 
-    it.each(named(ROUTES.filter(({ body }) => body)))('%s takes JSON in UTF-8 only, else 415', async (_, route) => {
-      const wrong: Record<string, string | string[]>[] = [
-        { 'Content-Type': 'text/plain' },
-        { 'Content-Type': 'application/x-www-form-urlencoded' },
-        { 'Content-Type': 'multipart/form-data; boundary=x' },
-        { 'Content-Type': 'application/json-patch+json' },
-        { 'Content-Type': 'application/jsonx' },
-        { 'Content-Type': 'application/json; charset=utf-16' },
-        { 'Content-Type': 'application/json; charset="latin1"' },
-        { 'Content-Type': 'nonsense' },
-        { 'Content-Type': '' },
-        { 'Content-Encoding': 'gzip' },
-        { 'Content-Encoding': 'br' },
-      ];
-      for (const headers of wrong) {
-        const reply = await send(route, { body: '{}', headers });
-        expect([headers, reply.status]).toEqual([headers, 415]);
-        expectProblem(reply, 415, 'unsupported-media-type');
-      }
-      const none = await app.raw(
-        `${route.method} ${at(route.path)} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}`,
-      );
-      expect(none).toMatch(/^HTTP\/1\.1 415 [^]*application\/problem\+json/);
-      for (const type of [
-        'application/json',
-        'APPLICATION/JSON',
-        'application/json;charset=UTF-8',
-        'application/json; charset="utf-8"',
-      ])
-        expect(
-          (await send(route, { body: '[]', headers: { 'Content-Type': type, 'Content-Encoding': 'identity' } })).body
-            .code,
-        ).toBe('validation-failed');
-    });
+    it.each(named(ROUTES.filter(({ body }) => body)))(
+      '%s takes JSON in UTF-8 only, else 415',
+      async (_, route) => {
+        const wrong: Record<string, string | string[]>[] = [
+          { 'Content-Type': 'text/plain' },
+          { 'Content-Type': 'application/x-www-form-urlencoded' },
+          { 'Content-Type': 'multipart/form-data; boundary=x' },
+          { 'Content-Type': 'application/json-patch+json' },
+          { 'Content-Type': 'application/jsonx' },
+          { 'Content-Type': 'application/json; charset=utf-16' },
+          { 'Content-Type': 'application/json; charset="latin1"' },
+          { 'Content-Type': 'nonsense' },
+          { 'Content-Type': '' },
+          { 'Content-Encoding': 'gzip' },
+          { 'Content-Encoding': 'br' },
+        ];
+        for (const headers of wrong) {
+          const reply = await send(route, { body: '{}', headers });
+          expect([headers, reply.status]).toEqual([headers, 415]);
+          expectProblem(reply, 415, 'unsupported-media-type');
+        }
+        const none = await app.raw(
+          `${route.method} ${at(route.path)} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}`,
+        );
+        expect(none).toMatch(/^HTTP\/1\.1 415 [^]*application\/problem\+json/);
+        for (const type of [
+          'application/json',
+          'APPLICATION/JSON',
+          'application/json;charset=UTF-8',
+          'application/json; charset="utf-8"',
+        ])
+          expect(
+            (
+              await send(route, {
+                body: '[]',
+                headers: { 'Content-Type': type, 'Content-Encoding': 'identity' },
+              })
+            ).body.code,
+          ).toBe('validation-failed');
+      },
+    );
   });
 
   describe('bodies', () => {
@@ -205,26 +233,49 @@ describe('every route', () => {
       ];
       for (const body of broken) {
         const reply = await send(route, { body });
-        expect([body.toString().slice(0, 40), reply.status]).toEqual([body.toString().slice(0, 40), 400]);
+        expect([body.toString().slice(0, 40), reply.status]).toEqual([
+          body.toString().slice(0, 40),
+          400,
+        ]);
         expectProblem(reply, 400, 'malformed-json');
       }
       for (const body of ['[]', 'null', '1', '"text"', 'true', '[{}]'])
         expect(faultsOf(await send(route, { body }))).toEqual([' object']);
     });
 
-    it.each(BODIES)('%s names every property that it does not know, whatever it is called', async (_, route) => {
-      const names = ['zzz', 'constructor', 'toString', 'hasOwnProperty', 'then', 'a/b~c', 'isAdmin'];
-      const body = Object.fromEntries(names.map((name) => [name, 1]));
-      const faults = faultsOf(await send(route, { body: JSON.stringify(body) }));
-      const unknown = names.map((name) => `/${name.replace('~', '~0').replace('/', '~1')} unknown-property`);
-      expect(faults.filter((fault) => fault.endsWith('unknown-property')).sort()).toEqual(unknown.sort());
-    });
+    it.each(BODIES)(
+      '%s names every property that it does not know, whatever it is called',
+      async (_, route) => {
+        const names = [
+          'zzz',
+          'constructor',
+          'toString',
+          'hasOwnProperty',
+          'then',
+          'a/b~c',
+          'isAdmin',
+        ];
+        const body = Object.fromEntries(names.map((name) => [name, 1]));
+        const faults = faultsOf(await send(route, { body: JSON.stringify(body) }));
+        const unknown = names.map(
+          (name) => `/${name.replace('~', '~0').replace('/', '~1')} unknown-property`,
+        );
+        expect(faults.filter((fault) => fault.endsWith('unknown-property')).sort()).toEqual(
+          unknown.sort(),
+        );
+      },
+    );
 
     it('costs little, however many small faults a body holds', async () => {
       const heavy = [
         { currency: 'EUR', items: Array(80_000).fill({}) },
         { currency: 'EUR', items: Array(120_000).fill(1) },
-        { ...ORDER, items: [Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, 1]))] },
+        {
+          ...ORDER,
+          items: [
+            Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`k${index}`, 1])),
+          ],
+        },
       ];
       for (const body of heavy) {
         const began = performance.now();
@@ -238,13 +289,20 @@ describe('every route', () => {
   describe('URLs', () => {
     it.each(PATHS)('%s with broken percent-encoding is 400', async (path) => {
       for (const broken of ['%', '%z', '%zz', '%ff', '%E0%A4%A', '%C0%AF'])
-        for (const url of [`${at(path)}/${broken}`, `${at(path)}?limit=${broken}`, `${at(path)}?a?${broken}=1`])
+        for (const url of [
+          `${at(path)}/${broken}`,
+          `${at(path)}?limit=${broken}`,
+          `${at(path)}?a?${broken}=1`,
+        ])
           expectProblem(await app.call('GET', url, { token: admin }), 400, 'malformed-url');
     });
 
     it.each(named(ROUTES))('%s names every parameter that it does not know', async (_, route) => {
-      const faults = faultsOf(await send({ ...route, path: `${route.path}?zzz=1&constructor=2&__proto__=3` }));
-      for (const name of ['zzz', 'constructor', '__proto__']) expect(faults).toContain(`/${name} unknown-property`);
+      const faults = faultsOf(
+        await send({ ...route, path: `${route.path}?zzz=1&constructor=2&__proto__=3` }),
+      );
+      for (const name of ['zzz', 'constructor', '__proto__'])
+        expect(faults).toContain(`/${name} unknown-property`);
     });
 
     it('that lead nowhere are 404, whoever asks and whatever is accepted', async () => {
@@ -274,7 +332,11 @@ describe('every route', () => {
         const body = route.body ? VALID[route.path.replace(/\{\w+\}/, '{}')] : undefined;
         expectProblem(await send({ ...route, path }, { body }), 404, 'not-found');
       }
-      expectProblem(await app.call('GET', `/v1/orders/${'a'.repeat(101)}`, { token: admin }), 414, 'uri-too-long');
+      expectProblem(
+        await app.call('GET', `/v1/orders/${'a'.repeat(101)}`, { token: admin }),
+        414,
+        'uri-too-long',
+      );
     });
 
     it('in absolute form are understood', async () => {
@@ -297,23 +359,34 @@ describe('every route', () => {
       ['no scheme', 'hf_AAAA'],
     ];
 
-    it.each(named(ROUTES.filter(({ anyone }) => !anyone)))('%s needs a live token', async (_, route) => {
-      const dead = await deadToken(app);
-      const faces = new Set<string>();
-      for (const [name, header] of [...TOKENS, ['a dead one', `Bearer ${dead}`] as const]) {
-        const headers: Record<string, string | string[]> = header === undefined ? {} : { Authorization: header };
-        const reply = await app.call(route.method, at(route.path), { headers, ...(route.body ? { body: {} } : {}) });
-        expect([name, reply.status]).toEqual([name, 401]);
-        expectProblem(reply, 401, 'unauthenticated');
-        faces.add(JSON.stringify(anonymous(reply)));
-      }
-      expect(faces.size).toBe(1);
-    });
+    it.each(named(ROUTES.filter(({ anyone }) => !anyone)))(
+      '%s needs a live token',
+      async (_, route) => {
+        const dead = await deadToken(app);
+        const faces = new Set<string>();
+        for (const [name, header] of [...TOKENS, ['a dead one', `Bearer ${dead}`] as const]) {
+          const headers: Record<string, string | string[]> =
+            header === undefined ? {} : { Authorization: header };
+          const reply = await app.call(route.method, at(route.path), {
+            headers,
+            ...(route.body ? { body: {} } : {}),
+          });
+          expect([name, reply.status]).toEqual([name, 401]);
+          expectProblem(reply, 401, 'unauthenticated');
+          faces.add(JSON.stringify(anonymous(reply)));
+        }
+        expect(faces.size).toBe(1);
+      },
+    );
 
     it('takes the scheme in any case', async () => {
       for (const scheme of ['Bearer', 'bearer', 'BEARER'])
         expect(
-          (await app.call('GET', '/v1/users/me', { headers: { Authorization: `${scheme} ${owner.token}` } })).status,
+          (
+            await app.call('GET', '/v1/users/me', {
+              headers: { Authorization: `${scheme} ${owner.token}` },
+            })
+          ).status,
         ).toBe(200);
     });
   });
@@ -340,22 +413,29 @@ describe('every route', () => {
   });
 
   describe('request ids', () => {
-    it.each(named(ROUTES))('%s takes over a well-formed X-Request-Id and replaces any other', async (_, route) => {
-      const own = 'trace.42_a-b~c+d/e=';
-      expect(
-        (await send(route, { token: undefined, headers: { 'X-Request-Id': own } })).headers.get('x-request-id'),
-      ).toBe(own);
-      const made = new Set<string | null>();
-      const bad = ['', 'a b', 'a"b', 'a,b', 'é', '<script>', 'x'.repeat(129), ['a', 'b']];
-      for (const value of [...bad, undefined]) {
-        const headers = value === undefined ? undefined : { 'X-Request-Id': value };
-        made.add(
-          (await send(route, { token: undefined, ...(headers ? { headers } : {}) })).headers.get('x-request-id'),
-        );
-      }
-      expect(made.size).toBe(bad.length + 1);
-      for (const id of made) expect(id).toMatch(/^[0-9a-f-]{36}$/);
-    });
+    it.each(named(ROUTES))(
+      '%s takes over a well-formed X-Request-Id and replaces any other',
+      async (_, route) => {
+        const own = 'trace.42_a-b~c+d/e=';
+        expect(
+          (await send(route, { token: undefined, headers: { 'X-Request-Id': own } })).headers.get(
+            'x-request-id',
+          ),
+        ).toBe(own);
+        const made = new Set<string | null>();
+        const bad = ['', 'a b', 'a"b', 'a,b', 'é', '<script>', 'x'.repeat(129), ['a', 'b']];
+        for (const value of [...bad, undefined]) {
+          const headers = value === undefined ? undefined : { 'X-Request-Id': value };
+          made.add(
+            (await send(route, { token: undefined, ...(headers ? { headers } : {}) })).headers.get(
+              'x-request-id',
+            ),
+          );
+        }
+        expect(made.size).toBe(bad.length + 1);
+        for (const id of made) expect(id).toMatch(/^[0-9a-f-]{36}$/);
+      },
+    );
   });
 
   describe('HTTP that is not well-formed', () => {
@@ -369,8 +449,16 @@ describe('every route', () => {
       ['a space before the colon', `GET /v1/users HTTP/1.1\r\nX : 1\r\n${closing}\r\n`, 400],
       ['a bare carriage return', `GET /v1/users HTTP/1.1\r\nX: a\rb\r\n${closing}\r\n`, 400],
       ['a NUL in a header', `GET /v1/users HTTP/1.1\r\nX: a\0b\r\n${closing}\r\n`, 400],
-      ['a negative length', `POST /v1/users HTTP/1.1\r\nContent-Length: -1\r\n${closing}\r\n{}`, 400],
-      ['two lengths', `POST /v1/users HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n${closing}\r\n{}`, 400],
+      [
+        'a negative length',
+        `POST /v1/users HTTP/1.1\r\nContent-Length: -1\r\n${closing}\r\n{}`,
+        400,
+      ],
+      [
+        'two lengths',
+        `POST /v1/users HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n${closing}\r\n{}`,
+        400,
+      ],
       [
         'a length and chunks',
         `POST /v1/users HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n${closing}\r\n0\r\n\r\n`,
@@ -381,7 +469,11 @@ describe('every route', () => {
         `POST /v1/users HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n${closing}\r\nzz\r\n`,
         400,
       ],
-      ['17 KiB of headers', `GET /v1/users HTTP/1.1\r\nX: ${'x'.repeat(17 * 1024)}\r\n${closing}\r\n`, 431],
+      [
+        '17 KiB of headers',
+        `GET /v1/users HTTP/1.1\r\nX: ${'x'.repeat(17 * 1024)}\r\n${closing}\r\n`,
+        431,
+      ],
     ];
 
     it.each(bad)('%s is a problem, and closes the connection', async (_, bytes, status) => {
@@ -391,7 +483,10 @@ describe('every route', () => {
       expect(head).toMatch(/^content-type: application\/problem\+json/im);
       expect(head).toMatch(/^connection: close/im);
       const body = JSON.parse(rest.join('')) as Record<string, unknown>;
-      expect(body).toMatchObject({ status, code: status === 431 ? 'headers-too-large' : 'malformed-request' });
+      expect(body).toMatchObject({
+        status,
+        code: status === 431 ? 'headers-too-large' : 'malformed-request',
+      });
       expect(head).toContain(String(body.requestId));
       seenTypes.add(String(body.type));
     });
@@ -402,7 +497,9 @@ describe('every route', () => {
     });
 
     it('in an expectation is not met with silence or a bare 417', async () => {
-      const answer = await app.raw('GET /health/live HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\n\r\n');
+      const answer = await app.raw(
+        'GET /health/live HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\n\r\n',
+      );
       expect(answer).toMatch(/^HTTP\/1\.1 200 /);
     });
 
@@ -437,14 +534,23 @@ describe('every route', () => {
       '\ud800',
       'a\udc00',
     ];
-    const item = (change: object): object => ({ ...ORDER, items: [{ ...ORDER.items[0], ...change }] });
+    const item = (change: object): object => ({
+      ...ORDER,
+      items: [{ ...ORDER.items[0], ...change }],
+    });
     const account = (change: object): object => ({
       username: 'someone',
       email: 'some@example.com',
       password: 'nine tall ships at anchor',
       ...change,
     });
-    const fields: readonly (readonly [string, string, (value: unknown) => object, string, readonly unknown[]])[] = [
+    const fields: readonly (readonly [
+      string,
+      string,
+      (value: unknown) => object,
+      string,
+      readonly unknown[],
+    ])[] = [
       [
         'username',
         '/v1/users',
@@ -457,7 +563,17 @@ describe('every route', () => {
         '/v1/users',
         (email) => account({ email }),
         '/email',
-        ['', 'x', 'x@', '@x.com', 'a b@x.com', 'ä@x.com', `${'a'.repeat(250)}@x.com`, 'a@b@c.com', 'x@localhost'],
+        [
+          '',
+          'x',
+          'x@',
+          '@x.com',
+          'a b@x.com',
+          'ä@x.com',
+          `${'a'.repeat(250)}@x.com`,
+          'a@b@c.com',
+          'x@localhost',
+        ],
       ],
       [
         'password',
@@ -466,9 +582,27 @@ describe('every route', () => {
         '/password',
         ['', 'short', '🐙'.repeat(14), '🐙'.repeat(129), 'x y '.repeat(40)],
       ],
-      ['sku', '/v1/orders', (sku) => item({ sku }), '/items/0/sku', ['', 'x'.repeat(65), '🐙'.repeat(65), 'a\nb']],
-      ['name', '/v1/orders', (name) => item({ name }), '/items/0/name', ['', 'x'.repeat(201), 'a\tb']],
-      ['note', '/v1/orders', (note) => ({ ...ORDER, note }), '/note', ['x'.repeat(1001), '🐙'.repeat(1001)]],
+      [
+        'sku',
+        '/v1/orders',
+        (sku) => item({ sku }),
+        '/items/0/sku',
+        ['', 'x'.repeat(65), '🐙'.repeat(65), 'a\nb'],
+      ],
+      [
+        'name',
+        '/v1/orders',
+        (name) => item({ name }),
+        '/items/0/name',
+        ['', 'x'.repeat(201), 'a\tb'],
+      ],
+      [
+        'note',
+        '/v1/orders',
+        (note) => ({ ...ORDER, note }),
+        '/note',
+        ['x'.repeat(1001), '🐙'.repeat(1001)],
+      ],
       [
         'currency',
         '/v1/orders',
@@ -495,13 +629,23 @@ describe('every route', () => {
         '/v1/orders',
         (items) => ({ ...ORDER, items }),
         '/items',
-        ['[]', [], Array(101).fill(ORDER.items[0]), [null], [1], [[]], { 0: ORDER.items[0], length: 1 }],
+        [
+          '[]',
+          [],
+          Array(101).fill(ORDER.items[0]),
+          [null],
+          [1],
+          [[]],
+          { 0: ORDER.items[0], length: 1 },
+        ],
       ],
     ];
 
     it.each(fields)('%s is strict', async (name, path, bodyOf, pointer, refused) => {
       const wrong = BAD_TEXT.filter((value) => !(value === null && name === 'note'));
-      const numeric = ['quantity', 'unitPrice'].includes(name) ? wrong.filter((value) => value !== 1) : wrong;
+      const numeric = ['quantity', 'unitPrice'].includes(name)
+        ? wrong.filter((value) => value !== 1)
+        : wrong;
       for (const value of [...numeric, ...refused]) {
         const reply = await send({ method: 'POST', path }, { body: bodyOf(value) });
         expect([value, reply.status]).toEqual([value, 400]);
@@ -511,9 +655,16 @@ describe('every route', () => {
 
     it('are counted in code points, not in UTF-16 units', async () => {
       const long = { sku: '🐙'.repeat(64), name: '🐙'.repeat(200) };
-      const body = { ...(item(long) as object), note: `${'🐙'.repeat(997)}\r\n\t`.replace('\r', '') };
+      const body = {
+        ...(item(long) as object),
+        note: `${'🐙'.repeat(997)}\r\n\t`.replace('\r', ''),
+      };
       const reply = await send({ method: 'POST', path: '/v1/orders' }, { body });
-      expect([reply.status, reply.body.items[0].sku, reply.body.note]).toEqual([201, long.sku, body.note]);
+      expect([reply.status, reply.body.items[0].sku, reply.body.note]).toEqual([
+        201,
+        long.sku,
+        body.note,
+      ]);
     });
 
     it('and numbers that break several rules are all named, each with its place', async () => {
@@ -523,7 +674,9 @@ describe('every route', () => {
         note: 'a\0',
         stray: {},
       };
-      expect(pointersOf(await send({ method: 'POST', path: '/v1/orders' }, { body })).sort()).toEqual(
+      expect(
+        pointersOf(await send({ method: 'POST', path: '/v1/orders' }, { body })).sort(),
+      ).toEqual(
         [
           '/currency',
           '/items/1/extra',
@@ -535,11 +688,9 @@ describe('every route', () => {
           '/stray',
         ].sort(),
       );
-      expect(pointersOf(await send({ method: 'POST', path: '/v1/users' }, { body: {} })).sort()).toEqual([
-        '/email',
-        '/password',
-        '/username',
-      ]);
+      expect(
+        pointersOf(await send({ method: 'POST', path: '/v1/users' }, { body: {} })).sort(),
+      ).toEqual(['/email', '/password', '/username']);
     });
   });
 
@@ -561,11 +712,17 @@ describe('every route', () => {
         '99999999999999999999',
         '١',
       ])
-        expect(pointersOf(await send({ method: 'GET', path: `${path}?limit=${encodeURI(decodeURI(limit))}` }))).toEqual(
-          ['/limit'],
-        );
-      expect(pointersOf(await send({ method: 'GET', path: `${path}?limit=1&limit=2` }))).toEqual(['/limit']);
-      expect(pointersOf(await send({ method: 'GET', path: `${path}?limit[]=1` }))).toEqual(['/limit[]']);
+        expect(
+          pointersOf(
+            await send({ method: 'GET', path: `${path}?limit=${encodeURI(decodeURI(limit))}` }),
+          ),
+        ).toEqual(['/limit']);
+      expect(pointersOf(await send({ method: 'GET', path: `${path}?limit=1&limit=2` }))).toEqual([
+        '/limit',
+      ]);
+      expect(pointersOf(await send({ method: 'GET', path: `${path}?limit[]=1` }))).toEqual([
+        '/limit[]',
+      ]);
       for (const limit of [1, 100]) {
         const { status, body } = await send({ method: 'GET', path: `${path}?limit=${limit}` });
         expect([status, Array.isArray(body.data)]).toEqual([200, true]);
@@ -580,11 +737,18 @@ describe('every route', () => {
         headers: { 'If-Match': '*' },
       });
       const cursors = await Promise.all(
-        LISTS.map(async (list) => (await send({ method: 'GET', path: `${list}?limit=1` })).body.next as string),
+        LISTS.map(
+          async (list) =>
+            (await send({ method: 'GET', path: `${list}?limit=1` })).body.next as string,
+        ),
       );
       const own = cursors[LISTS.indexOf(path)] as string;
-      expect((await send({ method: 'GET', path: `${path}?limit=1&cursor=${own}` })).status).toBe(200);
-      const forged = Buffer.from(Buffer.from(own, 'base64url').toString().replace(/\d/, '9')).toString('base64url');
+      expect((await send({ method: 'GET', path: `${path}?limit=1&cursor=${own}` })).status).toBe(
+        200,
+      );
+      const forged = Buffer.from(
+        Buffer.from(own, 'base64url').toString().replace(/\d/, '9'),
+      ).toString('base64url');
       const foreign = cursors.filter((cursor) => cursor !== own);
       expect(foreign).toHaveLength(LISTS.length - 1);
       for (const cursor of [
@@ -600,14 +764,17 @@ describe('every route', () => {
         'a'.repeat(201),
         forged === own ? 'x' : `${forged}A`,
       ])
-        expect(pointersOf(await send({ method: 'GET', path: `${path}?cursor=${cursor}` }))).toEqual(['/cursor']);
-      expect(pointersOf(await send({ method: 'GET', path: `${path}?cursor=${own}&cursor=${own}` }))).toEqual([
-        '/cursor',
-      ]);
+        expect(pointersOf(await send({ method: 'GET', path: `${path}?cursor=${cursor}` }))).toEqual(
+          ['/cursor'],
+        );
+      expect(
+        pointersOf(await send({ method: 'GET', path: `${path}?cursor=${own}&cursor=${own}` })),
+      ).toEqual(['/cursor']);
     });
 
     it('/v1/orders takes no cursor under other filters', async () => {
-      const of = (query: string): Promise<Reply> => send({ method: 'GET', path: `/v1/orders?limit=1&${query}` });
+      const of = (query: string): Promise<Reply> =>
+        send({ method: 'GET', path: `/v1/orders?limit=1&${query}` });
       const { next } = (await of('status=placed')).body as { next: string };
       expect((await of(`status=placed&cursor=${next}`)).status).toBe(200);
       for (const query of [
@@ -623,7 +790,10 @@ describe('every route', () => {
   describe('problems', () => {
     it('have a page each, and every one that was met here is among them', async () => {
       const index = await app.call('GET', '/problems', { headers: { Accept: 'text/html' } });
-      expect([index.status, index.headers.get('content-type')]).toEqual([200, 'text/html; charset=utf-8']);
+      expect([index.status, index.headers.get('content-type')]).toEqual([
+        200,
+        'text/html; charset=utf-8',
+      ]);
       const pages = new Set(
         [...index.text.matchAll(/href="(\/problems\/[a-z-]+)"/g)].map(([, path]) => path as string),
       );
@@ -631,7 +801,11 @@ describe('every route', () => {
       expect(seenTypes.size).toBeGreaterThan(10);
       for (const path of pages) {
         const page = await app.call('GET', path, { headers: { Accept: 'text/html,*/*;q=0.8' } });
-        expect([path, page.status, page.headers.get('content-type')]).toEqual([path, 200, 'text/html; charset=utf-8']);
+        expect([path, page.status, page.headers.get('content-type')]).toEqual([
+          path,
+          200,
+          'text/html; charset=utf-8',
+        ]);
         expect(page.text).toContain(`<code>${path.split('/').at(-1)}</code>`);
       }
       expectProblem(await app.call('GET', '/problems/no-such-problem'), 404, 'not-found');
@@ -643,7 +817,10 @@ describe('every route', () => {
       for (const { method, path, body } of ROUTES.filter(
         (route) => /\{(user|order|session)\}/.test(route.path) && !route.path.endsWith('/roles'),
       )) {
-        const call = { token: stranger.token, ...(body ? { body: VALID[path.replace(/\{\w+\}/, '{}')] } : {}) };
+        const call = {
+          token: stranger.token,
+          ...(body ? { body: VALID[path.replace(/\{\w+\}/, '{}')] } : {}),
+        };
         const [there, nowhere] = [
           await app.call(method, at(path), call),
           await app.call(method, path.replace(/\{\w+\}/, nothing), call),
@@ -659,7 +836,10 @@ describe('every route', () => {
 /** A body that no rule refuses, by path. */
 const VALID: Readonly<Record<string, object>> = {
   '/v1/users/{}': { username: 'another-name' },
-  '/v1/users/{}/password': { currentPassword: 'nine tall ships at anchor', newPassword: 'ten tall ships at anchor' },
+  '/v1/users/{}/password': {
+    currentPassword: 'nine tall ships at anchor',
+    newPassword: 'ten tall ships at anchor',
+  },
   '/v1/users/{}/roles': { roles: ['user'] },
   '/v1/orders/{}': { note: 'another' },
   ...Object.fromEntries(ACTIONS.map((action) => [`/v1/orders/{}/${action}`, {}])),

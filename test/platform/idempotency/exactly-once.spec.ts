@@ -33,10 +33,17 @@ describe('two nodes', () => {
   });
 
   const nodeOf = (index: number): TestApp => nodes[index % 2] as TestApp;
-  const place = (node: TestApp, key: string, body: unknown = ORDER, token = owner.token): Promise<Reply> =>
+  const place = (
+    node: TestApp,
+    key: string,
+    body: unknown = ORDER,
+    token = owner.token,
+  ): Promise<Reply> =>
     node.call('POST', '/v1/orders', { token, body, headers: { 'Idempotency-Key': key } });
   const countOf = async (sql: string, ...values: unknown[]): Promise<number> =>
-    Number((await client.query<{ count: string }>(`SELECT count(*) FROM ${sql}`, values)).rows[0]?.count);
+    Number(
+      (await client.query<{ count: string }>(`SELECT count(*) FROM ${sql}`, values)).rows[0]?.count,
+    );
 
   it('let one of 100 writers with the same ETag win; 99 are told 412', async () => {
     const order = await placeOrder(nodeOf(0), owner.token);
@@ -51,10 +58,13 @@ describe('two nodes', () => {
     );
     const won = replies.filter(({ status }) => status === 200);
     expect(won.map(({ body }) => body.version)).toEqual([2]);
-    for (const lost of replies.filter(({ status }) => status !== 200)) expectProblem(lost, 412, 'version-mismatch');
+    for (const lost of replies.filter(({ status }) => status !== 200))
+      expectProblem(lost, 412, 'version-mismatch');
     expect(await countOf('order_events WHERE order_id = $1', order.id)).toBe(2);
     for (const node of nodes)
-      expect((await node.call('GET', `/v1/orders/${order.id}`, { token: owner.token })).body).toEqual(won[0]?.body);
+      expect(
+        (await node.call('GET', `/v1/orders/${order.id}`, { token: owner.token })).body,
+      ).toEqual(won[0]?.body);
   });
 
   it('make one order of 40 requests with one key, and give its bytes to each that waits', async () => {
@@ -69,9 +79,13 @@ describe('two nodes', () => {
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
     };
-    const replies = await Promise.all(Array.from({ length: 40 }, (_, writer) => untilAnswered(writer)));
+    const replies = await Promise.all(
+      Array.from({ length: 40 }, (_, writer) => untilAnswered(writer)),
+    );
     expect(new Set(replies.map(({ status, text }) => `${status} ${text}`)).size).toBe(1);
-    expect(replies.filter(({ headers }) => headers.get('idempotent-replayed') === null)).toHaveLength(1);
+    expect(
+      replies.filter(({ headers }) => headers.get('idempotent-replayed') === null),
+    ).toHaveLength(1);
     expect(await countOf('orders WHERE note = $1', note)).toBe(1);
     expect(await countOf('idempotency_keys WHERE key = $1', key)).toBe(1);
   });
@@ -79,14 +93,18 @@ describe('two nodes', () => {
   it('answer a retry on the other node with the same bytes, also when it is of another body', async () => {
     const key = crypto.randomUUID();
     const [first, again] = [await place(nodeOf(0), key), await place(nodeOf(1), key)];
-    expect([again.status, again.text, again.headers.get('location'), again.headers.get('etag')]).toEqual([
-      201,
-      first.text,
-      first.headers.get('location'),
-      first.headers.get('etag'),
-    ]);
+    expect([
+      again.status,
+      again.text,
+      again.headers.get('location'),
+      again.headers.get('etag'),
+    ]).toEqual([201, first.text, first.headers.get('location'), first.headers.get('etag')]);
     expect(again.headers.get('idempotent-replayed')).toBe('true');
-    expectProblem(await place(nodeOf(1), key, { ...ORDER, note: 'another' }), 422, 'idempotency-key-reused');
+    expectProblem(
+      await place(nodeOf(1), key, { ...ORDER, note: 'another' }),
+      422,
+      'idempotency-key-reused',
+    );
   });
 
   it('keep nothing of a request that failed after its order was written: both or neither', async () => {
@@ -108,7 +126,10 @@ describe('two nodes', () => {
   });
 
   it('keep no answer of a limit: 429, and the key is as new', async () => {
-    const limited = await startApp({ REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' }, database.url);
+    const limited = await startApp(
+      { REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' },
+      database.url,
+    );
     try {
       const key = crypto.randomUUID();
       await place(limited, crypto.randomUUID());
@@ -164,7 +185,10 @@ describe('two nodes', () => {
 
     it('both at once without waiting for each other', async () => {
       await fill();
-      const [one, other] = nodes.map((node) => node.app.get(Idempotency)) as [Idempotency, Idempotency];
+      const [one, other] = nodes.map((node) => node.app.get(Idempotency)) as [
+        Idempotency,
+        Idempotency,
+      ];
       while ((await Promise.all([one.purge(), other.purge()])).includes(true));
       expect(await old()).toBe(0);
     });
@@ -172,7 +196,9 @@ describe('two nodes', () => {
     it('by themselves, every minute, until none is left', async () => {
       await fill();
       const idempotency = nodeOf(0).app.get(Idempotency);
-      const { timer } = idempotency as unknown as { timer: { _repeat: number; _onTimeout(): void } };
+      const { timer } = idempotency as unknown as {
+        timer: { _repeat: number; _onTimeout(): void };
+      };
       expect(timer._repeat).toBe(60_000);
       timer._onTimeout();
       for (const deadline = Date.now() + 10_000; (await old()) > 0 && Date.now() < deadline;)

@@ -21,8 +21,16 @@ describe('an Idempotency-Key', () => {
     await app.close();
   });
 
-  const place = (key?: string | string[], body: unknown = ORDER, token: string = owner.token): Promise<Reply> =>
-    app.call('POST', '/v1/orders', { token, body, headers: key === undefined ? {} : { 'Idempotency-Key': key } });
+  const place = (
+    key?: string | string[],
+    body: unknown = ORDER,
+    token: string = owner.token,
+  ): Promise<Reply> =>
+    app.call('POST', '/v1/orders', {
+      token,
+      body,
+      headers: key === undefined ? {} : { 'Idempotency-Key': key },
+    });
   const orders = async (token: string = owner.token): Promise<{ id: string }[]> =>
     (await app.call('GET', '/v1/orders?limit=100', { token })).body.data as { id: string }[];
   /** Runs `work` and gives how many orders it added. */
@@ -38,7 +46,9 @@ describe('an Idempotency-Key', () => {
   };
 
   it('is needed to place an order: 400 without', async () => {
-    expect(await added(async () => expectProblem(await place(), 400, 'idempotency-key-required'))).toBe(0);
+    expect(
+      await added(async () => expectProblem(await place(), 400, 'idempotency-key-required')),
+    ).toBe(0);
   });
 
   it('has 1 to 255 printable characters', async () => {
@@ -118,8 +128,15 @@ describe('an Idempotency-Key', () => {
   it('is one user’s own', async () => {
     const key = crypto.randomUUID();
     const other = await person(app);
-    const [mine, theirs] = [await place(key), await place(key, { ...ORDER, note: 'theirs' }, other.token)];
-    expect([mine.status, theirs.status, theirs.headers.get('idempotent-replayed')]).toEqual([201, 201, null]);
+    const [mine, theirs] = [
+      await place(key),
+      await place(key, { ...ORDER, note: 'theirs' }, other.token),
+    ];
+    expect([mine.status, theirs.status, theirs.headers.get('idempotent-replayed')]).toEqual([
+      201,
+      201,
+      null,
+    ]);
     expect((await orders(other.token)).map(({ id }) => id)).toEqual([theirs.body.id]);
   });
 
@@ -128,8 +145,12 @@ describe('an Idempotency-Key', () => {
     expect((await place(key, { ...ORDER, currency: 'eur' })).status).toBe(400);
     expect((await place(key, '{')).status).toBe(400);
     expect(
-      (await place(key, { ...ORDER, items: Array(100).fill({ ...ORDER.items[0], quantity: 10_000, unitPrice: 1e12 }) }))
-        .status,
+      (
+        await place(key, {
+          ...ORDER,
+          items: Array(100).fill({ ...ORDER.items[0], quantity: 10_000, unitPrice: 1e12 }),
+        })
+      ).status,
     ).toBe(400);
     expect((await place(key, ORDER, 'nobody')).status).toBe(401);
     const reply = await place(key);
@@ -140,11 +161,15 @@ describe('an Idempotency-Key', () => {
     for (let round = 0; round < 3; round++) {
       const key = crypto.randomUUID();
       let replies: Reply[] = [];
-      expect(await added(async () => (replies = await Promise.all(Array.from({ length: 10 }, () => place(key)))))).toBe(
-        1,
-      );
+      expect(
+        await added(
+          async () => (replies = await Promise.all(Array.from({ length: 10 }, () => place(key)))),
+        ),
+      ).toBe(1);
       const made = replies.filter((reply) => reply.status === 201);
-      expect(made.filter((reply) => reply.headers.get('idempotent-replayed') === null)).toHaveLength(1);
+      expect(
+        made.filter((reply) => reply.headers.get('idempotent-replayed') === null),
+      ).toHaveLength(1);
       made.forEach((reply) => sameAnswer(made[0] as Reply, reply));
       for (const waiting of replies.filter((reply) => reply.status !== 201)) {
         expectProblem(waiting, 409, 'idempotency-key-in-flight');
@@ -171,13 +196,26 @@ describe('an Idempotency-Key', () => {
     const order = await placeOrder(app, owner.token);
     const admin = await adminToken(app);
     const act = (action: string, token: string, key: string, body: object = {}): Promise<Reply> =>
-      app.call('POST', `/v1/orders/${order.id}/${action}`, { token, body, headers: { 'Idempotency-Key': key } });
+      app.call('POST', `/v1/orders/${order.id}/${action}`, {
+        token,
+        body,
+        headers: { 'Idempotency-Key': key },
+      });
     const first = await act('pay', owner.token, 'pay-1');
     const again = await act('pay', owner.token, 'pay-1');
-    expect([first.status, again.status, again.text, again.headers.get('etag')]).toEqual([200, 200, first.text, '"2"']);
+    expect([first.status, again.status, again.text, again.headers.get('etag')]).toEqual([
+      200,
+      200,
+      first.text,
+      '"2"',
+    ]);
     expect(again.headers.get('idempotent-replayed')).toBe('true');
     expectProblem(await act('pay', owner.token, 'pay-2'), 409, 'invalid-transition');
-    expectProblem(await act('pay', owner.token, 'pay-1', { reason: 'x' }), 422, 'idempotency-key-reused');
+    expectProblem(
+      await act('pay', owner.token, 'pay-1', { reason: 'x' }),
+      422,
+      'idempotency-key-reused',
+    );
     expectProblem(await act('ship', admin, 'x'.repeat(256)), 400, 'idempotency-key-malformed');
     expect((await act('ship', admin, 'pay-1')).status).toBe(200);
     const events = await app.call('GET', `/v1/orders/${order.id}/events`, { token: owner.token });
@@ -188,7 +226,10 @@ describe('an Idempotency-Key', () => {
     const key = crypto.randomUUID();
     const first = await place(key);
     const age = (interval: string): Promise<unknown> =>
-      client.query(`UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE key = $1`, [key, interval]);
+      client.query(`UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE key = $1`, [
+        key,
+        interval,
+      ]);
     await age('23 hours 59 minutes');
     sameAnswer(first, await place(key));
     await age('24 hours 1 second');

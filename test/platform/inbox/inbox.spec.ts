@@ -28,7 +28,11 @@ class Clerk {
   async note({ eventId, subject, data }: ConsumedEvent, manager: EntityManager): Promise<void> {
     this.most = Math.max(this.most, ++this.running);
     try {
-      await manager.query('INSERT INTO notes (event_id, subject, n) VALUES ($1, $2, $3)', [eventId, subject, data.n]);
+      await manager.query('INSERT INTO notes (event_id, subject, n) VALUES ($1, $2, $3)', [
+        eventId,
+        subject,
+        data.n,
+      ]);
       if (data.sleep) await sleep(data.sleep as number);
       if (data.poison) throw new Error('this event is poison');
     } finally {
@@ -37,7 +41,10 @@ class Clerk {
   }
 }
 
-@Module({ providers: [{ provide: Registry, useFactory: () => new Registry() }], exports: [Registry] })
+@Module({
+  providers: [{ provide: Registry, useFactory: () => new Registry() }],
+  exports: [Registry],
+})
 class Metrics {}
 
 let database: TestDatabase;
@@ -92,13 +99,15 @@ afterEach(async () => {
 });
 
 const tell = (subject: string, n: number, more: object = {}, client = psql): Promise<unknown> =>
-  client.query(`INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'test.happened', $2, $3)`, [
-    randomUUID(),
-    subject,
-    { n, ...more },
-  ]);
+  client.query(
+    `INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'test.happened', $2, $3)`,
+    [randomUUID(), subject, { n, ...more }],
+  );
 const notes = async (): Promise<{ subject: string; n: number }[]> =>
-  (await psql.query('SELECT subject, n FROM notes ORDER BY at')).rows as { subject: string; n: number }[];
+  (await psql.query('SELECT subject, n FROM notes ORDER BY at')).rows as {
+    subject: string;
+    n: number;
+  }[];
 async function until(what: () => Promise<boolean>): Promise<void> {
   for (const deadline = Date.now() + 10_000; !(await what()); await sleep(25))
     if (Date.now() > deadline) throw new Error('it did not come to that');
@@ -107,7 +116,10 @@ async function until(what: () => Promise<boolean>): Promise<void> {
 describe('a consumer', () => {
   it('is given each event of its kind, those of a subject in their order, whoever commits first', async () => {
     await startNode();
-    await until(async () => (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1);
+    await until(
+      async () =>
+        (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1,
+    );
     const late = new pg.Client({ connectionString: database.url });
     await late.connect();
     await late.query('BEGIN');
@@ -136,13 +148,18 @@ describe('a consumer', () => {
     await sleep(100);
     expect((await notes()).length).toBe(120);
     expect(Math.max(...three.map(({ clerk }) => clerk.most))).toBe(1);
-    const { rows } = await psql.query('SELECT count(*)::int AS n FROM inbox WHERE handled_at IS NULL');
+    const { rows } = await psql.query(
+      'SELECT count(*)::int AS n FROM inbox WHERE handled_at IS NULL',
+    );
     expect(rows).toEqual([{ n: 0 }]);
   });
 
   it('does an event once that is delivered ten times, one after another and at the same time', async () => {
     const { inbox, dataSource } = await startNode();
-    await until(async () => (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1);
+    await until(
+      async () =>
+        (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1,
+    );
     await tell('c/1', 1);
     await until(async () => (await notes()).length === 1);
     const [delivery] = await dataSource.getRepository(Delivery).find();
@@ -174,13 +191,20 @@ describe('a consumer', () => {
         `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`,
       );
     }
-    await until(async () => (await psql.query('SELECT FROM inbox WHERE handled_at IS NULL')).rowCount === 0);
-    expect((await notes()).map(({ n }) => n).sort((a, b) => a - b)).toEqual(Array.from({ length: 60 }, (_, n) => n));
+    await until(
+      async () => (await psql.query('SELECT FROM inbox WHERE handled_at IS NULL')).rowCount === 0,
+    );
+    expect((await notes()).map(({ n }) => n).sort((a, b) => a - b)).toEqual(
+      Array.from({ length: 60 }, (_, n) => n),
+    );
   });
 
   it('that fails keeps nothing of it, holds back that subject alone, is told, and gets it again', async () => {
     const { registry } = await startNode();
-    await until(async () => (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1);
+    await until(
+      async () =>
+        (await psql.query(`SELECT FROM event_consumers WHERE name = 'clerk'`)).rowCount === 1,
+    );
     await tell('e/1', 1);
     await tell('e/1', 2, { poison: true });
     await tell('e/1', 3);
@@ -195,8 +219,12 @@ describe('a consumer', () => {
       `SELECT last_error, attempts > 0 AS tried, retry_at > occurred_at AS again FROM inbox WHERE data ? 'poison'`,
     );
     expect(rows).toEqual([{ last_error: 'this event is poison', tried: true, again: true }]);
-    expect(await registry.metrics()).toMatch(/holdfast_inbox_oldest_seconds\{consumer="clerk"\} [0-9.]*[1-9]/);
-    await psql.query(`UPDATE inbox SET data = data - 'poison', retry_at = now() WHERE data ? 'poison'`);
+    expect(await registry.metrics()).toMatch(
+      /holdfast_inbox_oldest_seconds\{consumer="clerk"\} [0-9.]*[1-9]/,
+    );
+    await psql.query(
+      `UPDATE inbox SET data = data - 'poison', retry_at = now() WHERE data ? 'poison'`,
+    );
     await until(async () => (await notes()).length === 4);
     expect((await notes()).map(({ n }) => n)).toEqual([1, 4, 2, 3]);
   });

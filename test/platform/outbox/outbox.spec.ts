@@ -9,14 +9,27 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { type Channel, type ChannelModel, connect, type ConsumeMessage, type Options } from 'amqplib';
+import {
+  type Channel,
+  type ChannelModel,
+  connect,
+  type ConsumeMessage,
+  type Options,
+} from 'amqplib';
 import { Client } from 'pg';
 import { EXCHANGE } from '../../src/outbox/outbox.broker.js';
 import { OutboxRelay } from '../../src/outbox/outbox.relay.js';
 import type { CloudEvent } from '../../src/outbox/cloud-event.js';
 import { compile } from '../campaign/compile.mjs';
 import { startApp, type TestApp } from '../support/app.js';
-import { adminToken, ORDER, PASSWORD, person, type Person, placeOrder } from '../support/factories.js';
+import {
+  adminToken,
+  ORDER,
+  PASSWORD,
+  person,
+  type Person,
+  placeOrder,
+} from '../support/factories.js';
 import { createTestDatabase } from '../support/postgres.js';
 import { type RabbitServer, startRabbit } from '../support/rabbitmq.js';
 import { runCampaign } from './campaign.js';
@@ -56,7 +69,8 @@ async function listen(pattern: string, options: Options.AssertQueue = {}) {
     channel.consume(
       queue,
       (message) => {
-        if (message) arrivals.push({ message, event: JSON.parse(message.content.toString()) as CloudEvent });
+        if (message)
+          arrivals.push({ message, event: JSON.parse(message.content.toString()) as CloudEvent });
       },
       { noAck: true },
     );
@@ -65,7 +79,8 @@ async function listen(pattern: string, options: Options.AssertQueue = {}) {
     channel,
     queue,
     consume,
-    of: (subject: string) => arrivals.filter(({ event }) => event.subject === subject).map(({ event }) => event),
+    of: (subject: string) =>
+      arrivals.filter(({ event }) => event.subject === subject).map(({ event }) => event),
   };
 }
 
@@ -75,22 +90,33 @@ async function until(what: string, condition: () => unknown, ms = 15_000): Promi
 }
 
 const waiting = async (where = 'true'): Promise<number> => {
-  const { rows } = await psql.query(`SELECT count(*)::int AS n FROM outbox WHERE published_at IS NULL AND ${where}`);
+  const { rows } = await psql.query(
+    `SELECT count(*)::int AS n FROM outbox WHERE published_at IS NULL AND ${where}`,
+  );
   return (rows[0] as { n: number }).n;
 };
-const drained = (): Promise<void> => until('the outbox is empty', async () => (await waiting()) === 0);
+const drained = (): Promise<void> =>
+  until('the outbox is empty', async () => (await waiting()) === 0);
 const brokerCheck = async (): Promise<{ status: string; message?: string }> =>
   (await app.call('GET', '/health/ready')).body.checks.broker;
 const metric = async (name: string): Promise<number> =>
   Number(new RegExp(`^${name} (.+)$`, 'm').exec((await app.call('GET', '/metrics')).text)?.[1]);
 
 const act = async (id: string, action: string, token: string): Promise<void> => {
-  const { status, text } = await app.call('POST', `/v1/orders/${id}/${action}`, { token, body: {} });
+  const { status, text } = await app.call('POST', `/v1/orders/${id}/${action}`, {
+    token,
+    body: {},
+  });
   if (status !== 200) throw new Error(`${action}: ${status} ${text}`);
 };
 
 /** Events that no request makes. */
-const append = async (subject: string, versions: number[], data: object = {}, type = 'test.made'): Promise<void> => {
+const append = async (
+  subject: string,
+  versions: number[],
+  data: object = {},
+  type = 'test.made',
+): Promise<void> => {
   for (const version of versions)
     await psql.query('INSERT INTO outbox (id, type, subject, data) VALUES ($1, $2, $3, $4)', [
       randomUUID(),
@@ -169,8 +195,15 @@ describe('what arrives', () => {
     const someone = await person(app);
     const { id, token } = someone;
     const name = `n${someone.username}`;
-    await app.call('PATCH', `/v1/users/${id}`, { token, body: { username: name }, headers: { 'If-Match': '"1"' } });
-    await app.call('PUT', `/v1/users/${id}/roles`, { token: admin, body: { roles: ['user', 'support'] } });
+    await app.call('PATCH', `/v1/users/${id}`, {
+      token,
+      body: { username: name },
+      headers: { 'If-Match': '"1"' },
+    });
+    await app.call('PUT', `/v1/users/${id}/roles`, {
+      token: admin,
+      body: { roles: ['user', 'support'] },
+    });
     const another = 'another nine tall ships';
     await app.call('PUT', `/v1/users/${id}/password`, {
       token,
@@ -196,8 +229,16 @@ describe('what arrives', () => {
       `SELECT id, type, subject, data, occurred_at FROM outbox WHERE occurred_at >= $1 ORDER BY position`,
       [began],
     );
-    const told = rows as { id: string; type: string; subject: string; data: object; occurred_at: Date }[];
-    await until('arrived', () => told.every((row) => queue.arrivals.some(({ event }) => event.id === row.id)));
+    const told = rows as {
+      id: string;
+      type: string;
+      subject: string;
+      data: object;
+      occurred_at: Date;
+    }[];
+    await until('arrived', () =>
+      told.every((row) => queue.arrivals.some(({ event }) => event.id === row.id)),
+    );
     expect(versionsOf(queue.of(`users/${id}`))).toEqual([1, 2, 3, 3, 4]);
     expect(queue.of(`users/${id}`).map(({ type }) => type)).toEqual([
       'user.registered',
@@ -206,15 +247,23 @@ describe('what arrives', () => {
       'user.password-changed',
       'user.deleted',
     ]);
-    expect(queue.of(`orders/${delivered!.id}`).map(({ type, data }) => [type, data.version])).toEqual([
+    expect(
+      queue.of(`orders/${delivered!.id}`).map(({ type, data }) => [type, data.version]),
+    ).toEqual([
       ['order.placed', 1],
       ['order.paid', 2],
       ['order.shipped', 3],
       ['order.delivered', 4],
       ['order.refunded', 5],
     ]);
-    expect(queue.of(`orders/${changed!.id}`).map(({ type }) => type)).toEqual(['order.placed', 'order.changed']);
-    expect(queue.of(`orders/${cancelled!.id}`).map(({ type }) => type)).toEqual(['order.placed', 'order.cancelled']);
+    expect(queue.of(`orders/${changed!.id}`).map(({ type }) => type)).toEqual([
+      'order.placed',
+      'order.changed',
+    ]);
+    expect(queue.of(`orders/${cancelled!.id}`).map(({ type }) => type)).toEqual([
+      'order.placed',
+      'order.cancelled',
+    ]);
 
     for (const { event, message } of queue.arrivals) {
       const row = told.find((one) => one.id === event.id);
@@ -241,16 +290,33 @@ describe('what arrives', () => {
 
     // What docs/events.md shows of each type is what came, and all that came.
     const examples = documentedData();
-    expect([...new Set(queue.arrivals.map(({ event }) => event.type))].sort()).toEqual(Object.keys(examples).sort());
-    for (const { event } of queue.arrivals) expect(shapeOf(event.data)).toEqual(shapeOf(examples[event.type]));
+    expect([...new Set(queue.arrivals.map(({ event }) => event.type))].sort()).toEqual(
+      Object.keys(examples).sort(),
+    );
+    for (const { event } of queue.arrivals)
+      expect(shapeOf(event.data)).toEqual(shapeOf(examples[event.type]));
 
     const secrets = await psql.query(
       `SELECT password_hash AS secret FROM credentials UNION SELECT token_hash FROM sessions`,
     );
     const everything = queue.arrivals.map(({ message }) => message.content.toString()).join('\n');
-    const known = [PASSWORD, another, token, admin, 'hf_', '$argon2', someone.email, name, '127.0.0.1', 'ring twice'];
+    const known = [
+      PASSWORD,
+      another,
+      token,
+      admin,
+      'hf_',
+      '$argon2',
+      someone.email,
+      name,
+      '127.0.0.1',
+      'ring twice',
+    ];
     expect(secrets.rows.length).toBeGreaterThan(1);
-    for (const secret of [...known, ...(secrets.rows as { secret: string }[]).map(({ secret }) => secret)])
+    for (const secret of [
+      ...known,
+      ...(secrets.rows as { secret: string }[]).map(({ secret }) => secret),
+    ])
       expect(everything).not.toContain(secret);
   });
 
@@ -260,12 +326,16 @@ describe('what arrives', () => {
     const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
     const place = async (header: string): Promise<string> => {
       const headers = { 'Idempotency-Key': randomUUID(), traceparent: header };
-      return (await app.call('POST', '/v1/orders', { token: user.token, body: ORDER, headers })).body.id as string;
+      return (await app.call('POST', '/v1/orders', { token: user.token, body: ORDER, headers }))
+        .body.id as string;
     };
     const [traced, broken] = [await place(traceparent), await place('00-nonsense-01')];
     await until('both', () => queue.arrivals.length >= 2);
     const [one] = queue.arrivals.filter(({ event }) => event.subject === `orders/${traced}`);
-    expect([one?.event.traceparent, one?.message.properties.headers?.traceparent]).toEqual([traceparent, traceparent]);
+    expect([one?.event.traceparent, one?.message.properties.headers?.traceparent]).toEqual([
+      traceparent,
+      traceparent,
+    ]);
     const [other] = queue.arrivals.filter(({ event }) => event.subject === `orders/${broken}`);
     expect(other?.event).not.toHaveProperty('traceparent');
     expect(other?.message.properties.headers).toEqual({});
@@ -274,7 +344,10 @@ describe('what arrives', () => {
   it('is nothing when no queue is bound: counted, told of, and not waited for', async () => {
     const before = await metric('holdfast_outbox_unroutable_total');
     await append(`tests/${randomUUID()}`, [1], {}, 'nobody.listens');
-    await until('counted', async () => (await metric('holdfast_outbox_unroutable_total')) === before + 1);
+    await until(
+      'counted',
+      async () => (await metric('holdfast_outbox_unroutable_total')) === before + 1,
+    );
     await drained();
   });
 });
@@ -286,7 +359,8 @@ describe('a broker that hangs', () => {
     const ids: string[] = [];
     try {
       const began = performance.now();
-      for (let n = 0; n < 20; n++) ids.push(((await placeOrder(app, user.token)) as { id: string }).id);
+      for (let n = 0; n < 20; n++)
+        ids.push(((await placeOrder(app, user.token)) as { id: string }).id);
       // Twenty orders take about 200 ms; any wait for the broker would show.
       expect(performance.now() - began).toBeLessThan(2_000);
       await until('noticed', async () => (await brokerCheck()).status === 'degraded', 12_000);
@@ -304,7 +378,10 @@ describe('an event that the broker refuses', () => {
   it('nacked, keeps its own subject waiting and no other, and is tried again by itself', async () => {
     const all = await listen('test.*');
     await all.consume();
-    const full = await listen('test.limited', { maxLength: 1, arguments: { 'x-overflow': 'reject-publish' } });
+    const full = await listen('test.limited', {
+      maxLength: 1,
+      arguments: { 'x-overflow': 'reject-publish' },
+    });
     const subject = `tests/${randomUUID()}`;
     const other = `tests/${randomUUID()}`;
     await append(`tests/${randomUUID()}`, [1], {}, 'test.limited'); // Takes the one place there is.
@@ -339,7 +416,9 @@ describe('an event that the broker refuses', () => {
     await append(subject, [2], { text: 'x'.repeat(bytes) });
     await append(subject, [3]);
     for (const other of others) await append(other, [1, 2]);
-    await until('the others', () => others.every((other) => new Set(versionsOf(queue.of(other))).size === 2));
+    await until('the others', () =>
+      others.every((other) => new Set(versionsOf(queue.of(other))).size === 2),
+    );
     await until('held', async () => (await waiting(`subject = '${subject}' AND held`)) === 2);
     const { rows: parked } = await psql.query(
       `SELECT id, last_error FROM outbox WHERE subject = $1 AND retry_at = 'infinity'`,
@@ -367,7 +446,10 @@ describe('an event that the broker refuses', () => {
     await append(subject, [2], { text: 'x'.repeat(80_000) });
     await append(subject, [3, 4]);
     await until('held', async () => (await waiting(`subject = '${subject}' AND held`)) === 3);
-    const { rows } = await psql.query('SELECT id FROM outbox WHERE subject = $1 ORDER BY position', [subject]);
+    const { rows } = await psql.query(
+      'SELECT id FROM outbox WHERE subject = $1 ORDER BY position',
+      [subject],
+    );
     const [, second, third] = (rows as { id: string }[]).map(({ id }) => id);
     await expect(operator('skip', third!)).rejects.toThrow(`no refused event has the id ${third}`);
     await operator('skip', second!);
@@ -389,9 +471,15 @@ describe('retention', () => {
       );
       return id;
     };
-    const [old, young, refused] = [await made('25 hours'), await made('23 hours'), await made(null)];
+    const [old, young, refused] = [
+      await made('25 hours'),
+      await made('23 hours'),
+      await made(null),
+    ];
     await (app.app.get(OutboxRelay) as unknown as { purge(): Promise<void> }).purge();
-    const { rows } = await psql.query('SELECT id FROM outbox WHERE id = ANY($1)', [[old, young, refused]]);
+    const { rows } = await psql.query('SELECT id FROM outbox WHERE id = ANY($1)', [
+      [old, young, refused],
+    ]);
     expect((rows as { id: string }[]).map(({ id }) => id).sort()).toEqual([young, refused].sort());
     expect(await metric('holdfast_outbox_oldest_seconds')).toBeGreaterThan(9 * 86_000);
     await operator('skip', refused);
@@ -405,12 +493,18 @@ describe('a node that is stopped', () => {
     const own = new Client({ connectionString: database.url });
     await own.connect();
     try {
-      const node = await startApp({ RABBITMQ_URL: rabbit.url, SHUTDOWN_GRACE_SECONDS: '3' }, database.url);
+      const node = await startApp(
+        { RABBITMQ_URL: rabbit.url, SHUTDOWN_GRACE_SECONDS: '3' },
+        database.url,
+      );
       await own.query(
         `INSERT INTO outbox (id, type, subject, data)
          SELECT gen_random_uuid(), 'stop.it', 'tests/' || n % 40, '{"version": 1}' FROM generate_series(1, 8000) AS n`,
       );
-      await until('some', async () => (await queue.channel.checkQueue(queue.queue)).messageCount > 300);
+      await until(
+        'some',
+        async () => (await queue.channel.checkQueue(queue.queue)).messageCount > 300,
+      );
       await node.close();
       const { rows } = await own.query(
         'SELECT count(*)::int AS n FROM outbox WHERE published_at IS NOT NULL AND type = $1',
@@ -431,7 +525,14 @@ describe('two nodes, whose links are slowed, cut and stalled, and one of which i
     const database = await createTestDatabase();
     const seed = Number(process.env.RELAY_SEED ?? Date.now() % 1_000_000);
     try {
-      const options = { folder: compiled.folder, databaseUrl: database.url, rabbit, orders: 40, seed, restarts: false };
+      const options = {
+        folder: compiled.folder,
+        databaseUrl: database.url,
+        rabbit,
+        orders: 40,
+        seed,
+        restarts: false,
+      };
       const result = await runCampaign(options);
       expect({ seed, ...result }).toMatchObject({
         ...{ seed, lost: [], invented: [], outOfOrder: [], astray: 0 },

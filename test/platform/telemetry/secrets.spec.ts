@@ -20,7 +20,13 @@ describe('a secret', () => {
   /** Every secret that was used, by what it is. */
   const secrets = new Map<string, string>();
   /** Everything that came out, by where. */
-  const found: Record<string, string[]> = { json: [], pretty: [], spans: [], answers: [], wire: [] };
+  const found: Record<string, string[]> = {
+    json: [],
+    pretty: [],
+    spans: [],
+    answers: [],
+    wire: [],
+  };
   const { write } = net.Socket.prototype;
   let collector: Server;
   let redis: RedisServer;
@@ -35,9 +41,16 @@ describe('a secret', () => {
     return value;
   };
   /** The answer, kept for the search; `token` of a login is taken out of it, since there it belongs. */
-  async function call(app: TestApp, method: string, path: string, options: Call = {}): Promise<Reply> {
+  async function call(
+    app: TestApp,
+    method: string,
+    path: string,
+    options: Call = {},
+  ): Promise<Reply> {
     const reply = await app.call(method, path, options);
-    const { token } = (typeof reply.body === 'object' && reply.body !== null ? reply.body : {}) as { token?: string };
+    const { token } = (typeof reply.body === 'object' && reply.body !== null ? reply.body : {}) as {
+      token?: string;
+    };
     if (token !== undefined) secret(`a token of ${path}`, token);
     const text = JSON.stringify([...reply.headers]) + reply.text;
     found.answers!.push(token === undefined ? text : text.replace(`"token":"${token}"`, ''));
@@ -63,7 +76,8 @@ describe('a secret', () => {
     stores = new Set([redis.port, Number(new URL(process.env.TEST_POSTGRES_URL as string).port)]);
     net.Socket.prototype.write = function (this: net.Socket, ...args: unknown[]) {
       const [chunk] = args;
-      if (stores.has(this.remotePort ?? 0)) found.wire!.push(Buffer.from(chunk as string).toString('latin1'));
+      if (stores.has(this.remotePort ?? 0))
+        found.wire!.push(Buffer.from(chunk as string).toString('latin1'));
       return (write as (...all: unknown[]) => boolean).apply(this, args);
     } as typeof write;
     json = await startApp(env(), undefined, { write: (line) => void found.json!.push(line) });
@@ -87,7 +101,11 @@ describe('a secret', () => {
     const [first, second] = [secret(`${username}: first`), secret(`${username}: second`)];
     const post = (path: string, body: unknown, headers = {}): Promise<Reply> =>
       call(app, 'POST', path, { body, headers });
-    const account = (password: unknown): object => ({ username, email: `${username}@example.com`, password });
+    const account = (password: unknown): object => ({
+      username,
+      email: `${username}@example.com`,
+      password,
+    });
     const { body: user } = await post('/v1/users', account(first));
     await post('/v1/users', account(secret('of a taken name')));
     await post('/v1/users', account([secret('in a list')]));
@@ -147,7 +165,10 @@ describe('a secret', () => {
     });
 
     const change = (currentPassword: unknown, newPassword: unknown): Promise<Reply> =>
-      call(app, 'PUT', `/v1/users/${user.id}/password`, { token, body: { currentPassword, newPassword } });
+      call(app, 'PUT', `/v1/users/${user.id}/password`, {
+        token,
+        body: { currentPassword, newPassword },
+      });
     await change(secret('wrong current'), secret('new behind a wrong one'));
     await change({ value: secret('current in an object') }, 7);
     expect((await change(first, second)).status).toBe(204);
@@ -155,7 +176,9 @@ describe('a secret', () => {
     // Faults of the service's own, with a secret in hand.
     await sql.query('ALTER TABLE credentials RENAME TO gone');
     try {
-      expect((await post('/v1/sessions', { username, password: second })).status).toBeGreaterThanOrEqual(500);
+      expect(
+        (await post('/v1/sessions', { username, password: second })).status,
+      ).toBeGreaterThanOrEqual(500);
       expect(
         (
           await post('/v1/users', {
@@ -172,7 +195,9 @@ describe('a secret', () => {
     await sql.query('LOCK TABLE credentials');
     const blocked = post('/v1/sessions', { username, password: second });
     await sleep(300);
-    const { rows } = await sql.query(`SELECT query FROM pg_stat_activity WHERE datname = current_database()`);
+    const { rows } = await sql.query(
+      `SELECT query FROM pg_stat_activity WHERE datname = current_database()`,
+    );
     (found.activity ??= []).push(JSON.stringify(rows));
     expect((await blocked).status).toBe(503);
     await sql.query('ROLLBACK');
@@ -209,18 +234,31 @@ describe('a secret', () => {
       `SELECT quote_ident(tablename) AS name FROM pg_tables WHERE schemaname = 'public'`,
     );
     found.rows = [];
-    for (const { name } of tables) found.rows.push(JSON.stringify((await sql.query(`SELECT * FROM ${name}`)).rows));
-    const keys = (await ask(redis.port, 'KEYS *')).split('\r\n').filter((line) => /^[^*$]/.test(line));
+    for (const { name } of tables)
+      found.rows.push(JSON.stringify((await sql.query(`SELECT * FROM ${name}`)).rows));
+    const keys = (await ask(redis.port, 'KEYS *'))
+      .split('\r\n')
+      .filter((line) => /^[^*$]/.test(line));
     found.redis = [keys.join('\n'), await ask(redis.port, 'SLOWLOG GET 128')];
-    for (const key of keys.slice(0, 2_000)) found.redis.push(await ask(redis.port, `GET ${key}`).catch(() => ''));
+    for (const key of keys.slice(0, 2_000))
+      found.redis.push(await ask(redis.port, `GET ${key}`).catch(() => ''));
 
     // That there was something to search in.
     expect(Object.entries(found).filter(([, texts]) => texts.join('').length < 200)).toEqual([]);
     expect(keys.length).toBeGreaterThan(5);
     expect(found.wire!.join('')).toContain('INSERT INTO');
     expect(found.json!.join('')).toContain('"level":"error"');
-    for (const event of ['login-failed', 'password-wrong', 'session-refused', 'input-refused', 'logged-in'])
-      expect([found.json, found.pretty].map((texts) => texts!.join('').includes(event))).toEqual([true, true]);
+    for (const event of [
+      'login-failed',
+      'password-wrong',
+      'session-refused',
+      'input-refused',
+      'logged-in',
+    ])
+      expect([found.json, found.pretty].map((texts) => texts!.join('').includes(event))).toEqual([
+        true,
+        true,
+      ]);
     expect(secrets.size).toBe(48);
     const seen = Object.fromEntries(
       Object.entries(found).map(([where, texts]) => [where, sightings(texts.join('\n'))]),
@@ -252,72 +290,81 @@ describe('a line of log', () => {
   ];
   const ACTING = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029]/;
 
-  it.each(['json', 'pretty'] as const)('stays one line without controls, whatever it is made of (%s)', (logFormat) => {
-    for (const text of HOSTILE) {
+  it.each(['json', 'pretty'] as const)(
+    'stays one line without controls, whatever it is made of (%s)',
+    (logFormat) => {
+      for (const text of HOSTILE) {
+        const lines: string[] = [];
+        const logger = new PinoLogger(
+          createPino({ logLevel: 'trace', logFormat }, { write: (line) => void lines.push(line) }),
+        );
+        logger.log(text, 'Test');
+        logger.error(text, 'Test');
+        logger.warn({ text }, 'Test');
+        const written = lines.join('');
+        expect(written.trimEnd().split('\n')).toHaveLength(3);
+        expect(written.replaceAll('\n', '')).not.toMatch(ACTING);
+        expect(written).toContain(/[a-z]{3,}/.exec(text)?.[0]);
+      }
+    },
+  );
+
+  it.each(['json', 'pretty'] as const)(
+    'keeps the frames of a stack, and nothing else, as lines (%s)',
+    (logFormat) => {
       const lines: string[] = [];
       const logger = new PinoLogger(
         createPino({ logLevel: 'trace', logFormat }, { write: (line) => void lines.push(line) }),
       );
-      logger.log(text, 'Test');
-      logger.error(text, 'Test');
-      logger.warn({ text }, 'Test');
+      const error = new Error('bad\n[12:00:00.000] INFO: forged \u001b[31m');
+      logger.error(`id GET /path: ${error.stack}`, 'Http');
+      logger.error(error, 'Http');
       const written = lines.join('');
-      expect(written.trimEnd().split('\n')).toHaveLength(3);
+      expect(written.split('\n').filter((line) => line.startsWith('[12:00'))).toEqual([]);
       expect(written.replaceAll('\n', '')).not.toMatch(ACTING);
-      expect(written).toContain(/[a-z]{3,}/.exec(text)?.[0]);
-    }
-  });
+      expect(written).toContain('    at ');
+    },
+  );
 
-  it.each(['json', 'pretty'] as const)('keeps the frames of a stack, and nothing else, as lines (%s)', (logFormat) => {
-    const lines: string[] = [];
-    const logger = new PinoLogger(
-      createPino({ logLevel: 'trace', logFormat }, { write: (line) => void lines.push(line) }),
-    );
-    const error = new Error('bad\n[12:00:00.000] INFO: forged \u001b[31m');
-    logger.error(`id GET /path: ${error.stack}`, 'Http');
-    logger.error(error, 'Http');
-    const written = lines.join('');
-    expect(written.split('\n').filter((line) => line.startsWith('[12:00'))).toEqual([]);
-    expect(written.replaceAll('\n', '')).not.toMatch(ACTING);
-    expect(written).toContain('    at ');
-  });
-
-  it.each(['json', 'pretty'])('of a fault is not made by what the caller sent (%s)', async (LOG_FORMAT) => {
-    const lines: string[] = [];
-    const app = await startApp({ LOG_LEVEL: 'trace', LOG_FORMAT }, undefined, {
-      write: (line) => void lines.push(line),
-    });
-    const sql = new pg.Client({ connectionString: app.databaseUrl });
-    await sql.connect();
-    try {
-      await sql.query('ALTER TABLE users RENAME TO gone');
-      const before = lines.length;
-      const marks = '%0a%0d%1b[31mforged%e2%80%a8%c2%9b';
-      const hostile = {
-        'User-Agent': 'x\u009b31m\u001b[31m'.replace(/\u001b/g, ''),
-        'X-Request-Id': 'forged%0a',
-        Referer: marks,
-      };
-      const replies = [
-        await app.call('POST', '/v1/sessions', {
-          headers: hostile,
-          body: { username: 'x\nforged\u001b[31m', password: 'forged' },
-        }),
-        await app.call('POST', '/v1/sessions', {
-          headers: hostile,
-          body: { username: 'forged-name', password: 'forged password' },
-        }),
-        await app.call('GET', `/v1/users/me?${marks}`, { headers: hostile, token: 'forged' }),
-        await app.call('GET', `/v1/orders/${marks}`, { headers: hostile }),
-      ];
-      expect(replies.map(({ status }) => status)).toContain(500);
-      const written = lines.slice(before).join('');
-      expect(written).not.toBe('');
-      expect(written.replaceAll('\n', '')).not.toMatch(ACTING);
-      expect(written).not.toContain('forged');
-    } finally {
-      await sql.end();
-      await app.close();
-    }
-  });
+  it.each(['json', 'pretty'])(
+    'of a fault is not made by what the caller sent (%s)',
+    async (LOG_FORMAT) => {
+      const lines: string[] = [];
+      const app = await startApp({ LOG_LEVEL: 'trace', LOG_FORMAT }, undefined, {
+        write: (line) => void lines.push(line),
+      });
+      const sql = new pg.Client({ connectionString: app.databaseUrl });
+      await sql.connect();
+      try {
+        await sql.query('ALTER TABLE users RENAME TO gone');
+        const before = lines.length;
+        const marks = '%0a%0d%1b[31mforged%e2%80%a8%c2%9b';
+        const hostile = {
+          'User-Agent': 'x\u009b31m\u001b[31m'.replace(/\u001b/g, ''),
+          'X-Request-Id': 'forged%0a',
+          Referer: marks,
+        };
+        const replies = [
+          await app.call('POST', '/v1/sessions', {
+            headers: hostile,
+            body: { username: 'x\nforged\u001b[31m', password: 'forged' },
+          }),
+          await app.call('POST', '/v1/sessions', {
+            headers: hostile,
+            body: { username: 'forged-name', password: 'forged password' },
+          }),
+          await app.call('GET', `/v1/users/me?${marks}`, { headers: hostile, token: 'forged' }),
+          await app.call('GET', `/v1/orders/${marks}`, { headers: hostile }),
+        ];
+        expect(replies.map(({ status }) => status)).toContain(500);
+        const written = lines.slice(before).join('');
+        expect(written).not.toBe('');
+        expect(written.replaceAll('\n', '')).not.toMatch(ACTING);
+        expect(written).not.toContain('forged');
+      } finally {
+        await sql.end();
+        await app.close();
+      }
+    },
+  );
 });

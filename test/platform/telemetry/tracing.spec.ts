@@ -20,7 +20,9 @@ interface Span {
   readonly status: { code?: number };
   readonly attributes: { key: string; value: Record<string, unknown> }[];
 }
-type Otlp = { resourceSpans: { resource: Pick<Span, 'attributes'>; scopeSpans: { spans: Span[] }[] }[] };
+type Otlp = {
+  resourceSpans: { resource: Pick<Span, 'attributes'>; scopeSpans: { spans: Span[] }[] }[];
+};
 
 /** An OTLP collector: takes what is posted to /v1/traces. */
 class Collector {
@@ -44,13 +46,18 @@ class Collector {
       });
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const collector = new Collector(server, `http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    const collector = new Collector(
+      server,
+      `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    );
     return collector;
   }
 
   get spans(): Span[] {
     return this.texts.flatMap((text) =>
-      (JSON.parse(text) as Otlp).resourceSpans.flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans)),
+      (JSON.parse(text) as Otlp).resourceSpans.flatMap(({ scopeSpans }) =>
+        scopeSpans.flatMap(({ spans }) => spans),
+      ),
     );
   }
   async of(
@@ -85,7 +92,11 @@ describe('traces', () => {
 
   beforeAll(async () => {
     [collector, redis] = await Promise.all([Collector.start(), startRedis()]);
-    const env = { OTEL_EXPORTER_OTLP_ENDPOINT: `${collector.url}/`, REDIS_URL: redis.url, LOG_LEVEL: 'debug' };
+    const env = {
+      OTEL_EXPORTER_OTLP_ENDPOINT: `${collector.url}/`,
+      REDIS_URL: redis.url,
+      LOG_LEVEL: 'debug',
+    };
     app = await startApp(env, undefined, { write: (line) => void lines.push(line) });
     someone = await person(app);
   });
@@ -106,12 +117,15 @@ describe('traces', () => {
     const spans = await collector.of(traceId);
     const root = spans.find(({ kind }) => kind === 2) as Span;
     expect(root).toMatchObject({ name: 'GET /v1/orders/:id', parentSpanId: parent });
-    expect([valueOf(root, 'http.route'), Number(valueOf(root, 'http.response.status_code'))]).toEqual([
-      '/v1/orders/:id',
-      200,
-    ]);
+    expect([
+      valueOf(root, 'http.route'),
+      Number(valueOf(root, 'http.response.status_code')),
+    ]).toEqual(['/v1/orders/:id', 200]);
     for (const name of ['postgresql SELECT', 'cache get'])
-      expect(spans.find((span) => span.name === name)).toMatchObject({ parentSpanId: root.spanId, kind: 3 });
+      expect(spans.find((span) => span.name === name)).toMatchObject({
+        parentSpanId: root.spanId,
+        kind: 3,
+      });
     const { resource } = (JSON.parse(collector.texts[0] as string) as Otlp).resourceSpans[0]!;
     expect(valueOf(resource, 'service.name')).toBe('holdfast');
   });
@@ -119,26 +133,39 @@ describe('traces', () => {
   it('go on behind a body, into the transaction and into the event', async () => {
     const { traceId, traceparent } = newTrace();
     const headers = { traceparent, 'Idempotency-Key': randomUUID() };
-    const { body } = await app.call('POST', '/v1/orders', { token: someone.token, body: ORDER, headers });
+    const { body } = await app.call('POST', '/v1/orders', {
+      token: someone.token,
+      body: ORDER,
+      headers,
+    });
     const spans = await collector.of(traceId);
     const root = spans.find(({ kind }) => kind === 2) as Span;
     for (const operation of ['START', 'INSERT', 'COMMIT'])
       expect(spans.map(({ name }) => name)).toContain(`postgresql ${operation}`);
-    expect(spans.map(({ name }) => name)).toEqual(expect.arrayContaining(['cache fence', 'cache publish']));
-    expect(spans.filter(({ spanId, parentSpanId }) => spanId !== root.spanId && parentSpanId !== root.spanId)).toEqual(
-      [],
+    expect(spans.map(({ name }) => name)).toEqual(
+      expect.arrayContaining(['cache fence', 'cache publish']),
     );
+    expect(
+      spans.filter(
+        ({ spanId, parentSpanId }) => spanId !== root.spanId && parentSpanId !== root.spanId,
+      ),
+    ).toEqual([]);
     const client = new pg.Client({ connectionString: app.databaseUrl });
     await client.connect();
-    const { rows } = await client.query('SELECT trace_parent FROM outbox WHERE subject = $1', [`orders/${body.id}`]);
+    const { rows } = await client.query('SELECT trace_parent FROM outbox WHERE subject = $1', [
+      `orders/${body.id}`,
+    ]);
     await client.end();
     expect(rows).toEqual([{ trace_parent: `00-${traceId}-${root.spanId}-01` }]);
     // The relay carries it out later, outside of any request.
     const step = { operation: 'order.placed', traceParent: rows[0].trace_parent };
-    await tracingChannel<object, object>('holdfast:publish').tracePromise(() => Promise.resolve(), step);
-    const [published] = (await collector.of(traceId, (all) => all.some(({ kind }) => kind === 4))).filter(
-      ({ kind }) => kind === 4,
+    await tracingChannel<object, object>('holdfast:publish').tracePromise(
+      () => Promise.resolve(),
+      step,
     );
+    const [published] = (
+      await collector.of(traceId, (all) => all.some(({ kind }) => kind === 4))
+    ).filter(({ kind }) => kind === 4);
     expect(published).toMatchObject({ name: 'publish order.placed', parentSpanId: root.spanId });
   });
 
@@ -152,8 +179,10 @@ describe('traces', () => {
       token: someone.token,
       headers: { traceparent: traceparent.replace(/01$/, '00') },
     });
-    const roots = (): Span[] => collector.spans.slice(before).filter(({ name }) => name === 'GET /v1/users/me');
-    for (const deadline = Date.now() + 5_000; roots().length < 2 && Date.now() < deadline;) await sleep(50);
+    const roots = (): Span[] =>
+      collector.spans.slice(before).filter(({ name }) => name === 'GET /v1/users/me');
+    for (const deadline = Date.now() + 5_000; roots().length < 2 && Date.now() < deadline;)
+      await sleep(50);
     expect(roots().map(({ parentSpanId }) => parentSpanId ?? '')).toEqual(['', '']);
     expect(new Set(roots().map((span) => span.traceId)).size).toBe(2);
     expect(collector.spans.filter((span) => span.traceId === traceId)).toEqual([]);
@@ -175,7 +204,10 @@ describe('traces', () => {
     });
     await app.call('GET', `/${canary}`, { headers, token: canary });
     await app.call('GET', `/v1/orders/${canary}`, { headers, token: someone.token });
-    const spans = await collector.of(traceId, (all) => all.filter(({ kind }) => kind === 2).length === 3);
+    const spans = await collector.of(
+      traceId,
+      (all) => all.filter(({ kind }) => kind === 2).length === 3,
+    );
     expect(spans.map(({ name }) => name)).toContain('GET unknown');
     const text = JSON.stringify(spans).replaceAll(`x=${canary}`, '');
     expect(text).not.toContain(canary);
@@ -191,7 +223,11 @@ describe('traces', () => {
     try {
       const { id } = { id: randomUUID() };
       const headers = { traceparent, 'Idempotency-Key': id };
-      const { status } = await app.call('POST', '/v1/orders', { token: someone.token, body: ORDER, headers });
+      const { status } = await app.call('POST', '/v1/orders', {
+        token: someone.token,
+        body: ORDER,
+        headers,
+      });
       expect(status).toBeGreaterThanOrEqual(500);
     } finally {
       await client.query('ALTER TABLE gone RENAME TO order_events');
@@ -199,9 +235,9 @@ describe('traces', () => {
     }
     const spans = await collector.of(traceId);
     expect(spans.find(({ kind }) => kind === 2)?.status.code).toBe(2);
-    expect(spans.filter(({ status }) => status.code === 2).map((span) => valueOf(span, 'error.type'))).toContain(
-      '42P01',
-    );
+    expect(
+      spans.filter(({ status }) => status.code === 2).map((span) => valueOf(span, 'error.type')),
+    ).toContain('42P01');
     const logged = lines
       .map((line) => JSON.parse(line) as Record<string, string>)
       .filter((line) => line.trace_id === traceId);
@@ -261,6 +297,8 @@ it('no file that a start without an endpoint loads imports a package of OpenTele
   };
   walk(new URL('../../src/main.ts', import.meta.url).pathname);
   expect(graph.size).toBeGreaterThan(60);
-  const using = [...graph].filter((file) => /from '@opentelemetry/.test(readFileSync(file, 'utf8')));
+  const using = [...graph].filter((file) =>
+    /from '@opentelemetry/.test(readFileSync(file, 'utf8')),
+  );
   expect(using).toEqual([]);
 });

@@ -32,7 +32,8 @@ function run(args: readonly string[]): Promise<{ code: number | null; said: stri
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let said = '';
-    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (said += text));
+    for (const stream of [child.stdout, child.stderr])
+      stream.setEncoding('utf8').on('data', (text) => (said += text));
     const timer = setTimeout(() => child.kill('SIGKILL'), BOUND_MS);
     child.once('close', (code) => {
       clearTimeout(timer);
@@ -49,7 +50,8 @@ describe(`nodes in a storm of faults (seed ${SEED})`, () => {
     async () => {
       folder = await mkdtemp(join(tmpdir(), 'holdfast-campaign-report-'));
       const file = join(folder, 'report.json');
-      const once = (): ReturnType<typeof run> => run(['--form', 'short', '--seed', String(SEED), '--report', file]);
+      const once = (): ReturnType<typeof run> =>
+        run(['--form', 'short', '--seed', String(SEED), '--report', file]);
       let { code, said } = await once();
       // It never came to a judgement, since something of its own did not start in time: asked once more, and only then.
       if (code === 2) ({ code, said } = await once());

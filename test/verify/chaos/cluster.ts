@@ -10,9 +10,23 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import { createClient } from 'redis';
-import { ask, type RedisSentinel, type RedisServer, startRedis, startSentinel } from '../support/redis.js';
+import {
+  ask,
+  type RedisSentinel,
+  type RedisServer,
+  startRedis,
+  startSentinel,
+} from '../support/redis.js';
 import type { Fault, LinkName } from './faults.js';
-import { type Command, type Happened, micros, microsUp, type Plan, type Report, type Step } from './history.js';
+import {
+  type Command,
+  type Happened,
+  micros,
+  microsUp,
+  type Plan,
+  type Report,
+  type Step,
+} from './history.js';
 import { Link } from './proxy.js';
 import type { Random } from './random.js';
 
@@ -43,7 +57,14 @@ const FAILOVER_MS = 20_000;
 const PATIENCE_MS = 30_000;
 
 /** Room for what the nodes keep and their connections, and for part of what a burst of evictions puts beside it. */
-const REDIS_ARGS = ['--maxmemory', '12mb', '--maxmemory-policy', 'allkeys-lru', '--maxmemory-samples', '1'];
+const REDIS_ARGS = [
+  '--maxmemory',
+  '12mb',
+  '--maxmemory-policy',
+  'allkeys-lru',
+  '--maxmemory-samples',
+  '1',
+];
 const BALLAST = { key: 'ballast:', bytes: 65_536, keys: 200 } as const;
 
 let lives = 0;
@@ -52,7 +73,10 @@ let lives = 0;
 export class Node {
   private child: ChildProcess | undefined;
   private plan: Plan | undefined;
-  private waiting: { readonly said: Report['said']; readonly resolve: (report: Report | undefined) => void }[] = [];
+  private waiting: {
+    readonly said: Report['said'];
+    readonly resolve: (report: Report | undefined) => void;
+  }[] = [];
   onReport: (report: Report) => void = () => undefined;
 
   constructor(
@@ -69,7 +93,9 @@ export class Node {
       serialization: 'advanced',
     });
     let said = '';
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-2_000)));
+    child.stderr
+      ?.setEncoding('utf8')
+      .on('data', (text: string) => (said = (said + text).slice(-2_000)));
     this.child = child;
     child.on('error', (error) => (said += String(error)));
     child.on('message', (report: Report) => this.hear(report));
@@ -107,7 +133,8 @@ export class Node {
   /** It kills itself when a write of its own comes to this step. @returns whether it did in time */
   async dieAt(step: Step): Promise<boolean> {
     this.tell({ do: 'die', step });
-    for (const deadline = Date.now() + STEP_MS; this.alive && Date.now() < deadline;) await sleep(5);
+    for (const deadline = Date.now() + STEP_MS; this.alive && Date.now() < deadline;)
+      await sleep(5);
     return !this.alive;
   }
 
@@ -143,11 +170,17 @@ export class Node {
     if (index >= 0) this.waiting.splice(index, 1)[0]?.resolve(report);
   }
 
-  private next<S extends Report['said']>(said: S, ms: number): Promise<Extract<Report, { said: S }> | undefined> {
+  private next<S extends Report['said']>(
+    said: S,
+    ms: number,
+  ): Promise<Extract<Report, { said: S }> | undefined> {
     return new Promise((resolve) => {
       if (!this.child) return resolve(undefined);
       const timer = setTimeout(() => resolve(undefined), ms);
-      this.waiting.push({ said, resolve: (report) => (clearTimeout(timer), resolve(report as never)) });
+      this.waiting.push({
+        said,
+        resolve: (report) => (clearTimeout(timer), resolve(report as never)),
+      });
     });
   }
 }
@@ -178,27 +211,47 @@ export class Cluster {
     private readonly site: RedisSite,
   ) {}
 
-  static async start({ site: kind, folder, databaseUrl, nodes: count, random }: ClusterOptions): Promise<Cluster> {
+  static async start({
+    site: kind,
+    folder,
+    databaseUrl,
+    nodes: count,
+    random,
+  }: ClusterOptions): Promise<Cluster> {
     const psql = new Client({ connectionString: databaseUrl, application_name: 'campaign' });
     psql.on('error', () => undefined);
-    const [site] = await Promise.all([startSite(kind), psql.connect().then(() => psql.query(AUDIT))]);
+    const [site] = await Promise.all([
+      startSite(kind),
+      psql.connect().then(() => psql.query(AUDIT)),
+    ]);
     const nodes: Node[] = [];
     for (let index = 0; index < count; index++) {
-      const postgres = await Link.to(Number(new URL(databaseUrl).port), random.fork(`postgres ${index}`));
+      const postgres = await Link.to(
+        Number(new URL(databaseUrl).port),
+        random.fork(`postgres ${index}`),
+      );
       const through = new URL(databaseUrl);
       through.port = String(postgres.port);
       const redis =
-        site.kind === 'one server' ? await Link.to(site.server.port, random.fork(`redis ${index}`)) : undefined;
+        site.kind === 'one server'
+          ? await Link.to(site.server.port, random.fork(`redis ${index}`))
+          : undefined;
       const env = {
         PATH: process.env.PATH,
         DATABASE_URL: through.href,
-        REDIS_URL: site.kind === 'sentinels' ? site.sentinels.url : `redis://127.0.0.1:${redis?.port}`,
+        REDIS_URL:
+          site.kind === 'sentinels' ? site.sentinels.url : `redis://127.0.0.1:${redis?.port}`,
         DATABASE_POOL: '6',
         MIGRATIONS: 'manual',
         LOG_LEVEL: 'silent',
         NODE_ENV: 'production',
       };
-      nodes.push(new Node(join(folder, 'test/campaign/node.js'), env, { postgres, ...(redis ? { redis } : {}) }));
+      nodes.push(
+        new Node(join(folder, 'test/campaign/node.js'), env, {
+          postgres,
+          ...(redis ? { redis } : {}),
+        }),
+      );
     }
     const cluster = new Cluster(nodes, psql, site);
     try {
@@ -291,7 +344,9 @@ export class Cluster {
       case 'Redis back with an old dataset':
       case 'FLUSHALL':
       case 'evictions':
-        return this.site.kind === 'one server' && this.hurtRedis(this.site.server, this.site.dump, fault);
+        return (
+          this.site.kind === 'one server' && this.hurtRedis(this.site.server, this.site.dump, fault)
+        );
       case 'failover by hand':
       case 'master killed':
       case 'master hangs':
@@ -311,7 +366,11 @@ export class Cluster {
     if (!this.ending && !node.alive) await node.start();
   }
 
-  private async hurtRedis(server: RedisServer, dump: string, { kind, ms }: Fault): Promise<boolean> {
+  private async hurtRedis(
+    server: RedisServer,
+    dump: string,
+    { kind, ms }: Fault,
+  ): Promise<boolean> {
     switch (kind) {
       case 'Redis hangs':
         server.pause();
@@ -350,7 +409,10 @@ async function startSite(kind: RedisSite['kind']): Promise<RedisSite> {
 type RedisConnection = ReturnType<typeof createClient>;
 
 /** Past all links. */
-async function withRedis<T>({ url }: RedisServer, act: (client: RedisConnection) => Promise<T>): Promise<T> {
+async function withRedis<T>(
+  { url }: RedisServer,
+  act: (client: RedisConnection) => Promise<T>,
+): Promise<T> {
   const client = createClient({
     url,
     socket: { reconnectStrategy: false, connectTimeout: 1_000, socketTimeout: 2_000 },
@@ -383,7 +445,8 @@ async function evict(redis: RedisConnection, ms: number): Promise<boolean> {
   const ballast = 'x'.repeat(BALLAST.bytes);
   let count = 0;
   do {
-    for (let index = 0; index < BALLAST.keys; index++) await redis.set(`${BALLAST.key}${index}`, ballast);
+    for (let index = 0; index < BALLAST.keys; index++)
+      await redis.set(`${BALLAST.key}${index}`, ballast);
     count = (await evicted()) - before;
   } while (Date.now() < end);
   await redis.del(Array.from({ length: BALLAST.keys }, (_, index) => `${BALLAST.key}${index}`));
@@ -394,7 +457,10 @@ const roleOf = async (server: RedisServer): Promise<string> =>
   /^role:(\w+)/m.exec(await ask(server.port, 'INFO replication').catch(() => ''))?.[1] ?? '';
 
 /** From one master to the other, until Sentinels name the other and the old one is its replica. */
-async function failOver({ servers, sentinels }: RedisSentinel, kind: Fault['kind']): Promise<boolean> {
+async function failOver(
+  { servers, sentinels }: RedisSentinel,
+  kind: Fault['kind'],
+): Promise<boolean> {
   const deadline = Date.now() + FAILOVER_MS;
   const until = async (condition: () => Promise<boolean>): Promise<boolean> => {
     while (!(await condition())) {
@@ -418,13 +484,17 @@ async function failOver({ servers, sentinels }: RedisSentinel, kind: Fault['kind
   }
   const promoted = await until(async () => (await roleOf(next)) === 'master');
   const named = async ({ port }: RedisServer): Promise<boolean> =>
-    (await ask(port, 'SENTINEL GET-MASTER-ADDR-BY-NAME holdfast').catch(() => '')).includes(`\r\n${next.port}\r\n`);
+    (await ask(port, 'SENTINEL GET-MASTER-ADDR-BY-NAME holdfast').catch(() => '')).includes(
+      `\r\n${next.port}\r\n`,
+    );
   await until(async () => (await Promise.all(sentinels.map(named))).every(Boolean));
   if (kind === 'master killed') await old.restart();
   else if (kind === 'master hangs') old.resume();
   // A Sentinel would do so after 8 s; until then the two may both believe that they are masters.
   await sleep(1_000);
   await ask(old.port, `REPLICAOF 127.0.0.1 ${next.port}`).catch(() => undefined);
-  await until(async () => (await ask(next.port, 'INFO replication').catch(() => '')).includes('state=online'));
+  await until(async () =>
+    (await ask(next.port, 'INFO replication').catch(() => '')).includes('state=online'),
+  );
   return promoted;
 }

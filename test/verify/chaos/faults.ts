@@ -43,7 +43,12 @@ export type Fault =
       readonly silently: boolean;
       readonly ms: number;
     }
-  | { readonly kind: `SIGKILL ${Step}`; readonly node: number; readonly step: Step; readonly ms: number }
+  | {
+      readonly kind: `SIGKILL ${Step}`;
+      readonly node: number;
+      readonly step: Step;
+      readonly ms: number;
+    }
   | { readonly kind: 'SIGSTOP'; readonly node: number; readonly ms: number }
   | { readonly kind: ServerFault; readonly ms: number };
 
@@ -72,7 +77,12 @@ export function linkLane(node: number, link: LinkName, { dividedBy }: Times): La
   };
   return {
     faults: [
-      (random) => ({ kind: 'link delayed', ...at, jitterMs: random.between(1, 40), ms: random.between(100, 1_000) }),
+      (random) => ({
+        kind: 'link delayed',
+        ...at,
+        jitterMs: random.between(1, 40),
+        ms: random.between(100, 1_000),
+      }),
       () => ({ kind: 'link cut', ...at, ms: 0 }),
       (random) => ({ kind: 'link refused', ...at, ms: random.between(50, 1_000) }),
       (random) => ({ kind: 'link stalled', ...at, ms: random.between(20, 900) }),
@@ -133,12 +143,20 @@ export const evictionLane: Lane = {
 export const listenLane: Lane = { faults: [lasting('LISTEN cut', 0, 0)], quietMs: [300, 1_500] };
 
 export const failoverLane: Lane = {
-  faults: [lasting('failover by hand', 0, 0), lasting('master killed', 0, 0), lasting('master hangs', 0, 0)],
+  faults: [
+    lasting('failover by hand', 0, 0),
+    lasting('master killed', 0, 0),
+    lasting('master hangs', 0, 0),
+  ],
   quietMs: [300, 2_000],
 };
 
 /** Passes through a lane, one fault after the other, each after its quiet time. */
-export function* along(lane: Lane, random: Random, calm: number): Generator<{ quietMs: number; fault: Fault }> {
+export function* along(
+  lane: Lane,
+  random: Random,
+  calm: number,
+): Generator<{ quietMs: number; fault: Fault }> {
   for (;;) {
     for (const make of random.shuffled(lane.faults)) {
       yield { quietMs: Math.round(random.between(...lane.quietMs) * calm), fault: make(random) };

@@ -132,7 +132,10 @@ class NodeModule {}
 async function start(): Promise<INestApplicationContext> {
   for (;;) {
     try {
-      return await NestFactory.createApplicationContext(NodeModule, { logger: false, abortOnError: false });
+      return await NestFactory.createApplicationContext(NodeModule, {
+        logger: false,
+        abortOnError: false,
+      });
     } catch (error) {
       console.error(error);
       registry.clear();
@@ -152,7 +155,8 @@ const invalidations = app.get(InvalidationService, { strict: false });
 
 // ---- what it tells ----
 
-const report = (message: Report): void => void process.send?.(message, undefined, {}, () => undefined);
+const report = (message: Report): void =>
+  void process.send?.(message, undefined, {}, () => undefined);
 
 const reads = new Float64Array(MOST_READS_TOLD * READ_WIDTH);
 let used = 0;
@@ -203,7 +207,11 @@ class Round {
     plan.subjects.forEach((subject, index) => this.of[kindOf(subject)].push(index));
     this.indexOf = new Map(plan.subjects.map(({ id }, index) => [id, index]));
     this.random = new Random(plan.seed + Number(process.env.CAMPAIGN_LIFE));
-    const run = (count: number, act: (random: Random) => Promise<unknown>, restMs: number): void => {
+    const run = (
+      count: number,
+      act: (random: Random) => Promise<unknown>,
+      restMs: number,
+    ): void => {
       for (let index = 0; index < count; index++) this.clients.push(this.client(act, restMs));
     };
     run(plan.readers, (random) => this.read(random), plan.readRestMs);
@@ -253,12 +261,18 @@ class Round {
   private async read(random: Random): Promise<unknown> {
     const dice = random.next();
     if (dice < 0.4) return this.readOne(random.pick(this.of.o));
-    if (dice < 0.55) return this.readMany(random.shuffled(this.of.o).slice(0, random.between(2, this.of.o.length)));
+    if (dice < 0.55)
+      return this.readMany(
+        random.shuffled(this.of.o).slice(0, random.between(2, this.of.o.length)),
+      );
     if (dice < 0.63) return this.readOne(random.pick(this.of.u));
     if (dice < 0.7) return this.readOne(random.pick(this.of.s));
     if (dice < 0.73) return this.readOne(random.pick(this.of.h));
     // Some of them twice.
-    if (dice < 0.83) return this.readMany(Array.from({ length: random.between(2, 8) }, () => random.pick(this.of.o)));
+    if (dice < 0.83)
+      return this.readMany(
+        Array.from({ length: random.between(2, 8) }, () => random.pick(this.of.o)),
+      );
     if (dice < 0.96) return this.readAlias(random);
     return this.readList(random.pick(this.of.c));
   }
@@ -287,11 +301,14 @@ class Round {
     const begin = micros();
     const rows = await orders.findByIds(subjects.map((subject) => this.id(subject)));
     const end = microsUp();
-    rows.forEach((row, index) => saw(subjects[index] as number, row?.version ?? 0, stampOf(row), begin, end));
+    rows.forEach((row, index) =>
+      saw(subjects[index] as number, row?.version ?? 0, stampOf(row), begin, end),
+    );
   }
 
   private async readAlias(random: Random): Promise<void> {
-    const email = this.emails.length > 0 && random.chance(0.3) ? random.pick(this.emails) : undefined;
+    const email =
+      this.emails.length > 0 && random.chance(0.3) ? random.pick(this.emails) : undefined;
     const name = random.pick(this.of.n);
     const wanted = email ?? this.id(name);
     const begin = micros();
@@ -302,7 +319,10 @@ class Round {
       return;
     }
     if ((email ? user.email?.toLowerCase() : user.username) !== wanted.toLowerCase()) {
-      report({ said: 'wrong row', what: `${wanted} found ${user.id}, which is ${user.username} and ${user.email}` });
+      report({
+        said: 'wrong row',
+        what: `${wanted} found ${user.id}, which is ${user.username} and ${user.email}`,
+      });
     }
     saw(this.indexOf.get(user.id) as number, user.version, stampOf(user), begin, end);
     if (user.email) this.emails[random.between(0, 7)] = user.email;
@@ -346,7 +366,8 @@ class Round {
         const { how } = write.getStore() as { how: How };
         writes.push({ event: 'acknowledged', stamp, at: microsUp(), how, written });
       } catch (error) {
-        const why = error instanceof Error ? `${error.name}: ${error.message.slice(0, 80)}` : String(error);
+        const why =
+          error instanceof Error ? `${error.name}: ${error.message.slice(0, 80)}` : String(error);
         writes.push({ event: 'failed', stamp, at: microsUp(), why });
         if (!(error instanceof RefusedError)) await sleep(5);
       }
@@ -364,7 +385,11 @@ class Round {
     return this.place(random.pick(this.of.c));
   }
 
-  private async change(transaction: Transaction, subject: number, stamp: number): Promise<[number, number]> {
+  private async change(
+    transaction: Transaction,
+    subject: number,
+    stamp: number,
+  ): Promise<[number, number]> {
     const row = (await transaction.lock(Order, this.id(subject))) as Order;
     const after = (await transaction.update(row, { note: String(stamp) })) as Order;
     return [subject, after.version];
@@ -433,10 +458,18 @@ class Round {
     return (stamp: number): Promise<Written> =>
       unitOfWork.run(async (transaction): Promise<Written> => {
         const one = (await transaction.lock(User, this.id(first))) as User;
-        const other = handOver ? ((await transaction.lock(User, this.id(second))) as User) : undefined;
-        const changed = (await transaction.update(one, { username: name, email: `${stamp}@campaign.test` })) as User;
+        const other = handOver
+          ? ((await transaction.lock(User, this.id(second))) as User)
+          : undefined;
+        const changed = (await transaction.update(one, {
+          username: name,
+          email: `${stamp}@campaign.test`,
+        })) as User;
         if (!other) return [[first, changed.version]];
-        const after = await transaction.update(other, { username: one.username, email: `${stamp}@Other.test` });
+        const after = await transaction.update(other, {
+          username: one.username,
+          email: `${stamp}@Other.test`,
+        });
         return [
           [first, changed.version],
           [second, (after as User).version],

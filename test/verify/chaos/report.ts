@@ -4,20 +4,24 @@ import { format, resolveConfig } from 'prettier';
 import type { CampaignReport, Sum } from './campaign.js';
 
 /** 71234 → "71 234", with a space that does not break. */
-const grouped = (value: number): string => String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, '\u00a0');
+const grouped = (value: number): string =>
+  String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, '\u00a0');
 const total = (counts: Readonly<Record<string, number>>): number =>
   Object.values(counts).reduce((sum, count) => sum + count, 0);
 
 export function faultsOf({ sums }: CampaignReport): Record<string, number> {
   const faults: Record<string, number> = {};
   for (const sum of Object.values(sums)) {
-    for (const [kind, count] of Object.entries(sum.faults)) faults[kind] = (faults[kind] ?? 0) + count;
+    for (const [kind, count] of Object.entries(sum.faults))
+      faults[kind] = (faults[kind] ?? 0) + count;
   }
   return faults;
 }
 
 const hitRatio = ({ outcomes }: Sum): string => {
-  const asked = ['hit', 'miss', 'fenced', 'bypass', 'unavailable'].map((name) => outcomes[name] ?? 0);
+  const asked = ['hit', 'miss', 'fenced', 'bypass', 'unavailable'].map(
+    (name) => outcomes[name] ?? 0,
+  );
   return `${(
     (100 * (asked[0] as number)) /
     Math.max(
@@ -33,7 +37,8 @@ export function summary(report: CampaignReport): string {
     `  reads ${sum.reads} (hit ratio ${hitRatio(sum)}), writes acknowledged ${sum.acknowledged}, failed or rolled back ${sum.failed}`,
     `  violations ${total(sum.violations)} ${JSON.stringify(sum.violations)}`,
     ...Object.entries(sum.excused).map(
-      ([reason, { reads, worstMs }]) => `  not promised: ${reads} reads, ${reason}, at most ${worstMs.toFixed(1)} ms`,
+      ([reason, { reads, worstMs }]) =>
+        `  not promised: ${reads} reads, ${reason}, at most ${worstMs.toFixed(1)} ms`,
     ),
     `  settled within ${sum.worstSettledMs} ms`,
     ...sum.failures.map((failure) => `  FAILED: ${failure}`),
@@ -47,9 +52,13 @@ export function summary(report: CampaignReport): string {
   ].join('\n');
 }
 
-export async function markdown(report: CampaignReport, { reads: asked }: { readonly reads: number }): Promise<string> {
+export async function markdown(
+  report: CampaignReport,
+  { reads: asked }: { readonly reads: number },
+): Promise<string> {
   const sums = Object.entries(report.sums);
-  const of = (pick: (sum: Sum) => number): number => sums.reduce((whole, [, sum]) => whole + pick(sum), 0);
+  const of = (pick: (sum: Sum) => number): number =>
+    sums.reduce((whole, [, sum]) => whole + pick(sum), 0);
   const broken = (rule: string): number => of(({ violations }) => violations[rule] ?? 0);
   const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
     [head, head.map((_, index) => (index === 0 ? ':--' : '--:')), ...rows]
@@ -71,12 +80,22 @@ ${table(
       ['writes refused, failed or rolled back', (it) => it.failed],
       ['faults', (it) => total(it.faults)],
       ['**stale reads (G1)**', (it) => it.violations['G1: stale'] ?? 0],
-      ['**reads of what was never committed (G3)**', (it) => it.violations['G3: never committed'] ?? 0],
+      [
+        '**reads of what was never committed (G3)**',
+        (it) => it.violations['G3: never committed'] ?? 0,
+      ],
       ['**reads behind an earlier read**', (it) => it.violations['behind another read'] ?? 0],
-      ['**acknowledged writes that were lost**', (it) => it.violations['acknowledged and lost'] ?? 0],
+      [
+        '**acknowledged writes that were lost**',
+        (it) => it.violations['acknowledged and lost'] ?? 0,
+      ],
       ['calls that hung, rows never caught up with', (it) => it.failures.length],
     ] as [string, (sum: Sum) => number][]
-  ).map(([title, pick]) => [title, grouped(of(pick)), ...sums.map(([, sum]) => grouped(pick(sum)))]),
+  ).map(([title, pick]) => [
+    title,
+    grouped(of(pick)),
+    ...sums.map(([, sum]) => grouped(pick(sum))),
+  ]),
 )}
 
 Hit ratio: ${sums.map(([name, sum]) => `${hitRatio(sum)} (${name})`).join(', ')}. After the last fault of a round every node showed the database's state within ${grouped(Math.max(...sums.map(([, sum]) => sum.worstSettledMs)))} ms.

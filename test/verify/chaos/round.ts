@@ -85,7 +85,11 @@ export async function runRound(cluster: Cluster, options: RoundOptions): Promise
   const { happened } = cluster;
   const history: History = {
     ...{ subjects, reads, writes, happened, committed: await committed(cluster, subjects) },
-    ...{ degradedWrites: options.degradedWrites, fenceMs: options.fenceMs, boundMs: options.boundMs },
+    ...{
+      degradedWrites: options.degradedWrites,
+      fenceMs: options.fenceMs,
+      boundMs: options.boundMs,
+    },
   };
   const verdict = judge(history);
   return {
@@ -105,7 +109,11 @@ async function freshRows({ psql }: Cluster, random: Random): Promise<Rows> {
   const known: WriteEvent[] = [];
   const owner = randomUUID();
   const user = (id: string, name: string, stamp: number): Promise<unknown> =>
-    psql.query('INSERT INTO users (id, username, email) VALUES ($1, $2, $3)', [id, name, `${stamp}@${name}.test`]);
+    psql.query('INSERT INTO users (id, username, email) VALUES ($1, $2, $3)', [
+      id,
+      name,
+      `${stamp}@${name}.test`,
+    ]);
   const names = Array.from({ length: COUNTS.u + SPARE_NAMES }, (_, index) => `n${index}-${tag}`);
 
   await psql.query('BEGIN');
@@ -141,18 +149,32 @@ async function freshRows({ psql }: Cluster, random: Random): Promise<Rows> {
   await psql.query('COMMIT');
   names.forEach((id, index) => subjects.push({ name: `n${index}`, id }));
   for (const { subject, version, stamp: made } of await committed({ psql }, subjects)) {
-    known.push({ event: 'acknowledged', stamp: made, at: 0, how: 'fenced', written: [[subject, version]] });
+    known.push({
+      event: 'acknowledged',
+      stamp: made,
+      at: 0,
+      how: 'fenced',
+      written: [[subject, version]],
+    });
   }
   return { subjects, owner, known };
 }
 
 /** Until so much more was read and written, or a bound is reached. */
-async function traffic(reads: readonly Float64Array[], writes: readonly WriteEvent[]): Promise<void> {
+async function traffic(
+  reads: readonly Float64Array[],
+  writes: readonly WriteEvent[],
+): Promise<void> {
   const read = (): number => reads.reduce((sum, { length }) => sum + length / READ_WIDTH, 0);
-  const acknowledged = (): number => writes.filter(({ event, at }) => event === 'acknowledged' && at > 0).length;
+  const acknowledged = (): number =>
+    writes.filter(({ event, at }) => event === 'acknowledged' && at > 0).length;
   const [readBefore, acknowledgedBefore] = [read(), acknowledged()];
   for (const deadline = Date.now() + TRAFFIC.withinMs; Date.now() < deadline; await sleep(20)) {
-    if (read() - readBefore >= TRAFFIC.reads && acknowledged() - acknowledgedBefore >= TRAFFIC.writes) return;
+    if (
+      read() - readBefore >= TRAFFIC.reads &&
+      acknowledged() - acknowledgedBefore >= TRAFFIC.writes
+    )
+      return;
   }
 }
 
@@ -207,9 +229,12 @@ async function settle(
   failures: string[],
 ): Promise<Pick<RoundResult, 'settledMs' | 'outcomes'>> {
   const outcomes: Record<string, number> = {};
-  for (const [index, ended] of (await Promise.all(cluster.nodes.map((node) => node.end()))).entries()) {
+  for (const [index, ended] of (
+    await Promise.all(cluster.nodes.map((node) => node.end()))
+  ).entries()) {
     if (!ended) failures.push(`node ${index} does not answer`);
-    else if (ended.hanging > 0) failures.push(`${ended.hanging} calls on node ${index} do not come back`);
+    else if (ended.hanging > 0)
+      failures.push(`${ended.hanging} calls on node ${index} do not come back`);
     outcomes['failed reads'] = (outcomes['failed reads'] ?? 0) + (ended?.failedReads ?? 0);
     for (const [outcome, count] of Object.entries(ended?.outcomes ?? {})) {
       outcomes[outcome] = (outcomes[outcome] ?? 0) + count;
@@ -230,14 +255,18 @@ async function settle(
     for (const it of await committed(cluster, subjects)) {
       if (it.version > (truth.get(it.subject)?.version ?? 0)) truth.set(it.subject, it);
     }
-    const due = [...truth.values()].filter(({ subject, version }) => acknowledged.get(subject)?.has(version));
+    const due = [...truth.values()].filter(({ subject, version }) =>
+      acknowledged.get(subject)?.has(version),
+    );
     const looks = await Promise.all(cluster.nodes.map((node) => node.look()));
     const differing = looks.flatMap((look, node) => {
       if (!look) return [`node ${node} does not answer`];
       return due.flatMap(({ subject, version, gone }) => {
         if (look[subject] === (gone ? 0 : version)) return [];
         const is = gone ? `gone (${version})` : `at ${version}`;
-        return [`node ${node} shows ${subjects[subject]?.name} at ${look[subject]}, but it is ${is}`];
+        return [
+          `node ${node} shows ${subjects[subject]?.name} at ${look[subject]}, but it is ${is}`,
+        ];
       });
     });
     const settledMs = performance.now() - began;
@@ -250,7 +279,10 @@ async function settle(
   }
 }
 
-async function committed({ psql }: Pick<Cluster, 'psql'>, subjects: readonly Subject[]): Promise<Committed[]> {
+async function committed(
+  { psql }: Pick<Cluster, 'psql'>,
+  subjects: readonly Subject[],
+): Promise<Committed[]> {
   const { rows } = await psql.query<{
     entity: string;
     id: string;
@@ -275,7 +307,10 @@ async function committed({ psql }: Pick<Cluster, 'psql'>, subjects: readonly Sub
 }
 
 /** What was written and read of the violation's subject, and what went wrong, just before it and in it. */
-function excerpt({ rule, subject, what, from, to }: Violation, { subjects, reads, writes, happened }: History): string {
+function excerpt(
+  { rule, subject, what, from, to }: Violation,
+  { subjects, reads, writes, happened }: History,
+): string {
   const ms = (time: number): string => `${((time - from) / 1000).toFixed(2)} ms`.padStart(14);
   const earliest = from - EXCERPT.beforeMs * 1000;
   const told: [number, string][] = [];
@@ -285,7 +320,8 @@ function excerpt({ rule, subject, what, from, to }: Violation, { subjects, reads
   }
   const mine = new Set<number>();
   for (const event of writes) {
-    if (event.event === 'acknowledged' && event.written.some(([index]) => index === subject)) mine.add(event.stamp);
+    if (event.event === 'acknowledged' && event.written.some(([index]) => index === subject))
+      mine.add(event.stamp);
   }
   for (const event of writes) {
     if (mine.has(event.stamp) && event.at > earliest && event.at <= to)
@@ -294,16 +330,18 @@ function excerpt({ rule, subject, what, from, to }: Violation, { subjects, reads
   const seen: [number, string][] = [];
   for (const chunk of reads) {
     for (let at = 0; at < chunk.length; at += READ_WIDTH) {
-      const [index, version, stamp, begin, end] = chunk.subarray(at, at + READ_WIDTH) as unknown as [
-        ...[number, number, number, number, number],
-      ];
+      const [index, version, stamp, begin, end] = chunk.subarray(
+        at,
+        at + READ_WIDTH,
+      ) as unknown as [...[number, number, number, number, number]];
       if (index === subject && end <= to && end > earliest)
         seen.push([begin, `read   version ${version} of write ${stamp}, until ${ms(end).trim()}`]);
     }
   }
   told.push(...seen.sort(([one], [other]) => other - one).slice(0, EXCERPT.reads));
   told.sort(([one], [other]) => one - other);
-  return [`${rule}: ${subjects[subject]?.name} ${what}`, ...told.map(([time, text]) => `${ms(time)}  ${text}`)].join(
-    '\n',
-  );
+  return [
+    `${rule}: ${subjects[subject]?.name} ${what}`,
+    ...told.map(([time, text]) => `${ms(time)}  ${text}`),
+  ].join('\n');
 }

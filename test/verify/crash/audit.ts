@@ -27,7 +27,9 @@ interface OrderRow {
   readonly id: string;
   readonly version: number;
   readonly state: OrderState;
-  readonly events: readonly { version: number; type: string; schema: number; data: Record<string, unknown> }[] | null;
+  readonly events:
+    | readonly { version: number; type: string; schema: number; data: Record<string, unknown> }[]
+    | null;
   readonly told: readonly { version: number; type: string }[] | null;
 }
 
@@ -64,7 +66,11 @@ function groupBy<T, K>(items: readonly T[], keyOf: (item: T) => K): Map<K, T[]> 
 }
 
 /** Judges the orders of these purchases. Each key was repeated after the last crash, so its answers are all there. */
-export async function audit(client: Client, customerId: string, purchases: readonly Purchase[]): Promise<Violation[]> {
+export async function audit(
+  client: Client,
+  customerId: string,
+  purchases: readonly Purchase[],
+): Promise<Violation[]> {
   const found: Violation[] = [];
   const expect = (rule: Rule, holds: boolean, what: () => string): void => {
     if (!holds) found.push({ rule, what: what() });
@@ -74,7 +80,11 @@ export async function audit(client: Client, customerId: string, purchases: reado
   const byTag = groupBy(rows, ({ state }) => state.note);
   for (const { tag, place } of purchases) {
     const orders = byTag.get(tag) ?? [];
-    expect('one order for a key', orders.length <= 1, () => `${tag}: ${orders.map(({ id }) => id).join(', ')}`);
+    expect(
+      'one order for a key',
+      orders.length <= 1,
+      () => `${tag}: ${orders.map(({ id }) => id).join(', ')}`,
+    );
     for (const answer of place.answers) {
       const { id } = JSON.parse((JSON.parse(answer) as [number, string])[1]) as { id: string };
       expect(
@@ -92,7 +102,11 @@ export async function audit(client: Client, customerId: string, purchases: reado
   );
   const kept = groupBy(keys, ({ key }) => key);
   for (const { key, path, answers } of keyed) {
-    expect('the same bytes again', answers.size === 1, () => `${path} ${key}: ${[...answers].join(' and ')}`);
+    expect(
+      'the same bytes again',
+      answers.size === 1,
+      () => `${path} ${key}: ${[...answers].join(' and ')}`,
+    );
     const bodies = [...answers].map((answer) => (JSON.parse(answer) as [number, string])[1]);
     const own = (kept.get(key) ?? []).map(({ body }) => body);
     expect(
@@ -105,10 +119,22 @@ export async function audit(client: Client, customerId: string, purchases: reado
   for (const { id, version, state, events, told } of rows) {
     const versions = (events ?? []).map((event) => event.version);
     const wanted = Array.from({ length: version }, (_, index) => index + 1);
-    expect('events 1 to n', canonical(versions) === canonical(wanted), () => `${id}: ${versions.join()} of ${version}`);
+    expect(
+      'events 1 to n',
+      canonical(versions) === canonical(wanted),
+      () => `${id}: ${versions.join()} of ${version}`,
+    );
     const happened = (events ?? []).map(({ version, type }) => ({ version, type }));
-    expect('the outbox tells each event, in order', canonical(told ?? []) === canonical(happened), () => id);
-    expect('the projection is the replay', canonical(replayed(events ?? [])) === canonical(state), () => id);
+    expect(
+      'the outbox tells each event, in order',
+      canonical(told ?? []) === canonical(happened),
+      () => id,
+    );
+    expect(
+      'the projection is the replay',
+      canonical(replayed(events ?? [])) === canonical(state),
+      () => id,
+    );
   }
 
   const { rows: locks } = await client.query(

@@ -15,7 +15,11 @@ import { Node } from './node.js';
 import type { Breakage, Step } from './steps.js';
 
 const ADMIN = { username: 'crash-admin', password: 'the admin of all the crashes' };
-const CUSTOMER = { username: 'customer', email: 'customer@example.com', password: 'nine tall ships at anchor' };
+const CUSTOMER = {
+  username: 'customer',
+  email: 'customer@example.com',
+  password: 'nine tall ships at anchor',
+};
 const CUSTOMERS = 6;
 /** How long a node may live after it was told to die. */
 const PASSED_MS = 60_000;
@@ -66,8 +70,15 @@ export class Shop {
     try {
       await database.connect();
       await Promise.all(nodes.map((node) => node.start()));
-      const call = async (path: string, body: object): Promise<{ id: string; userId: string; token: string }> => {
-        const { status, text, body: answer } = await callUrl(`${nodes[0].url}${path}`, 'POST', { body });
+      const call = async (
+        path: string,
+        body: object,
+      ): Promise<{ id: string; userId: string; token: string }> => {
+        const {
+          status,
+          text,
+          body: answer,
+        } = await callUrl(`${nodes[0].url}${path}`, 'POST', { body });
         if (status !== 201) throw new Error(`${path}: ${status} ${text}`);
         return answer as { id: string; userId: string; token: string };
       };
@@ -90,10 +101,19 @@ export class Shop {
    * @param orders customers go on until they have placed so many, also when nobody dies
    * @param forGood whoever dies stays dead, which spares a start: for one death, in a last round
    */
-  async round(seed: number, deaths: readonly Step[], { orders = 0, forGood = false } = {}): Promise<Result> {
+  async round(
+    seed: number,
+    deaths: readonly Step[],
+    { orders = 0, forGood = false } = {},
+  ): Promise<Result> {
     const began = performance.now();
     const random = new Random(seed);
-    const customers = new Customers(this.nodes, this.customer.token, random.fork('customers'), `round ${seed}`);
+    const customers = new Customers(
+      this.nodes,
+      this.customer.token,
+      random.fork('customers'),
+      `round ${seed}`,
+    );
     const crashes: Partial<Record<Step, number>> = {};
     const left = [...deaths];
     customers.begin(CUSTOMERS);

@@ -28,7 +28,9 @@ describe('orders', () => {
     await compiled?.remove();
   });
 
-  const rulesBroken = ({ violations }: Result): string[] => [...new Set(violations.map(({ rule }) => rule))];
+  const rulesBroken = ({ violations }: Result): string[] => [
+    ...new Set(violations.map(({ rule }) => rule)),
+  ];
 
   let whole: Result;
 
@@ -70,7 +72,9 @@ describe('orders', () => {
 
   it.each(DAMAGES)('“%s” is what the audit says when not: %s', async (rule, sql) => {
     const { place, tag } = whole.purchases[0] as Purchase;
-    const { id } = JSON.parse((JSON.parse([...place.answers][0] as string) as [number, string])[1]) as { id: string };
+    const { id } = JSON.parse(
+      (JSON.parse([...place.answers][0] as string) as [number, string])[1],
+    ) as { id: string };
     const { database } = shop;
     await database.query('BEGIN');
     try {
@@ -78,7 +82,9 @@ describe('orders', () => {
       await database.query(`SET LOCAL session_replication_role = replica`);
       await database.query(`ALTER TABLE order_events DISABLE TRIGGER ALL`);
       const values = [id, tag, place.key].map((value) => `'${value.replaceAll("'", "''")}'`);
-      await database.query(sql.replace(/\$([123])/g, (_, place: string) => values[Number(place) - 1] as string));
+      await database.query(
+        sql.replace(/\$([123])/g, (_, place: string) => values[Number(place) - 1] as string),
+      );
       const found = await audit(database, shop.customer.id, whole.purchases);
       expect(found.map((violation) => violation.rule)).toContain(rule);
     } finally {
@@ -89,9 +95,15 @@ describe('orders', () => {
 
   it('of other bytes for one key are found too', async () => {
     const [first, ...others] = whole.purchases as [Purchase, ...Purchase[]];
-    const place = { ...first.place, answers: new Set([...first.place.answers, '[201,"{\\"id\\":\\"x\\"}"]']) };
+    const place = {
+      ...first.place,
+      answers: new Set([...first.place.answers, '[201,"{\\"id\\":\\"x\\"}"]']),
+    };
     const found = await audit(shop.database, shop.customer.id, [{ ...first, place }, ...others]);
-    expect(found.map(({ rule }) => rule)).toEqual(['acknowledged and there', 'the same bytes again']);
+    expect(found.map(({ rule }) => rule)).toEqual([
+      'acknowledged and there',
+      'the same bytes again',
+    ]);
   });
 
   it('are doubled, and the audit says so, when two nodes race for a key that nothing locks', async () => {
@@ -100,12 +112,15 @@ describe('orders', () => {
     const rules = new Set<string>();
     // Whether two requests meet is a matter of timing: what one round does not show, another will.
     for (let attempt = 0; attempt < 10 && !rules.has('one order for a key'); attempt++)
-      for (const rule of rulesBroken(await shop.round(SEED + 100 + attempt, [], { orders: 20 }))) rules.add(rule);
+      for (const rule of rulesBroken(await shop.round(SEED + 100 + attempt, [], { orders: 20 })))
+        rules.add(rule);
     expect([...rules]).toContain('one order for a key');
   }, 300_000);
 
   it('are doubled, and the audit says so, when the key is committed after the order', async () => {
     shop.break('the key is committed after the order');
-    expect(rulesBroken(await shop.round(SEED + 2, ['committed'], { forGood: true }))).toContain('one order for a key');
+    expect(rulesBroken(await shop.round(SEED + 2, ['committed'], { forGood: true }))).toContain(
+      'one order for a key',
+    );
   }, 300_000);
 });

@@ -29,7 +29,11 @@ const PAUSE_MS = 100;
 /** How long a customer goes on with one request. */
 const PATIENCE_MS = 120_000;
 /** Answers after which a client may send the same again. */
-const AGAIN = new Set(['503 database-unavailable', '503 overloaded', '409 idempotency-key-in-flight']);
+const AGAIN = new Set([
+  '503 database-unavailable',
+  '503 overloaded',
+  '409 idempotency-key-in-flight',
+]);
 
 export class Customers {
   readonly purchases: Purchase[] = [];
@@ -73,7 +77,12 @@ export class Customers {
   }
 
   private async buy(tag: string): Promise<void> {
-    const item = { sku: `SKU-${tag.length}`, name: 'Rope', quantity: this.random.between(1, 9), unitPrice: 1_450 };
+    const item = {
+      sku: `SKU-${tag.length}`,
+      name: 'Rope',
+      quantity: this.random.between(1, 9),
+      unitPrice: 1_450,
+    };
     const place = keyedOf('/v1/orders', { currency: 'EUR', items: [item], note: tag });
     const { id } = (await this.sendSomehow(place)) as { id?: string };
     if (id === undefined) return void this.purchases.push({ tag, place, pay: undefined });
@@ -95,12 +104,18 @@ export class Customers {
   /** A PATCH has no key: whoever got no answer reads what became of it. */
   private async change(id: string, item: object): Promise<void> {
     const path = `/v1/orders/${id}`;
-    const changed = { method: 'PATCH', path, body: { items: [item] }, headers: { 'If-Match': '"1"' } };
+    const changed = {
+      method: 'PATCH',
+      path,
+      body: { items: [item] },
+      headers: { 'If-Match': '"1"' },
+    };
     for (let attempt = 0; attempt < 2; attempt++) {
       const reply = await this.once(this.random.pick(this.nodes), changed);
       if (reply?.status === 200) return;
       if (reply?.status === 412 && attempt > 0) return;
-      if (reply && !AGAIN.has(told(reply))) return void this.faults.push(`PATCH ${path}: ${told(reply)}`);
+      if (reply && !AGAIN.has(told(reply)))
+        return void this.faults.push(`PATCH ${path}: ${told(reply)}`);
     }
   }
 
@@ -134,7 +149,12 @@ export class Customers {
   /** Undefined when there is no answer. */
   private async once(
     { url }: Node,
-    { method, path, body, headers }: { method: string; path: string; body: object; headers: Record<string, string> },
+    {
+      method,
+      path,
+      body,
+      headers,
+    }: { method: string; path: string; body: object; headers: Record<string, string> },
   ): Promise<Reply | undefined> {
     if (url === undefined) return undefined;
     this.counts.sent++;
@@ -145,5 +165,11 @@ export class Customers {
   }
 }
 
-const told = ({ status, body }: Reply): string => `${status} ${String((body as { code?: string }).code)}`;
-const keyedOf = (path: string, body: object): Keyed => ({ key: randomUUID(), path, body, answers: new Set() });
+const told = ({ status, body }: Reply): string =>
+  `${status} ${String((body as { code?: string }).code)}`;
+const keyedOf = (path: string, body: object): Keyed => ({
+  key: randomUUID(),
+  path,
+  body,
+  answers: new Set(),
+});

@@ -29,7 +29,11 @@ const passRelay = (step: Step): void => {
 };
 
 /** Puts `around` in the place of a method; it gets the method as it was, bound. */
-function wrap(prototype: object, name: string, around: (original: Method, self: unknown, args: unknown[]) => unknown) {
+function wrap(
+  prototype: object,
+  name: string,
+  around: (original: Method, self: unknown, args: unknown[]) => unknown,
+) {
   const original = (prototype as Record<string, Method>)[name] as Method;
   Object.defineProperty(prototype, name, {
     configurable: true,
@@ -63,9 +67,15 @@ wrap(pg.Client.prototype, 'query', (query, self, args) => {
   const late = broken === 'the key is committed after the order';
   if (step === 'key written' && late && write.getStore() === 'POST /v1/orders') {
     heldBack.set(self as object, args);
-    return Promise.resolve({ command: 'INSERT', rowCount: 1, rows: [{ created_at: new Date() }], fields: [] });
+    return Promise.resolve({
+      command: 'INSERT',
+      rowCount: 1,
+      rows: [{ created_at: new Date() }],
+      fields: [],
+    });
   }
-  if (step === 'key claimed' && broken === 'the key is not locked') return query('SELECT true AS locked');
+  if (step === 'key claimed' && broken === 'the key is not locked')
+    return query('SELECT true AS locked');
   if (step === undefined) return query(...args);
   const answered = query(...args) as Promise<unknown>;
   if (step === 'committed') setImmediate(() => pass('commit sent'));
@@ -104,8 +114,11 @@ wrap(OutboxLanes.prototype, 'settle', async (settle, _, args) => {
 
 wrap(http.Server.prototype, 'emit', (emit, _, args) => {
   const [event, request] = args as [string, http.IncomingMessage];
-  const isWrite = event === 'request' && request.method !== 'GET' && /^\/v1\/orders\b/.test(request.url ?? '');
-  return isWrite ? write.run(`${request.method} ${request.url}`, () => emit(...args)) : emit(...args);
+  const isWrite =
+    event === 'request' && request.method !== 'GET' && /^\/v1\/orders\b/.test(request.url ?? '');
+  return isWrite
+    ? write.run(`${request.method} ${request.url}`, () => emit(...args))
+    : emit(...args);
 });
 wrap(http.ServerResponse.prototype, 'end', (end, self, args) => {
   const [body] = args;

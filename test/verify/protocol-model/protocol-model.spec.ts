@@ -7,7 +7,18 @@ import { afterAll, describe, expect, it } from '@jest/globals';
 import { type CacheEntry, type CacheStore, dropKeys } from '../../../src/cache/cache.store.js';
 import { MemoryStore } from '../../../src/cache/memory.store.js';
 import { explore, tell } from './explore.js';
-import { ABSENT, type Cell, claim, expire, fence, fill, lease, publish, replace, unfence } from './scripts.model.js';
+import {
+  ABSENT,
+  type Cell,
+  claim,
+  expire,
+  fence,
+  fill,
+  lease,
+  publish,
+  replace,
+  unfence,
+} from './scripts.model.js';
 import { AS_SHIPPED, VARIANTS } from './variants.js';
 
 const LONG = process.env.HOLDFAST_MODEL === 'long';
@@ -27,7 +38,8 @@ describe('the protocol, every interleaving', () => {
       table.push(`| ${name} | ${says} | ${states} | ${seconds.toFixed(1)} |`);
       if (LONG && violation) process.stdout.write(`\n${name}\n${tell(found)}\n`);
       const result = violation?.slice(0, 2) ?? 'holds';
-      if (result !== expected) throw new Error(`${name} was to come out as ${expected}:\n${tell(found)}`);
+      if (result !== expected)
+        throw new Error(`${name} was to come out as ${expected}:\n${tell(found)}`);
     }, 600_000);
   }
 });
@@ -78,7 +90,8 @@ describe("the model's scripts are the store's", () => {
       [0, ...range(VERSIONS)].map((version): Move => ({
         words: `reader ${reader} fills ${version}`,
         model: (cell) => fill(cell, reader, entry(version, version === 0)),
-        store: async (store) => void (await store.fill(`r${reader}`, [value(version, version === 0)])),
+        store: async (store) =>
+          void (await store.fill(`r${reader}`, [value(version, version === 0)])),
       })),
     ),
     ...range(READERS).flatMap((reader): Move[] => [
@@ -86,14 +99,20 @@ describe("the model's scripts are the store's", () => {
         words: `reader ${reader} claims`,
         model: (cell) => claim(cell, reader),
         store: async (store) =>
-          void (await store.replace([{ ...(await asSeen(store, 'row')), payload: claimedBy(reader) }])),
+          void (await store.replace([
+            { ...(await asSeen(store, 'row')), payload: claimedBy(reader) },
+          ])),
       },
       ...range(VERSIONS).map((version): Move => ({
         words: `reader ${reader} refreshes to ${version}`,
         model: (cell) => replace(cell, reader, entry(version, false)),
         store: async (store) =>
           void (await store.replace([
-            { ...(await asSeen(store, claimedBy(reader))), ...value(version, false), payload: 'row' },
+            {
+              ...(await asSeen(store, claimedBy(reader))),
+              ...value(version, false),
+              payload: 'row',
+            },
           ])),
       })),
     ]),
@@ -147,7 +166,8 @@ describe("the model's scripts are the store's", () => {
 
   const seenInModel = (cell: Cell): string =>
     cell.is === 'entry' ? `${cell.none ? 'none' : 'value'} ${cell.version}` : cell.is;
-  const seenInStore = (held: CacheEntry): string => ('version' in held ? `${held.state} ${held.version}` : held.state);
+  const seenInStore = (held: CacheEntry): string =>
+    'version' in held ? `${held.state} ${held.version}` : held.state;
 
   async function walk(way: readonly Move[]): Promise<void> {
     const clock = new Clock();
@@ -182,7 +202,9 @@ describe("the model's scripts are the store's", () => {
       for (const move of movesFrom(cell)) {
         const then = move.model(cell);
         // Publications tell which tokens and which floor a fence has, so they are what comes after.
-        for (const last of movesFrom(then).filter(({ words }) => /publishes a row|ends/.test(words))) {
+        for (const last of movesFrom(then).filter(({ words }) =>
+          /publishes a row|ends/.test(words),
+        )) {
           await walk([...way, move, last]);
           walks++;
         }

@@ -45,7 +45,8 @@ export const BEYOND = 7;
 const FLAG = 1;
 
 /** Where the key is absent, it is this reader's from now on; else it stays. */
-export const lease = (cell: Cell, reader: number): Cell => (cell.is === 'absent' ? { is: 'lease', reader } : cell);
+export const lease = (cell: Cell, reader: number): Cell =>
+  cell.is === 'absent' ? { is: 'lease', reader } : cell;
 
 /** Only over one's own lease. */
 export const fill = (cell: Cell, reader: number, entry: Entry): Cell =>

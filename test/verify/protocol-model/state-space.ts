@@ -52,13 +52,20 @@ export function explore(protocol: Protocol): Exploration {
 }
 
 /** Only each state's parent is kept; the steps between are found again, and the one that breaks the promise. */
-function traceTo(protocol: Protocol, keys: readonly string[], parents: readonly number[], place: number): Step[] {
+function traceTo(
+  protocol: Protocol,
+  keys: readonly string[],
+  parents: readonly number[],
+  place: number,
+): Step[] {
   const way: string[] = [];
   for (let at = place; at !== 0; at = parents[at] as number) way.unshift(keys[at] as string);
   const trace: Step[] = [];
   let state = initial(protocol);
   for (const key of way) {
-    const step = successors(protocol, state).find((candidate) => encode(candidate.state) === key) as Step;
+    const step = successors(protocol, state).find(
+      (candidate) => encode(candidate.state) === key,
+    ) as Step;
     trace.push(step);
     state = step.state;
   }

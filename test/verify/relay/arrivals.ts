@@ -71,7 +71,9 @@ async function collect(rabbit: RabbitServer): Promise<CloudEvent[]> {
       events.push(JSON.parse(content.toString()) as CloudEvent);
       if (events.length === messageCount) resolve();
     };
-    channel.consume(QUEUE, (message) => message && take(message.content), { noAck: true }).catch(reject);
+    channel
+      .consume(QUEUE, (message) => message && take(message.content), { noAck: true })
+      .catch(reject);
   });
   await channel.deleteQueue(QUEUE);
   await connection.close();

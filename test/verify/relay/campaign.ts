@@ -62,10 +62,15 @@ class ServiceNode {
     const [command, ...args] = existsSync('/usr/bin/setpriv')
       ? ['/usr/bin/setpriv', '--pdeathsig', 'KILL', ...program]
       : program;
-    const child = spawn(command as string, args, { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(command as string, args, {
+      env: this.env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.child = child;
     let said = '';
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-2_000)));
+    child.stderr
+      .setEncoding('utf8')
+      .on('data', (text: string) => (said = (said + text).slice(-2_000)));
     this.url = await new Promise<string>((resolve, reject) => {
       createInterface(child.stdout).on('line', (line) => {
         const [, url] = /ready: API (\S+)\/v1/.exec(line) ?? [];
@@ -160,7 +165,9 @@ async function insist(
   options: Parameters<typeof callUrl>[2],
 ): Promise<Reply> {
   for (let attempt = 0; attempt < 200; attempt++) {
-    const reply = await callUrl(random.pick(nodes).url + path, method, options).catch(() => undefined);
+    const reply = await callUrl(random.pick(nodes).url + path, method, options).catch(
+      () => undefined,
+    );
     if (reply && reply.status < 500 && reply.status !== 429) return reply;
     await sleep(random.between(20, 100));
   }
@@ -175,7 +182,9 @@ async function drive(
 ): Promise<void> {
   const random = new Random(seed).fork('clients');
   const logIn = async (username: string, password: string): Promise<string> => {
-    const reply = await insist(nodes, random, 'POST', '/v1/sessions', { body: { username, password } });
+    const reply = await insist(nodes, random, 'POST', '/v1/sessions', {
+      body: { username, password },
+    });
     return reply.body.token as string;
   };
   const admin = await logIn(ADMIN.username, ADMIN.password);
@@ -189,18 +198,33 @@ async function drive(
   const client = async (own: Random): Promise<void> => {
     while (left-- > 0) {
       const headers = { 'Idempotency-Key': randomUUID() };
-      const { status, body, text } = await insist(nodes, own, 'POST', '/v1/orders', { token, body: ORDER, headers });
+      const { status, body, text } = await insist(nodes, own, 'POST', '/v1/orders', {
+        token,
+        body: ORDER,
+        headers,
+      });
       if (status !== 201) throw new Error(`placing: ${status} ${text}`);
-      const life = own.pick([[], ['pay'], ['cancel'], ['pay', 'ship'], ['pay', 'ship', 'deliver', 'refund']]);
+      const life = own.pick([
+        [],
+        ['pay'],
+        ['cancel'],
+        ['pay', 'ship'],
+        ['pay', 'ship', 'deliver', 'refund'],
+      ]);
       for (const action of life) {
         const as = action === 'pay' || action === 'cancel' ? token : admin;
         // A node that dies may have done it and not said so: then the repeat is refused, which is as good.
-        await insist(nodes, own, 'POST', `/v1/orders/${body.id}/${action}`, { token: as, body: {} });
+        await insist(nodes, own, 'POST', `/v1/orders/${body.id}/${action}`, {
+          token: as,
+          body: {},
+        });
       }
       placed(++count);
     }
   };
-  await Promise.all(Array.from({ length: 12 }, (_, index) => client(random.fork(`client ${index}`))));
+  await Promise.all(
+    Array.from({ length: 12 }, (_, index) => client(random.fork(`client ${index}`))),
+  );
 }
 
 /** @throws Error when the service does not take the orders, or the outbox does not become empty within a minute */
@@ -215,9 +239,15 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   try {
     let done = 0;
     const began = performance.now();
-    const driving = drive(nodes, orders, seed, (count) => (done = count)).finally(() => (done = orders));
+    const driving = drive(nodes, orders, seed, (count) => (done = count)).finally(
+      () => (done = orders),
+    );
     const progress = (): number => done;
-    await Promise.all([driving, storm(nodes, options, progress, faults), death(nodes, options, progress, faults)]);
+    await Promise.all([
+      driving,
+      storm(nodes, options, progress, faults),
+      death(nodes, options, progress, faults),
+    ]);
     const driven = performance.now();
     for (const { link } of nodes) link.heal();
     const arrivals = await judgeArrivals(psql, rabbit);
@@ -242,7 +272,10 @@ export async function startNodes({
   rabbit,
   count,
   seed = 0,
-}: Pick<CampaignOptions, 'folder' | 'databaseUrl' | 'rabbit'> & { readonly count: number; readonly seed?: number }) {
+}: Pick<CampaignOptions, 'folder' | 'databaseUrl' | 'rabbit'> & {
+  readonly count: number;
+  readonly seed?: number;
+}) {
   const random = new Random(seed);
   const redis = await startRedis();
   const nodes = await Promise.all(

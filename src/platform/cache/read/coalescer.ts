@@ -54,8 +54,12 @@ export class Coalescer<T> {
     const keys = [...batch.keys()];
     for (const key of keys) this.running.add(key);
     void this.load(keys).then(
-      (values) => keys.forEach((key, index) => this.settle(key, () => batch.get(key)?.resolve(values[index] as T))),
-      (reason: unknown) => keys.forEach((key) => this.settle(key, () => batch.get(key)?.reject(reason))),
+      (values) =>
+        keys.forEach((key, index) =>
+          this.settle(key, () => batch.get(key)?.resolve(values[index] as T)),
+        ),
+      (reason: unknown) =>
+        keys.forEach((key) => this.settle(key, () => batch.get(key)?.reject(reason))),
     );
   }
 

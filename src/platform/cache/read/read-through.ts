@@ -8,7 +8,13 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
-import { type CacheEntry, type CacheStore, CacheUnavailableError, dropKeys, newToken } from './cache.store.js';
+import {
+  type CacheEntry,
+  type CacheStore,
+  CacheUnavailableError,
+  dropKeys,
+  newToken,
+} from './cache.store.js';
 import type { CacheMetrics } from './cache.metrics.js';
 import { Coalescer } from './coalescer.js';
 import { open, seal } from './envelope.js';
@@ -69,7 +75,9 @@ export class ReadThrough<T> {
   /** In the order asked, null for what does not exist; duplicates are answered alike. */
   async read(values: readonly string[], reading?: Reading): Promise<(T | null)[]> {
     if (values.length === 0) return [];
-    const answers = reading?.fresh ? await this.readPrimary(values, 'request') : await this.readCache(values);
+    const answers = reading?.fresh
+      ? await this.readPrimary(values, 'request')
+      : await this.readCache(values);
     return answers.map(({ value, outcome }) => {
       this.metrics.request(this.source.entity, outcome);
       reading?.note(outcome);
@@ -88,9 +96,13 @@ export class ReadThrough<T> {
     }
     // A moment may have passed in which this node missed an invalidation: then what was read does not count.
     const trusted = this.gate.isOpen;
-    const hits = values.map((value, index) => (trusted ? this.hit(value, entries[index]) : undefined));
+    const hits = values.map((value, index) =>
+      trusted ? this.hit(value, entries[index]) : undefined,
+    );
     if (hits.every((hit) => hit !== undefined)) return hits;
-    return Promise.all(hits.map(async (hit, index) => hit ?? this.misses.get(values[index] as string)));
+    return Promise.all(
+      hits.map(async (hit, index) => hit ?? this.misses.get(values[index] as string)),
+    );
   }
 
   private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
@@ -115,7 +127,8 @@ export class ReadThrough<T> {
   }
 
   private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {
-    if (!this.gate.isOpen) return this.readPrimary(values, this.store.available ? 'bypass' : 'unavailable');
+    if (!this.gate.isOpen)
+      return this.readPrimary(values, this.store.available ? 'bypass' : 'unavailable');
     const token = newToken();
     let entries: CacheEntry[];
     try {
@@ -131,7 +144,12 @@ export class ReadThrough<T> {
     }
 
     const answers = new Map<string, Answer<T>>();
-    const [leased, foreign, fenced, unread]: [string[], string[], string[], string[]] = [[], [], [], []];
+    const [leased, foreign, fenced, unread]: [string[], string[], string[], string[]] = [
+      [],
+      [],
+      [],
+      [],
+    ];
     entries.forEach((entry, index) => {
       const value = values[index] as string;
       const hit = this.hit(value, entry);
@@ -146,7 +164,8 @@ export class ReadThrough<T> {
     await Promise.all([
       leased.length > 0 && this.loadAndFill(leased, token).then((given) => answer(leased, given)),
       foreign.length > 0 && this.awaitForeignLease(foreign).then((given) => answer(foreign, given)),
-      fenced.length > 0 && this.readPrimary(fenced, 'fenced').then((given) => answer(fenced, given)),
+      fenced.length > 0 &&
+        this.readPrimary(fenced, 'fenced').then((given) => answer(fenced, given)),
       unread.length > 0 && this.readPrimary(unread, 'miss').then((given) => answer(unread, given)),
     ]);
     return values.map((value) => answers.get(value) as Answer<T>);
@@ -201,7 +220,9 @@ export class ReadThrough<T> {
     }
     const rest = values.filter((value) => !answers.has(value));
     const rows = rest.length > 0 ? await this.loadRows(rest) : new Map<string, Versioned<T>>();
-    return values.map((value) => answers.get(value) ?? { value: rows.get(value)?.value ?? null, outcome: 'miss' });
+    return values.map(
+      (value) => answers.get(value) ?? { value: rows.get(value)?.value ?? null, outcome: 'miss' },
+    );
   }
 
   private async readPrimary(values: readonly string[], outcome: Outcome): Promise<Answer<T>[]> {

@@ -51,7 +51,9 @@ export class RefreshAhead<T> {
     if (!row || row.version < seen.version) return 'lost';
     const life = jitter(source.ttlMs);
     const payload = seal(schema, value, source.encode(row.value), life);
-    const [done] = await this.store.replace([{ key, seen: claimed, version: row.version, payload, ttlMs: life }]);
+    const [done] = await this.store.replace([
+      { key, seen: claimed, version: row.version, payload, ttlMs: life },
+    ]);
     return done ? 'refreshed' : 'lost';
   }
 }

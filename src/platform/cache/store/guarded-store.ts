@@ -129,9 +129,12 @@ export class GuardedStore implements CacheStore {
     if (this.isOpen && operation !== 'ping') throw new CacheUnavailableError('the breaker is open');
     const run = (): Promise<T> => this.breaker.execute(step);
     try {
-      return await (operations.start.hasSubscribers ? operations.tracePromise(run, { operation }) : run());
+      return await (operations.start.hasSubscribers
+        ? operations.tracePromise(run, { operation })
+        : run());
     } catch (error) {
-      if (error instanceof BrokenCircuitError) throw new CacheUnavailableError('the breaker is open', { cause: error });
+      if (error instanceof BrokenCircuitError)
+        throw new CacheUnavailableError('the breaker is open', { cause: error });
       throw error;
     }
   }

@@ -26,7 +26,11 @@ const BEYOND = Number.MAX_SAFE_INTEGER;
 
 type Held = { readonly until: number } & (
   | { readonly state: 'lease'; readonly token: string }
-  | { readonly state: 'fence'; readonly floor: number; readonly deadlines: ReadonlyMap<string, number> }
+  | {
+      readonly state: 'fence';
+      readonly floor: number;
+      readonly deadlines: ReadonlyMap<string, number>;
+    }
   | { readonly state: 'entry'; readonly version: number; readonly payload: string | null }
 );
 
@@ -75,8 +79,14 @@ export class MemoryStore implements CacheStore {
     replacements.flatMap((it) => [it, it.seen]).forEach(checkVersion);
     return replacements.map(({ key, seen: { version, payload }, ttlMs, ...other }) => {
       const held = this.held(key);
-      if (held?.state !== 'entry' || held.version !== version || held.payload !== payload) return false;
-      this.store({ key, version: other.version, payload: other.payload, ttlMs: ttlMs ?? held.until - this.now() });
+      if (held?.state !== 'entry' || held.version !== version || held.payload !== payload)
+        return false;
+      this.store({
+        key,
+        version: other.version,
+        payload: other.payload,
+        ttlMs: ttlMs ?? held.until - this.now(),
+      });
       return true;
     });
   }
@@ -87,7 +97,8 @@ export class MemoryStore implements CacheStore {
       const held = this.held(key);
       const deadlines = new Map(held?.state === 'fence' ? held.deadlines : []);
       deadlines.set(token, Math.max(deadlines.get(token) ?? 0, this.now() + ms));
-      const floor = held?.state === 'fence' ? held.floor : held?.state === 'entry' ? held.version : 0;
+      const floor =
+        held?.state === 'fence' ? held.floor : held?.state === 'entry' ? held.version : 0;
       this.keepFence(key, floor, deadlines);
     }
   }
@@ -101,7 +112,8 @@ export class MemoryStore implements CacheStore {
       if (held?.state === 'fence') {
         const others = new Map(held.deadlines);
         const mine = others.delete(token);
-        if (others.size > 0) this.keepFence(it.key, Math.max(held.floor, value?.version ?? BEYOND), others);
+        if (others.size > 0)
+          this.keepFence(it.key, Math.max(held.floor, value?.version ?? BEYOND), others);
         else if (value && mine && value.version >= held.floor) this.store(value);
         else this.entries.delete(it.key);
       } else if (held?.state === 'entry' && value) {
@@ -157,7 +169,12 @@ export class MemoryStore implements CacheStore {
   }
 
   private keepFence(key: string, floor: number, deadlines: ReadonlyMap<string, number>): void {
-    this.entries.set(key, { state: 'fence', floor, deadlines, until: Math.max(...deadlines.values()) });
+    this.entries.set(key, {
+      state: 'fence',
+      floor,
+      deadlines,
+      until: Math.max(...deadlines.values()),
+    });
   }
 
   private demandOpen(): void {
@@ -173,5 +190,6 @@ function seen(held: Held | undefined): CacheEntry {
 }
 
 function checkVersion({ version }: Pick<CacheValue, 'version'>): void {
-  if (!Number.isSafeInteger(version) || version < 0) throw new RangeError(`Not a version: ${version}`);
+  if (!Number.isSafeInteger(version) || version < 0)
+    throw new RangeError(`Not a version: ${version}`);
 }

@@ -6,7 +6,13 @@
  *
  * While this node could have missed one, its {@link ReadGate} is closed.
  */
-import { Inject, Injectable, Logger, type OnApplicationBootstrap, type OnApplicationShutdown } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
 import { DataSource } from 'typeorm';
@@ -64,7 +70,8 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   async onApplicationBootstrap(): Promise<void> {
     this.running = this.run();
     // The first requests should find the cache in use, but no start waits for it.
-    for (let look = 0; look < 20 && !this.gate.isOpen; look++) await new Promise((resolve) => setTimeout(resolve, 10));
+    for (let look = 0; look < 20 && !this.gate.isOpen; look++)
+      await new Promise((resolve) => setTimeout(resolve, 10));
   }
 
   async onApplicationShutdown(): Promise<void> {
@@ -88,7 +95,11 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
    * Waits 3 s at most. @throws a driver error
    */
   async untilApplied(keys: readonly string[]): Promise<void> {
-    for (const until = performance.now() + APPLIED_WITHIN_MS; performance.now() < until; await sleep(APPLIED_LOOK_MS)) {
+    for (
+      const until = performance.now() + APPLIED_WITHIN_MS;
+      performance.now() < until;
+      await sleep(APPLIED_LOOK_MS)
+    ) {
       const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
         `SELECT EXISTS (SELECT FROM cache_invalidations WHERE keys && $1) AND EXISTS (
            SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $2 AND granted
@@ -134,7 +145,9 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       } catch (error) {
         this.disconnect();
         if (!this.stopping) {
-          this.logger.debug(`Invalidations: ${error instanceof Error ? error.message : String(error)}`);
+          this.logger.debug(
+            `Invalidations: ${error instanceof Error ? error.message : String(error)}`,
+          );
           await this.pause(RECONNECT_MS);
         }
       }
@@ -217,7 +230,8 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       );
       if (rows.length === 0) return [];
       const unreached = await this.drop(rows.flatMap(({ keys }) => keys));
-      const isStuck = ({ keys }: { keys: string[] }): boolean => keys.some((key) => unreached.has(key));
+      const isStuck = ({ keys }: { keys: string[] }): boolean =>
+        keys.some((key) => unreached.has(key));
       const [stuck, done] = [rows.filter(isStuck), rows.filter((row) => !isStuck(row))];
       await manager.query('DELETE FROM cache_invalidations WHERE position = ANY($1)', [
         done.map(({ position }) => position),
@@ -246,10 +260,12 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     const { heldBack } = this;
     if (positions.length === 0) return;
     if (heldBack.positions.size === 0) {
-      heldBack.until = performance.now() + Math.min(RETRY.firstMs * 2 ** heldBack.retries, RETRY.lastMs);
+      heldBack.until =
+        performance.now() + Math.min(RETRY.firstMs * 2 ** heldBack.retries, RETRY.lastMs);
       heldBack.retries = Math.min(heldBack.retries + 1, 10);
     }
-    for (const position of positions) if (heldBack.positions.size < RETRY.most) heldBack.positions.add(position);
+    for (const position of positions)
+      if (heldBack.positions.size < RETRY.most) heldBack.positions.add(position);
   }
 
   private pause(ms: number): Promise<void> {

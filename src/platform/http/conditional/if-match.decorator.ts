@@ -31,7 +31,9 @@ export function parseEntityTags(header: string | undefined): readonly string[] |
   return header.match(/(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"/g) ?? [];
 }
 
-export const IfMatchHeader = createParamDecorator((_: unknown, context: ExecutionContext): IfMatch => {
-  const { headers } = context.switchToHttp().getRequest<FastifyRequest>();
-  return new IfMatch(parseEntityTags(headers['if-match']));
-});
+export const IfMatchHeader = createParamDecorator(
+  (_: unknown, context: ExecutionContext): IfMatch => {
+    const { headers } = context.switchToHttp().getRequest<FastifyRequest>();
+    return new IfMatch(parseEntityTags(headers['if-match']));
+  },
+);

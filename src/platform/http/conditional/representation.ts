@@ -18,7 +18,9 @@ export class Representation {
 }
 
 /** Gives the representation of a row by `view`, the same one for the same row object. */
-export function represent<E extends CachedRow>(view: (row: E) => object): (row: E) => Representation {
+export function represent<E extends CachedRow>(
+  view: (row: E) => object,
+): (row: E) => Representation {
   const known = new WeakMap<E, Representation>();
   return (row) => {
     let representation = known.get(row);

@@ -5,7 +5,14 @@
 import type { INestApplication } from '@nestjs/common';
 import { DocumentBuilder, type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
 import { callers } from './actor.js';
-import { NOTES, ProblemShape, refusalOf, RESPONSE_HEADERS, UNLIMITED_HEADERS, type Variant } from './openapi.js';
+import {
+  NOTES,
+  ProblemShape,
+  refusalOf,
+  RESPONSE_HEADERS,
+  UNLIMITED_HEADERS,
+  type Variant,
+} from './openapi.js';
 import { problemCatalogue, problems } from './problem.js';
 
 const ABOUT = `Users, sessions and orders behind a REST API in which every read comes at cache speed and is never stale.
@@ -25,7 +32,8 @@ const ABOUT = `Users, sessions and orders behind a REST API in which every read 
 /** In the order in which they are shown. */
 const TAGS = {
   users: 'Register, change and remove the people who may call.',
-  sessions: 'Log in, see where you are logged in, log out. An ended session is refused on every node at once.',
+  sessions:
+    'Log in, see where you are logged in, log out. An ended session is refused on every node at once.',
   orders: 'Place orders, take them through their life, and see what became of them.',
   health: 'What Kubernetes and load balancers ask. No session, no limits.',
   operations: 'For operators.',
@@ -61,7 +69,10 @@ interface Operation {
   summary: string;
   description: string;
   parameters: { name: string; in: string; description?: string; schema: Schema }[];
-  requestBody?: { required?: boolean; content: { 'application/json': { schema: Schema; example?: unknown } } };
+  requestBody?: {
+    required?: boolean;
+    content: { 'application/json': { schema: Schema; example?: unknown } };
+  };
   responses: Record<string, Reply>;
   security?: object[];
   [note: `x-${string}`]: unknown;
@@ -86,7 +97,10 @@ function complete(path: string, operation: Operation): void {
     if (parameter.in !== 'path') continue;
     parameter.description = IDS[parts[parts.indexOf(`{${parameter.name}}`) - 1] ?? ''] ?? '';
     parameter.schema = { type: 'string', format: 'uuid' } as Schema;
-    operation.responses[problems.uriTooLong.status] = refusalOf([problems.uriTooLong], UNLIMITED_HEADERS);
+    operation.responses[problems.uriTooLong.status] = refusalOf(
+      [problems.uriTooLong],
+      UNLIMITED_HEADERS,
+    );
   }
 }
 
@@ -103,7 +117,10 @@ function exampleOf(schema: Schema, schemas: Record<string, Schema>): unknown {
 function close(schema: Schema, schemas: Record<string, Schema>): void {
   if (schema.$ref) return close(schemas[schema.$ref.split('/').at(-1) ?? ''] ?? {}, schemas);
   if (schema.properties) schema.additionalProperties = false;
-  for (const field of [...Object.values(schema.properties ?? {}), ...(schema.items ? [schema.items] : [])])
+  for (const field of [
+    ...Object.values(schema.properties ?? {}),
+    ...(schema.items ? [schema.items] : []),
+  ])
     close(field, schemas);
 }
 
@@ -127,12 +144,15 @@ function sorted(paths: Paths): Paths {
   const order = Object.keys(paths).sort((one, other) => (rank(one) < rank(other) ? -1 : 1));
   const item = (path: string) =>
     Object.fromEntries(
-      METHODS.flatMap((method) => Object.entries(paths[path] ?? {}).filter(([own]) => own === method)),
+      METHODS.flatMap((method) =>
+        Object.entries(paths[path] ?? {}).filter(([own]) => own === method),
+      ),
     );
   return Object.fromEntries(order.map((path) => [path, item(path)]));
 }
 
-const pascal = (code: string): string => code.replace(/(^|-)([a-z])/g, (_, __, letter: string) => letter.toUpperCase());
+const pascal = (code: string): string =>
+  code.replace(/(^|-)([a-z])/g, (_, __, letter: string) => letter.toUpperCase());
 
 /** Moves each refusal that several routes share to components/responses, named after its problems. */
 function shareRefusals(operations: readonly Operation[], components: Components): void {
@@ -215,7 +235,10 @@ export function buildDocument(app: INestApplication, version: string): OpenAPIOb
   });
   shareRefusals(operations, components);
   components.headers = Object.fromEntries(
-    Object.entries(RESPONSE_HEADERS).map(([name, description]) => [name, { description, schema: { type: 'string' } }]),
+    Object.entries(RESPONSE_HEADERS).map(([name, description]) => [
+      name,
+      { description, schema: { type: 'string' } },
+    ]),
   );
   components.examples = problemExamples(JSON.stringify([paths, components.responses]));
   // The order in which a person reads it.

@@ -3,7 +3,13 @@
  * known to be the caller's doing is a 500 with a request id and a log line; no stack, SQL or parser text leaves.
  */
 import { isNativeError } from 'node:util/types';
-import { type ArgumentsHost, Catch, type ExceptionFilter, HttpException, Logger } from '@nestjs/common';
+import {
+  type ArgumentsHost,
+  Catch,
+  type ExceptionFilter,
+  HttpException,
+  Logger,
+} from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { QueryFailedError } from 'typeorm';
 import { WriteRejectedError } from '../cache/invalidation.service.js';
@@ -54,7 +60,8 @@ const codeOf = (error: unknown): string => {
 };
 
 /** A node:net error that tried several addresses hides its codes one level down. */
-const allCodes = (error: unknown): string[] => [error, ...((error as { errors?: unknown[] }).errors ?? [])].map(codeOf);
+const allCodes = (error: unknown): string[] =>
+  [error, ...((error as { errors?: unknown[] }).errors ?? [])].map(codeOf);
 
 function problemOfDatabase(error: Error): Problem | undefined {
   const driver = error instanceof QueryFailedError ? error.driverError : error;
@@ -78,18 +85,27 @@ export function problemOf(error: unknown): Problem {
   if (!isError(error)) return problems.internal(undefined, { cause: error });
   // Nest wraps Fastify's refusals into its own exceptions, with the original as the cause. The modules throw problems.
   const original = error instanceof HttpException && isError(error.cause) ? error.cause : error;
-  const status = error instanceof HttpException ? error.getStatus() : (error as { statusCode?: unknown }).statusCode;
+  const status =
+    error instanceof HttpException
+      ? error.getStatus()
+      : (error as { statusCode?: unknown }).statusCode;
   const ofFramework = FASTIFY_ERRORS[codeOf(original)] ?? FRAMEWORK_STATUSES[status as number];
   if (ofFramework) return ofFramework(undefined, { cause: error });
   if (error instanceof HttpException) return problems.internal(undefined, { cause: error });
-  if (error instanceof WriteRejectedError) return problems.cacheUnavailable(undefined, { ...retryLater, cause: error });
-  if (error instanceof TransactionTooLongError) return problems.overloaded(undefined, { ...retryLater, cause: error });
+  if (error instanceof WriteRejectedError)
+    return problems.cacheUnavailable(undefined, { ...retryLater, cause: error });
+  if (error instanceof TransactionTooLongError)
+    return problems.overloaded(undefined, { ...retryLater, cause: error });
   return problemOfDatabase(error) ?? problems.internal(undefined, { cause: error });
 }
 
 export const PROBLEM_JSON = 'application/problem+json; charset=utf-8';
 
-export function problemBody({ type, details }: Problem, requestId: string, instance: string): Record<string, unknown> {
+export function problemBody(
+  { type, details }: Problem,
+  requestId: string,
+  instance: string,
+): Record<string, unknown> {
   return {
     type: `/problems/${type.code}`,
     title: type.title,
@@ -117,11 +133,16 @@ declare module 'fastify' {
 export function sendProblem(problem: Problem, request: FastifyRequest, reply: FastifyReply): void {
   const { type, details } = problem;
   request.refusal = problem;
-  const told = details.detail === undefined ? new Problem(type, { ...details, detail: type.explanation }) : problem;
+  const told =
+    details.detail === undefined
+      ? new Problem(type, { ...details, detail: type.explanation })
+      : problem;
   const [path = ''] = request.raw.url?.split('?') ?? [];
   void reply.code(type.status).headers({ 'Cache-Control': 'no-store', ...details.headers });
   if (type.status === 401) void reply.header('WWW-Authenticate', challengeOf(type, request));
-  void reply.header('Content-Type', PROBLEM_JSON).send(JSON.stringify(problemBody(told, request.id, path)));
+  void reply
+    .header('Content-Type', PROBLEM_JSON)
+    .send(JSON.stringify(problemBody(told, request.id, path)));
 }
 
 @Catch()
@@ -140,8 +161,13 @@ export class ProblemFilter implements ExceptionFilter {
       const cause = behind ?? error;
       const reason = isError(cause) ? (cause.stack ?? cause.message) : String(cause);
       if (problem.type.status === 500 || ruleMissing)
-        this.logger.error(`${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`);
-      else this.logger.warn(`${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`);
+        this.logger.error(
+          `${request.id} ${request.method} ${request.url.split('?')[0]}: ${reason}`,
+        );
+      else
+        this.logger.warn(
+          `${request.id} ${problem.type.code}: ${isError(cause) ? cause.message : String(cause)}`,
+        );
     }
     if (reply.sent) return;
     sendProblem(problem, request, reply);

@@ -110,7 +110,13 @@ export const problems = {
       'Each entry of "errors" has a JSON pointer to a member of the body (or the name of a parameter), the code of the rule and a sentence.',
     example: {
       detail: 'limit must be a whole number from 1 to 100',
-      errors: [{ pointer: '/limit', code: 'integer', detail: 'limit must be a whole number from 1 to 100' }],
+      errors: [
+        {
+          pointer: '/limit',
+          code: 'integer',
+          detail: 'limit must be a whole number from 1 to 100',
+        },
+      ],
     },
   }),
   valueRefused: defineProblem({
@@ -144,7 +150,8 @@ export const problems = {
     code: 'not-found',
     status: 404,
     title: 'Not found',
-    explanation: 'There is no such route or object, or the caller may not see it: the answer is the same.',
+    explanation:
+      'There is no such route or object, or the caller may not see it: the answer is the same.',
   }),
   methodNotAllowed: defineProblem({
     code: 'method-not-allowed',
@@ -180,7 +187,8 @@ export const problems = {
     code: 'unsupported-media-type',
     status: 415,
     title: 'The body must be application/json',
-    explanation: 'Bodies are sent as "Content-Type: application/json", in UTF-8 and without a content coding.',
+    explanation:
+      'Bodies are sent as "Content-Type: application/json", in UTF-8 and without a content coding.',
   }),
   versionMismatch: defineProblem({
     code: 'version-mismatch',
@@ -200,19 +208,22 @@ export const problems = {
     code: 'rate-limited',
     status: 429,
     title: 'Too many requests',
-    explanation: 'The limit in "RateLimit-Policy" is used up; "Retry-After" says in how many seconds it opens again.',
+    explanation:
+      'The limit in "RateLimit-Policy" is used up; "Retry-After" says in how many seconds it opens again.',
   }),
   internal: defineProblem({
     code: 'internal-error',
     status: 500,
     title: 'Something went wrong here',
-    explanation: 'The fault is the service\'s. Quote "requestId" when you report it; the log has the rest.',
+    explanation:
+      'The fault is the service\'s. Quote "requestId" when you report it; the log has the rest.',
   }),
   overloaded: defineProblem({
     code: 'overloaded',
     status: 503,
     title: 'Too much at once',
-    explanation: 'The service sheds load rather than answer late. Try again after "Retry-After" seconds.',
+    explanation:
+      'The service sheds load rather than answer late. Try again after "Retry-After" seconds.',
   }),
   databaseUnavailable: defineProblem({
     code: 'database-unavailable',

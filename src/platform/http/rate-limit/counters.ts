@@ -41,7 +41,12 @@ export function counter(redis: RedisClient | undefined, options: CounterOptions)
   const memory = new BoundedMemory(options);
   // The client's commands fail within 200 ms, also where Redis hangs; then the memory counts.
   return redis
-    ? new RateLimiterRedis({ ...options, storeClient: redis, useRedisPackage: true, insuranceLimiter: memory })
+    ? new RateLimiterRedis({
+        ...options,
+        storeClient: redis,
+        useRedisPackage: true,
+        insuranceLimiter: memory,
+      })
     : memory;
 }
 

@@ -28,7 +28,9 @@ export class RateLimit {
   /** Counts one request and writes the headers. @throws Problem rate-limited */
   async consume(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (!this.limiter) return;
-    const key = request.actor ? `user:${request.actor.userId}` : `address:${networkOf(addressOf(request))}`;
+    const key = request.actor
+      ? `user:${request.actor.userId}`
+      : `address:${networkOf(addressOf(request))}`;
     let state: RateLimiterRes;
     let refused = false;
     try {
@@ -41,6 +43,7 @@ export class RateLimit {
     void reply
       .header('RateLimit-Policy', this.policy)
       .header('RateLimit', `"default";r=${state.remainingPoints};t=${seconds}`);
-    if (refused) throw problems.rateLimited(undefined, { headers: { 'Retry-After': String(seconds) } });
+    if (refused)
+      throw problems.rateLimited(undefined, { headers: { 'Retry-After': String(seconds) } });
   }
 }

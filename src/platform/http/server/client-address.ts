@@ -8,7 +8,8 @@ import type { FastifyRequest } from 'fastify';
 /** Canonical (RFC 5952), IPv4 where it is mapped into IPv6, without a port or zone; undefined for what is no address. */
 function canonical(text: string): string | undefined {
   // Some proxies write the port as well: "192.0.2.1:4711", "[2001:db8::1]:4711".
-  const bare = /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^([\d.]+):\d+$/.exec(text)?.[1] ?? text;
+  const bare =
+    /^\[([^\]]*)\](?::\d+)?$/.exec(text)?.[1] ?? /^([\d.]+):\d+$/.exec(text)?.[1] ?? text;
   const [address = ''] = bare.split('%');
   if (isIP(address) === 4) return address;
   if (isIP(address) !== 6) return undefined;

@@ -7,7 +7,13 @@ import type { ServerOptions } from 'node:http';
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
 import accepts from 'accepts';
-import type { FastifyInstance, FastifyReply, FastifyRequest, FastifyServerOptions, HTTPMethods } from 'fastify';
+import type {
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  FastifyServerOptions,
+  HTTPMethods,
+} from 'fastify';
 import FindMyWay from 'find-my-way';
 import { problemBody, problemOf, PROBLEM_JSON, sendProblem } from './problem.filter.js';
 import { type Problem, type ProblemFactory, problems } from './problem.js';
@@ -21,19 +27,31 @@ declare module 'fastify' {
 }
 
 const BODY_LIMIT = 256 * 1024;
-const METHODS: readonly HTTPMethods[] = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'];
+const METHODS: readonly HTTPMethods[] = [
+  'GET',
+  'HEAD',
+  'POST',
+  'PUT',
+  'PATCH',
+  'DELETE',
+  'OPTIONS',
+];
 
 /**
  * Taken over from the caller when it is well-formed, so that logs of both sides can be joined; made here otherwise. A token of
  * ours is none: what stands here is logged.
  */
 const requestId = (header: string | string[] | undefined): string =>
-  typeof header === 'string' && /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/.test(header) ? header : randomUUID();
+  typeof header === 'string' && /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/.test(header)
+    ? header
+    : randomUUID();
 
 /** A problem for a connection that has no request, or none that can be read to its end. */
 function answerSocket(socket: Socket, factory: ProblemFactory): void {
   // Node's own check (_http_server.js): bytes behind the head of another answer would be taken for its body.
-  const { _httpMessage: underWay } = socket as Socket & { _httpMessage?: { headersSent: boolean } | null };
+  const { _httpMessage: underWay } = socket as Socket & {
+    _httpMessage?: { headersSent: boolean } | null;
+  };
   if (!socket.writable || underWay?.headersSent) return void socket.destroy();
   const id = randomUUID();
   const body = JSON.stringify(problemBody(factory(factory.explanation), id, ''));
@@ -60,14 +78,23 @@ function originForm(url: string): string {
  * What Node's server gets when it is made. A missing Host is refused below, as a problem. Heads that dribble are cut after
  * 10 s, and who is late is looked for each second, not each 30.
  */
-const SERVER: ServerOptions = { requireHostHeader: false, headersTimeout: 10_000, connectionsCheckingInterval: 1_000 };
+const SERVER: ServerOptions = {
+  requireHostHeader: false,
+  headersTimeout: 10_000,
+  connectionsCheckingInterval: 1_000,
+};
 const HANDSHAKE_MS = 10_000;
 /** Connections of one process: more are closed at once, before they cost anything else. */
 export const MOST_CONNECTIONS = 10_000;
 
 /** The options of the Fastify instance. */
-export const fastifyOptions = (trustProxy: readonly string[], tls?: TlsPair): FastifyServerOptions => ({
-  ...(tls ? { https: { ...SERVER, ...secureContextOf(tls), handshakeTimeout: HANDSHAKE_MS } } : { http: SERVER }),
+export const fastifyOptions = (
+  trustProxy: readonly string[],
+  tls?: TlsPair,
+): FastifyServerOptions => ({
+  ...(tls
+    ? { https: { ...SERVER, ...secureContextOf(tls), handshakeTimeout: HANDSHAKE_MS } }
+    : { http: SERVER }),
   bodyLimit: BODY_LIMIT,
   trustProxy: trustProxy.length > 0 ? [...trustProxy] : false,
   genReqId: ({ headers }) => requestId(headers['x-request-id']),
@@ -103,7 +130,11 @@ function isDecodable(query: string): boolean {
 }
 
 /** Whether the caller takes what the route gives: most callers say nothing, or that they take anything. */
-const isAcceptable = ({ headers: { accept }, raw, routeOptions: { config } }: FastifyRequest): boolean =>
+const isAcceptable = ({
+  headers: { accept },
+  raw,
+  routeOptions: { config },
+}: FastifyRequest): boolean =>
   accept === undefined ||
   accept === '*/*' ||
   accepts(raw).type([...(config.produces ?? ['application/json'])]) !== false;
@@ -126,27 +157,40 @@ export function installNegotiation(fastify: FastifyInstance): void {
   });
   const allowOf = (path: string): string => {
     const has = (method: string): boolean =>
-      fixed.has(path) ? patterns.has(`${method} ${path}`) : routes.find(method as FindMyWay.HTTPMethod, path) !== null;
+      fixed.has(path)
+        ? patterns.has(`${method} ${path}`)
+        : routes.find(method as FindMyWay.HTTPMethod, path) !== null;
     const allowed = METHODS.filter((method) => method === 'OPTIONS' || has(method));
     return allowed.length > 1 ? allowed.join(', ') : '';
   };
 
   // An expectation other than 100-continue may be ignored (RFC 9110, section 10.1.1); Node would answer 417 by itself.
-  fastify.server.on('checkExpectation', (request, response) => fastify.server.emit('request', request, response));
+  fastify.server.on('checkExpectation', (request, response) =>
+    fastify.server.emit('request', request, response),
+  );
 
   fastify.removeAllContentTypeParsers();
-  fastify.addContentTypeParser(/^application\/json\s*(;|$)/i, { parseAs: 'buffer' }, (request, body, done) => {
-    try {
-      const coding = request.headers['content-encoding'];
-      const charset = /charset\s*=\s*"?([^";\s]+)/i.exec(request.headers['content-type'] ?? '')?.[1];
-      if (coding !== undefined && !/^identity$/i.test(coding))
-        throw problems.unsupportedMediaType(undefined, { headers: { 'Accept-Encoding': 'identity' } });
-      if (charset !== undefined && !/^utf-?8$/i.test(charset)) throw problems.unsupportedMediaType();
-      done(null, body.length === 0 ? undefined : parseJson(body as Buffer));
-    } catch (error) {
-      done(error as Error);
-    }
-  });
+  fastify.addContentTypeParser(
+    /^application\/json\s*(;|$)/i,
+    { parseAs: 'buffer' },
+    (request, body, done) => {
+      try {
+        const coding = request.headers['content-encoding'];
+        const charset = /charset\s*=\s*"?([^";\s]+)/i.exec(
+          request.headers['content-type'] ?? '',
+        )?.[1];
+        if (coding !== undefined && !/^identity$/i.test(coding))
+          throw problems.unsupportedMediaType(undefined, {
+            headers: { 'Accept-Encoding': 'identity' },
+          });
+        if (charset !== undefined && !/^utf-?8$/i.test(charset))
+          throw problems.unsupportedMediaType();
+        done(null, body.length === 0 ? undefined : parseJson(body as Buffer));
+      } catch (error) {
+        done(error as Error);
+      }
+    },
+  );
 
   fastify.addHook('onRequest', (request, reply, done) => {
     void reply.header('X-Request-Id', request.id);
@@ -154,14 +198,18 @@ export function installNegotiation(fastify: FastifyInstance): void {
     const path = mark < 0 ? request.url : request.url.slice(0, mark);
     const query = mark < 0 ? '' : request.url.slice(mark + 1);
     let refusal: Problem | undefined;
-    if (request.headers.host === undefined && request.raw.httpVersion === '1.1') refusal = problems.malformedRequest();
+    if (request.headers.host === undefined && request.raw.httpVersion === '1.1')
+      refusal = problems.malformedRequest();
     else if (query.includes('%') && !isDecodable(query)) refusal = problems.malformedUrl();
     // The router takes an empty segment for a parameter's value.
-    else if (path.startsWith('/v1/') && (path.endsWith('/') || path.includes('//'))) refusal = problems.notFound();
+    else if (path.startsWith('/v1/') && (path.endsWith('/') || path.includes('//')))
+      refusal = problems.notFound();
     else if (request.is404 || (request.routeOptions.url !== path && fixed.has(path))) {
       const allow = allowOf(path);
-      if (allow && request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();
-      if (allow) refusal = problems.methodNotAllowed(`${path} has ${allow}.`, { headers: { Allow: allow } });
+      if (allow && request.method === 'OPTIONS')
+        return void reply.code(204).header('Allow', allow).send();
+      if (allow)
+        refusal = problems.methodNotAllowed(`${path} has ${allow}.`, { headers: { Allow: allow } });
     } else if (!isAcceptable(request)) {
       if (path.startsWith('/v1/')) refusal = problems.notAcceptable();
     }

@@ -14,12 +14,14 @@ const TRACE_PARENT = /^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]
 export const currentTraceParent = (): string | null => requests.getStore() ?? null;
 
 /** Runs `work` as a part of the trace that this header names. */
-export const withTraceParent = (traceParent: string, work: () => void): void => requests.run(traceParent, work);
+export const withTraceParent = (traceParent: string, work: () => void): void =>
+  requests.run(traceParent, work);
 
 /** After the body was read: what a stream calls back runs in the context of its connection, not of the request. */
 export function installTraceContext(fastify: FastifyInstance): void {
   fastify.addHook('preValidation', ({ headers: { traceparent } }, _, done) => {
-    if (typeof traceparent === 'string' && TRACE_PARENT.test(traceparent)) requests.run(traceparent, done);
+    if (typeof traceparent === 'string' && TRACE_PARENT.test(traceparent))
+      requests.run(traceparent, done);
     else done();
   });
 }

@@ -33,16 +33,25 @@ interface Common {
 }
 
 /** A rule of ours, named in kebab-case as problems name it. */
-export const rule = (name: string, test: (value: unknown) => boolean, message: string): PropertyDecorator =>
+export const rule = (
+  name: string,
+  test: (value: unknown) => boolean,
+  message: string,
+): PropertyDecorator =>
   ValidateBy({
     name,
     validator: {
       validate: test,
-      defaultMessage: ({ property }: ValidationArguments = {} as ValidationArguments) => `${property} ${message}`,
+      defaultMessage: ({ property }: ValidationArguments = {} as ValidationArguments) =>
+        `${property} ${message}`,
     },
   });
 
-function field(common: Common, api: ApiPropertyOptions, ...rules: PropertyDecorator[]): PropertyDecorator {
+function field(
+  common: Common,
+  api: ApiPropertyOptions,
+  ...rules: PropertyDecorator[]
+): PropertyDecorator {
   const { description, example, optional, nullable } = common;
   const documented = {
     ...api,
@@ -71,7 +80,10 @@ export interface TextRules {
 }
 
 /** Whether a value is text that may be stored and shown: well-formed, without control characters, within its bounds. */
-export function isText(value: unknown, { min = 0, max, multiline = false }: TextRules): value is string {
+export function isText(
+  value: unknown,
+  { min = 0, max, multiline = false }: TextRules,
+): value is string {
   // No code point has more than two UTF-16 units: what is too long anyway is not even counted.
   if (typeof value !== 'string' || value.length > 2 * max || !value.isWellFormed()) return false;
   const length = [...value].length;
@@ -79,7 +91,8 @@ export function isText(value: unknown, { min = 0, max, multiline = false }: Text
 }
 
 export function Text(
-  options: Common & TextRules & { readonly pattern?: RegExp; readonly form?: string; readonly format?: string },
+  options: Common &
+    TextRules & { readonly pattern?: RegExp; readonly form?: string; readonly format?: string },
 ): PropertyDecorator {
   const { min = 0, max, pattern, form, format } = options;
   const rules = [
@@ -122,19 +135,31 @@ export const Email = (options: Common): PropertyDecorator =>
     ),
   );
 
-export const Integer = (options: Common & { readonly min: number; readonly max: number }): PropertyDecorator =>
+export const Integer = (
+  options: Common & { readonly min: number; readonly max: number },
+): PropertyDecorator =>
   field(
     options,
-    { type: 'integer', format: 'int64', minimum: options.min, maximum: options.max } as ApiPropertyOptions,
+    {
+      type: 'integer',
+      format: 'int64',
+      minimum: options.min,
+      maximum: options.max,
+    } as ApiPropertyOptions,
     IsInt(),
     Min(options.min),
     Max(options.max),
   );
 
-export const OneOf = <const T extends string>(words: readonly T[], options: Common = {}): PropertyDecorator =>
-  field(options, { type: String, enum: [...words] }, IsIn([...words]));
+export const OneOf = <const T extends string>(
+  words: readonly T[],
+  options: Common = {},
+): PropertyDecorator => field(options, { type: String, enum: [...words] }, IsIn([...words]));
 
-export const SomeOf = <const T extends string>(words: readonly T[], options: Common = {}): PropertyDecorator =>
+export const SomeOf = <const T extends string>(
+  words: readonly T[],
+  options: Common = {},
+): PropertyDecorator =>
   field(
     options,
     {
@@ -155,7 +180,8 @@ const LIST_ITEM = Symbol('holdfast:list-item');
 
 /** The class of the objects in this list of a DTO; undefined when the property is no {@link List}. */
 export const itemOfList = (dto: Type, property: string): Type | undefined => {
-  const item = Reflect.getMetadata(LIST_ITEM, dto.prototype as object, property) as (() => Type) | undefined;
+  const item = Reflect.getMetadata(LIST_ITEM, dto.prototype as object, property) as
+    (() => Type) | undefined;
   return item?.();
 };
 
@@ -166,7 +192,12 @@ export const List = (
   applyDecorators(
     field(
       options,
-      { type: () => item(), isArray: true, minItems: options.min, maxItems: options.max } as ApiPropertyOptions,
+      {
+        type: () => item(),
+        isArray: true,
+        minItems: options.min,
+        maxItems: options.max,
+      } as ApiPropertyOptions,
       IsArray(),
       ArrayMinSize(options.min),
       ArrayMaxSize(options.max),
@@ -174,7 +205,8 @@ export const List = (
       rule(
         'objects',
         (value) =>
-          Array.isArray(value) && value.every((one) => typeof one === 'object' && one !== null && !Array.isArray(one)),
+          Array.isArray(value) &&
+          value.every((one) => typeof one === 'object' && one !== null && !Array.isArray(one)),
         'must hold objects only',
       ),
       ValidateNested({ each: true }),
@@ -198,7 +230,10 @@ export const QueryInteger = (
       } as ApiPropertyOptions,
       rule(
         'integer',
-        (value) => Number.isInteger(value) && (value as number) >= options.min && (value as number) <= options.max,
+        (value) =>
+          Number.isInteger(value) &&
+          (value as number) >= options.min &&
+          (value as number) <= options.max,
         `must be a whole number from ${options.min} to ${options.max}`,
       ),
     ),
@@ -214,20 +249,29 @@ export const isId = (value: unknown): value is string => typeof value === 'strin
 export const Id = (options: Common = {}): PropertyDecorator =>
   applyDecorators(
     field(options, { type: String, format: 'uuid' }, rule('uuid', isId, 'must be a UUID')),
-    Transform(({ value }: { value: unknown }) => (typeof value === 'string' ? value.toLowerCase() : value)),
+    Transform(({ value }: { value: unknown }) =>
+      typeof value === 'string' ? value.toLowerCase() : value,
+    ),
   );
 
 /** RFC 3339 date-time with an offset; seconds' fractions beyond milliseconds are cut. */
 const TIME =
   /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$/;
 export const isTime = (value: unknown): value is string =>
-  typeof value === 'string' && TIME.test(value) && isRealDay(value.slice(0, 10)) && !Number.isNaN(Date.parse(value));
+  typeof value === 'string' &&
+  TIME.test(value) &&
+  isRealDay(value.slice(0, 10)) &&
+  !Number.isNaN(Date.parse(value));
 
 const DAY = /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/;
 const isRealDay = (value: string): boolean => {
   const date = new Date(`${value}T00:00:00.000Z`);
   // PostgreSQL's calendar has no year 0.
-  return !value.startsWith('0000') && !Number.isNaN(date.getTime()) && date.toISOString().startsWith(value);
+  return (
+    !value.startsWith('0000') &&
+    !Number.isNaN(date.getTime()) &&
+    date.toISOString().startsWith(value)
+  );
 };
 export const isDay = (value: unknown): value is string =>
   typeof value === 'string' && DAY.test(value) && isRealDay(value);
@@ -240,4 +284,8 @@ export const Time = (options: Common = {}): PropertyDecorator =>
   );
 
 export const Day = (options: Common = {}): PropertyDecorator =>
-  field(options, { type: String, format: 'date' }, rule('day', isDay, 'must be a day, e.g. 2026-01-31'));
+  field(
+    options,
+    { type: String, format: 'date' },
+    rule('day', isDay, 'must be a day, e.g. 2026-01-31'),
+  );

@@ -122,7 +122,8 @@ describe('a hot entry', () => {
     for (const end = Date.now() + 5_000; Date.now() < end; await sleep(10))
       for (const node of nodes) outcomes.add(await node.read(id));
     expect([...outcomes]).toEqual(['hit 1']);
-    const refreshed = (await nodes[0].refreshes('refreshed')) + (await nodes[1].refreshes('refreshed'));
+    const refreshed =
+      (await nodes[0].refreshes('refreshed')) + (await nodes[1].refreshes('refreshed'));
     expect(refreshed).toBeGreaterThanOrEqual(2);
     expect(table.loads).toBe(1 + refreshed);
   }, 15_000);
@@ -132,7 +133,8 @@ describe('a hot entry', () => {
     const early = setUp(60, { ...REFRESH, reads: 1 });
     await nodes[0].read(id);
     await early.nodes[0].read(early.id);
-    for (let read = 0; read < 9; read++) await Promise.all([nodes[0].read(id), early.nodes[0].read(early.id)]);
+    for (let read = 0; read < 9; read++)
+      await Promise.all([nodes[0].read(id), early.nodes[0].read(early.id)]);
     await sleep(50);
     expect([table.loads, early.table.loads]).toEqual([1, 1]);
     await nodes[0].read(id);
@@ -156,7 +158,8 @@ describe('a hot entry', () => {
     ['a fence', (key: string) => store.fence([key], 'writer', 1_000), 'fenced 3'],
     [
       'a publication',
-      (key: string, text: string) => store.publish('writer', [{ key, version: 3, payload: text, ttlMs: 60_000 }]),
+      (key: string, text: string) =>
+        store.publish('writer', [{ key, version: 3, payload: text, ttlMs: 60_000 }]),
       'hit 3',
     ],
     ['a drop', (key: string) => dropKeys(store, [key]), 'miss 3'],

@@ -33,7 +33,9 @@ describe('MemoryStore at its bound', () => {
     await store.lease(['x', 'y'], 'crowd', HOUR);
     await store.lease(['row'], 'reader', HOUR);
     await store.publish('writer', [{ key: 'row', version: 2, payload: 'new', ttlMs: HOUR }]);
-    expect(await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }])).toEqual([false]);
+    expect(
+      await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }]),
+    ).toEqual([false]);
     expect((await store.get(['row'])).map(show)).toEqual(['absent']);
   });
 
@@ -41,7 +43,9 @@ describe('MemoryStore at its bound', () => {
     const store = new MemoryStore({ maxEntries: 1 });
     await store.lease(['row'], 'reader', HOUR);
     await store.fence(['other'], 'writer', HOUR);
-    expect(await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }])).toEqual([false]);
+    expect(
+      await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }]),
+    ).toEqual([false]);
   });
 });
 

@@ -37,7 +37,12 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
     });
 
     const seen = async (): Promise<string> => show((await store.get([key]))[0]!);
-    const value = (version: number, payload: string | null = 'new', ttlMs = LONG) => ({ key, version, payload, ttlMs });
+    const value = (version: number, payload: string | null = 'new', ttlMs = LONG) => ({
+      key,
+      version,
+      payload,
+      ttlMs,
+    });
     const seed = async (version: number, payload: string | null): Promise<void> => {
       await store.lease([key], 'seed', LONG);
       expect(await store.fill('seed', [value(version, payload)])).toEqual([true]);
@@ -51,7 +56,8 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
         'value 5': () => seed(5, 'old'),
         'none 5': () => seed(5, null),
         'my fence over 5': () => seed(5, 'old').then(() => store.fence([key], 'me', LONG)),
-        "another's fence over 5": () => seed(5, 'old').then(() => store.fence([key], 'other', LONG)),
+        "another's fence over 5": () =>
+          seed(5, 'old').then(() => store.fence([key], 'other', LONG)),
         'both fences over 5': async () => {
           await seed(5, 'old');
           await store.fence([key], 'me', LONG);
@@ -70,18 +76,29 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
         'publish absent': () => store.publish('me', [{ key, absent: true }]),
         unfence: () => store.unfence([key], 'me'),
         'replace old@5': () =>
-          store.replace([{ key, seen: { version: 5, payload: 'old' }, version: 6, payload: 'new' }]),
+          store.replace([
+            { key, seen: { version: 5, payload: 'old' }, version: 6, payload: 'new' },
+          ]),
       };
       const outcomes: Record<string, string[]> = {
         //                          get, lease, fill 7, fence, publish 7, 5, 3, none 7, absent, unfence, replace
-        absent: 'absent lease absent fence absent absent absent absent absent absent absent'.split(' '),
-        'my lease': 'lease lease new@7 fence absent absent absent absent absent lease lease'.split(' '),
-        "another's lease": 'lease lease lease fence absent absent absent absent absent lease lease'.split(' '),
+        absent: 'absent lease absent fence absent absent absent absent absent absent absent'.split(
+          ' ',
+        ),
+        'my lease': 'lease lease new@7 fence absent absent absent absent absent lease lease'.split(
+          ' ',
+        ),
+        "another's lease":
+          'lease lease lease fence absent absent absent absent absent lease lease'.split(' '),
         'value 5': 'old@5 old@5 old@5 fence new@7 old@5 old@5 none@7 absent old@5 new@6'.split(' '),
-        'none 5': 'none@5 none@5 none@5 fence absent none@5 none@5 absent absent none@5 none@5'.split(' '),
-        'my fence over 5': 'fence fence fence fence new@7 new@5 absent none@7 absent absent fence'.split(' '),
-        "another's fence over 5": 'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
-        'both fences over 5': 'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
+        'none 5':
+          'none@5 none@5 none@5 fence absent none@5 none@5 absent absent none@5 none@5'.split(' '),
+        'my fence over 5':
+          'fence fence fence fence new@7 new@5 absent none@7 absent absent fence'.split(' '),
+        "another's fence over 5":
+          'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
+        'both fences over 5':
+          'fence fence fence fence fence fence fence fence fence fence fence'.split(' '),
       };
       const cases = Object.entries(outcomes).flatMap(([state, row]) =>
         Object.keys(steps).map((step, i) => [state, step, row[i]!] as const),
@@ -342,13 +359,20 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
         expect(await store.get([key])).toEqual([{ state: 'value', version: 5, payload }]);
       });
 
-      it.each([-1, 0.5, NaN, Number.MAX_SAFE_INTEGER + 1])('refuse the version %d', async (version) => {
-        await expect(store.fill('me', [value(version)])).rejects.toThrow(RangeError);
-        await expect(store.publish('me', [value(version)])).rejects.toThrow(RangeError);
-        const bad = { version, payload: 'x' };
-        await expect(store.replace([{ key, seen: bad, version: 1, payload: 'x' }])).rejects.toThrow(RangeError);
-        await expect(store.replace([{ key, seen: { version: 1, payload: 'x' }, ...bad }])).rejects.toThrow(RangeError);
-      });
+      it.each([-1, 0.5, NaN, Number.MAX_SAFE_INTEGER + 1])(
+        'refuse the version %d',
+        async (version) => {
+          await expect(store.fill('me', [value(version)])).rejects.toThrow(RangeError);
+          await expect(store.publish('me', [value(version)])).rejects.toThrow(RangeError);
+          const bad = { version, payload: 'x' };
+          await expect(
+            store.replace([{ key, seen: bad, version: 1, payload: 'x' }]),
+          ).rejects.toThrow(RangeError);
+          await expect(
+            store.replace([{ key, seen: { version: 1, payload: 'x' }, ...bad }]),
+          ).rejects.toThrow(RangeError);
+        },
+      );
     });
 
     describe('replacements', () => {
@@ -416,12 +440,22 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
             { key: a, version: 1, payload: null, ttlMs: LONG },
           ]),
         ).toEqual([true, false, true]);
-        expect((await store.get([c, b, a, b, b])).map(show)).toEqual(['absent', 'b@2', 'none@1', 'b@2', 'b@2']);
+        expect((await store.get([c, b, a, b, b])).map(show)).toEqual([
+          'absent',
+          'b@2',
+          'none@1',
+          'b@2',
+          'b@2',
+        ]);
       });
 
       it('give one lease for a key asked for twice', async () => {
         const [a, b] = some(2) as [string, string];
-        expect((await store.lease([a, b, a], 'me', LONG)).map(show)).toEqual(['absent', 'absent', 'lease']);
+        expect((await store.lease([a, b, a], 'me', LONG)).map(show)).toEqual([
+          'absent',
+          'absent',
+          'lease',
+        ]);
       });
 
       it('answer callers of the same tick each with their own', async () => {
@@ -431,7 +465,9 @@ export function storeContract(name: string, makeStore: () => Promise<StoreHarnes
           'me',
           keys.map((it, version) => ({ key: it, version, payload: it, ttlMs: LONG })),
         );
-        const answers = await Promise.all(keys.map((it, i) => store.get([it, keys[(i + 1) % 20]!])));
+        const answers = await Promise.all(
+          keys.map((it, i) => store.get([it, keys[(i + 1) % 20]!])),
+        );
         expect(answers.map((pair) => pair.map(show))).toEqual(
           keys.map((it, i) => [`${it}@${i}`, `${keys[(i + 1) % 20]}@${(i + 1) % 20}`]),
         );

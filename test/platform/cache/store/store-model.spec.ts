@@ -18,7 +18,10 @@ const KEYS = ['k1', 'k2', 'k3'];
 
 const keys = fc.array(fc.constantFrom(...KEYS), { minLength: 1, maxLength: 3 });
 const token = fc.constantFrom('a', 'b', 'c');
-const ms = fc.oneof({ weight: 9, arbitrary: fc.constant(LONG) }, { weight: 1, arbitrary: fc.constant(SHORT) });
+const ms = fc.oneof(
+  { weight: 9, arbitrary: fc.constant(LONG) },
+  { weight: 1, arbitrary: fc.constant(SHORT) },
+);
 const entry = fc.record({
   version: fc.integer({ min: 0, max: 12 }),
   payload: fc.option(fc.constantFrom('x', 'y'), { freq: 4 }),
@@ -68,7 +71,10 @@ async function run(store: CacheStore, step: Step, name: (key: string) => string)
       return store.replace(
         named.map((key, index) => {
           const entry = held[index]!;
-          const seen = entry.state === 'value' && !step.missed ? entry : { version: 99, payload: 'nobody has this' };
+          const seen =
+            entry.state === 'value' && !step.missed
+              ? entry
+              : { version: 99, payload: 'nobody has this' };
           return { key, seen, ...other, ...(ttlMs === 0 ? {} : { ttlMs }) };
         }),
       );
@@ -82,7 +88,9 @@ async function run(store: CacheStore, step: Step, name: (key: string) => string)
     default:
       await store.publish(
         step.token,
-        named.map((key) => (step.step === 'publish' ? { key, ...step.entry } : { key, absent: true as const })),
+        named.map((key) =>
+          step.step === 'publish' ? { key, ...step.entry } : { key, absent: true as const },
+        ),
       );
   }
   return named.map(() => undefined);
@@ -112,7 +120,10 @@ it('Redis, memory and the model stay alike under any sequence of steps', async (
       let shortSince: number | undefined;
       for (const step of all) {
         // Redis's clock is real: whatever is short-lived is either surely alive, or everyone waits until it is surely gone.
-        if (step.step === 'wait' || (shortSince !== undefined && performance.now() - shortSince > SHORT / 3)) {
+        if (
+          step.step === 'wait' ||
+          (shortSince !== undefined && performance.now() - shortSince > SHORT / 3)
+        ) {
           if (shortSince !== undefined) await sleep(SHORT + 20);
           model.now += SHORT + 20;
           shortSince = undefined;

@@ -4,8 +4,18 @@
  */
 
 export type Step =
-  | { readonly step: 'lease' | 'fence'; readonly keys: string[]; readonly token: string; readonly ms: number }
-  | { readonly step: 'fill' | 'publish'; readonly keys: string[]; readonly token: string; readonly entry: Entry }
+  | {
+      readonly step: 'lease' | 'fence';
+      readonly keys: string[];
+      readonly token: string;
+      readonly ms: number;
+    }
+  | {
+      readonly step: 'fill' | 'publish';
+      readonly keys: string[];
+      readonly token: string;
+      readonly entry: Entry;
+    }
   /** Of the value that is there, or (`missed`) of one that nobody has. */
   | {
       readonly step: 'replace';
@@ -50,7 +60,9 @@ export class StoreModel {
       if (after) this.cells.set(key, after);
       else this.cells.delete(key);
       if (step.step === 'lease') return before;
-      return step.step === 'fill' || step.step === 'replace' ? after !== cell && !!after?.entry : undefined;
+      return step.step === 'fill' || step.step === 'replace'
+        ? after !== cell && !!after?.entry
+        : undefined;
     });
   }
 
@@ -68,28 +80,39 @@ export class StoreModel {
     const { lease, entry, fence } = cell;
     if (step.step === 'replace') {
       if (step.missed || typeof entry?.payload !== 'string') return cell;
-      return { until: step.entry.ttlMs === 0 ? cell.until : this.now + step.entry.ttlMs, entry: step.entry };
+      return {
+        until: step.entry.ttlMs === 0 ? cell.until : this.now + step.entry.ttlMs,
+        entry: step.entry,
+      };
     }
     const writers = fence?.writers ?? [];
     const others = writers.filter((writer) => writer.token !== step.token);
     const mine = writers.find((writer) => writer.token === step.token);
     const lasting = (by: typeof writers) => Math.max(...by.map((writer) => writer.until));
-    const fenced = (floor: number, by = others): Cell => ({ until: lasting(by), fence: { floor, writers: by } });
+    const fenced = (floor: number, by = others): Cell => ({
+      until: lasting(by),
+      fence: { floor, writers: by },
+    });
     if (step.step === 'lease') {
-      return lease !== undefined || entry || fence ? cell : { until: this.now + step.ms, lease: step.token };
+      return lease !== undefined || entry || fence
+        ? cell
+        : { until: this.now + step.ms, lease: step.token };
     }
     if (step.step === 'fence') {
       const until = Math.max(this.now + step.ms, mine?.until ?? 0);
       return fenced(fence?.floor ?? entry?.version ?? 0, [...others, { token: step.token, until }]);
     }
-    if (step.step === 'unfence') return !fence ? cell : others.length > 0 ? fenced(fence.floor) : undefined;
-    if (!('entry' in step)) return fence && others.length > 0 ? fenced(Number.MAX_SAFE_INTEGER) : undefined;
+    if (step.step === 'unfence')
+      return !fence ? cell : others.length > 0 ? fenced(fence.floor) : undefined;
+    if (!('entry' in step))
+      return fence && others.length > 0 ? fenced(Number.MAX_SAFE_INTEGER) : undefined;
     const written: Cell = { until: this.now + step.entry.ttlMs, entry: step.entry };
     if (step.step === 'fill') return lease === step.token ? written : cell;
     const { version } = step.entry;
     if (fence && others.length > 0) return fenced(Math.max(fence.floor, version));
     if (fence) return mine && version >= fence.floor ? written : undefined;
-    if (entry) return version <= entry.version ? cell : entry.payload === null ? undefined : written;
+    if (entry)
+      return version <= entry.version ? cell : entry.payload === null ? undefined : written;
     return undefined;
   }
 }

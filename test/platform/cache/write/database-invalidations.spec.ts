@@ -32,7 +32,9 @@ let gate: ReadGate;
 let invalidations: DatabaseInvalidations;
 
 const waiting = async (): Promise<string[]> => {
-  const rows = await dataSource.query<{ keys: string[] }[]>('SELECT keys FROM cache_invalidations ORDER BY position');
+  const rows = await dataSource.query<{ keys: string[] }[]>(
+    'SELECT keys FROM cache_invalidations ORDER BY position',
+  );
   return rows.map(({ keys }) => keys.join());
 };
 async function eventually(accept: () => Promise<boolean>, ms = 15_000): Promise<void> {
@@ -57,7 +59,12 @@ beforeAll(async () => {
   await eventually(async () =>
     [...some(20, isLost), ...some(20, (key) => !isLost(key))].every((key) => redis.nameOf(key)),
   );
-  invalidations = new DatabaseInvalidations(store, dataSource, gate, new CacheMetrics(new Registry()));
+  invalidations = new DatabaseInvalidations(
+    store,
+    dataSource,
+    gate,
+    new CacheMetrics(new Registry()),
+  );
   await invalidations.onApplicationBootstrap();
 }, 60_000);
 afterAll(async () => {
@@ -76,9 +83,10 @@ describe('a part of the cluster that is gone', () => {
     await eventually(async () => gate.isOpen);
     await fill([...kept, ...lost.slice(0, 3)]);
     await cluster.masters[2].kill();
-    await dataSource.query('INSERT INTO cache_invalidations (keys) SELECT ARRAY[key] FROM unnest($1::text[]) AS key', [
-      lost,
-    ]);
+    await dataSource.query(
+      'INSERT INTO cache_invalidations (keys) SELECT ARRAY[key] FROM unnest($1::text[]) AS key',
+      [lost],
+    );
     const mixed = [kept[0] as string, lost[0] as string];
     await invalidations.leave(mixed);
     await invalidations.leave(kept.slice(1));

@@ -54,7 +54,13 @@ describe('the embedded PostgreSQL', () => {
       `SELECT current_setting('server_encoding') encoding, lower('ÄÑ') folded, current_setting('data_checksums') checksums,
               current_setting('listen_addresses') addresses, current_setting('unix_socket_directories') sockets`,
     );
-    expect(row).toEqual({ encoding: 'UTF8', folded: 'äñ', checksums: 'on', addresses: '127.0.0.1', sockets: '' });
+    expect(row).toEqual({
+      encoding: 'UTF8',
+      folded: 'äñ',
+      checksums: 'on',
+      addresses: '127.0.0.1',
+      sockets: '',
+    });
   });
 
   it('refuses a second start on the same folder, naming the folder and the process', async () => {
@@ -94,7 +100,10 @@ describe('the embedded PostgreSQL', () => {
     expect(lines).toContain(said);
 
     const lock = join(dataDir, 'postgres/postmaster.pid');
-    await fs.writeFile(lock, (await fs.readFile(lock, 'utf8')).replace(/^\d+/, String(process.pid)));
+    await fs.writeFile(
+      lock,
+      (await fs.readFile(lock, 'utf8')).replace(/^\d+/, String(process.pid)),
+    );
     const recovered = await start();
     expect(await query(recovered.url, 'SELECT luck FROM survivor')).toEqual([{ luck: 7 }]);
   });
@@ -128,10 +137,10 @@ describe('the embedded PostgreSQL', () => {
     const owner = spawn(process.execPath, ['--input-type=module', '-e', script], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
-    const [[output], [code]] = (await Promise.all([once(owner.stdout, 'data'), once(owner, 'exit')])) as [
-      [Buffer],
-      [number],
-    ];
+    const [[output], [code]] = (await Promise.all([
+      once(owner.stdout, 'data'),
+      once(owner, 'exit'),
+    ])) as [[Buffer], [number]];
 
     expect(code).toBe(0);
     for (const pid = Number(String(output)); isRunning(pid);) await sleep(20);
@@ -142,7 +151,9 @@ describe('the embedded PostgreSQL', () => {
     await fs.cp(dataDir, folder, { recursive: true });
     await fs.writeFile(join(folder, 'postgres/PG_VERSION'), '17\n');
 
-    await expect(start(folder)).rejects.toThrow(/old\/postgres was made by PostgreSQL 17, this is 18\.\d+: /);
+    await expect(start(folder)).rejects.toThrow(
+      /old\/postgres was made by PostgreSQL 17, this is 18\.\d+: /,
+    );
     expect(await fs.readFile(join(folder, 'postgres/PG_VERSION'), 'utf8')).toBe('17\n');
   });
 
@@ -152,8 +163,12 @@ describe('the embedded PostgreSQL', () => {
     await fs.writeFile(join(foreign, 'postgres/thesis.txt'), '');
     await fs.writeFile(join(root, 'file'), '');
 
-    await expect(start(foreign)).rejects.toThrow(/foreign\/postgres is not empty, and is not a PostgreSQL folder/);
-    await expect(start(join(root, 'file'))).rejects.toThrow(/cannot use .*file \(EEXIST.*set DATA_DIR/);
+    await expect(start(foreign)).rejects.toThrow(
+      /foreign\/postgres is not empty, and is not a PostgreSQL folder/,
+    );
+    await expect(start(join(root, 'file'))).rejects.toThrow(
+      /cannot use .*file \(EEXIST.*set DATA_DIR/,
+    );
   });
 
   it('clears away the half-made files of a first start that was killed', async () => {
@@ -190,7 +205,10 @@ async function compile(folder: string): Promise<string> {
     await fs.writeFile(join(folder, `${name}.js`), code);
   }
   await fs.writeFile(join(folder, 'package.json'), '{ "type": "module" }');
-  await fs.copyFile(join(sources, 'embedded-postgres.child.mjs'), join(folder, 'embedded-postgres.child.mjs'));
+  await fs.copyFile(
+    join(sources, 'embedded-postgres.child.mjs'),
+    join(folder, 'embedded-postgres.child.mjs'),
+  );
   await fs.symlink(resolve('node_modules'), join(folder, 'node_modules')).catch(() => undefined);
   return pathToFileURL(join(folder, 'embedded-postgres.js')).href;
 }

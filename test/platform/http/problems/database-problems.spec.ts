@@ -76,7 +76,9 @@ describe('an error of PostgreSQL', () => {
   });
 
   it('from a constraint that no rule stands in front of is a 400 that says so', async () => {
-    await client.query(`ALTER TABLE orders ADD CONSTRAINT orders_no_tuesdays CHECK (note <> 'on a tuesday')`);
+    await client.query(
+      `ALTER TABLE orders ADD CONSTRAINT orders_no_tuesdays CHECK (note <> 'on a tuesday')`,
+    );
     const reply = await place('on a tuesday');
     expectProblem(reply, 400, 'value-refused');
     expect(reply.text).not.toMatch(/tuesday|violates|orders_/);

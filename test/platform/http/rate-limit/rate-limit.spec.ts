@@ -20,8 +20,13 @@ describe('the rate limit', () => {
   afterAll(() => app.close());
 
   const told = ({ headers }: Reply): { policy: string | null; left: number; seconds: number } => {
-    const [, left, seconds] = /^"default";r=(\d+);t=(\d+)$/.exec(headers.get('ratelimit') ?? '') ?? [];
-    return { policy: headers.get('ratelimit-policy'), left: Number(left), seconds: Number(seconds) };
+    const [, left, seconds] =
+      /^"default";r=(\d+);t=(\d+)$/.exec(headers.get('ratelimit') ?? '') ?? [];
+    return {
+      policy: headers.get('ratelimit-policy'),
+      left: Number(left),
+      seconds: Number(seconds),
+    };
   };
 
   it('counts down, then refuses with 429 and says when to come back', async () => {
@@ -53,7 +58,9 @@ describe('the rate limit', () => {
     expectProblem(await app.call('GET', '/v1/users/me'), 429, 'rate-limited');
     const body = { username: first.username, password: 'whatever it may be' };
     expectProblem(await app.call('POST', '/v1/sessions', { body }), 429, 'rate-limited');
-    const proxied = await app.call('GET', '/v1/users/me', { headers: { 'X-Forwarded-For': '192.0.2.7' } });
+    const proxied = await app.call('GET', '/v1/users/me', {
+      headers: { 'X-Forwarded-For': '192.0.2.7' },
+    });
     expectProblem(proxied, 429, 'rate-limited');
   });
 
@@ -61,7 +68,11 @@ describe('the rate limit', () => {
     for (let times = 0; times < 3 * LIMIT; times++)
       for (const path of ['/health/live', '/health/ready', '/health/startup', '/metrics']) {
         const reply = await app.call('GET', path);
-        expect([path, reply.status === 429, reply.headers.get('ratelimit')]).toEqual([path, false, null]);
+        expect([path, reply.status === 429, reply.headers.get('ratelimit')]).toEqual([
+          path,
+          false,
+          null,
+        ]);
       }
   });
 });

@@ -43,10 +43,15 @@ describe('connections', () => {
     const body = open(
       'POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{',
     );
-    const dribble = setInterval(() => [head, body].forEach(({ socket }) => socket.writable && socket.write(' ')), 100);
+    const dribble = setInterval(
+      () => [head, body].forEach(({ socket }) => socket.writable && socket.write(' ')),
+      100,
+    );
     try {
       expect((await app.call('GET', '/health/live')).status).toBe(200);
-      expect(await head.end).toMatch(/^HTTP\/1\.1 408 [^]*application\/problem\+json[^]*request-timeout/);
+      expect(await head.end).toMatch(
+        /^HTTP\/1\.1 408 [^]*application\/problem\+json[^]*request-timeout/,
+      );
       expect(await body.end).toMatch(/^HTTP\/1\.1 408 /);
     } finally {
       clearInterval(dribble);
@@ -58,15 +63,17 @@ describe('connections', () => {
     // One that stands already goes on being served.
     const first = open('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n');
     await new Promise((resolve) => first.socket.once('data', resolve));
-    const now = await new Promise<number>((resolve) => server.getConnections((_, count) => resolve(count)));
+    const now = await new Promise<number>((resolve) =>
+      server.getConnections((_, count) => resolve(count)),
+    );
     server.maxConnections = now;
     try {
       expect(await open('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n').end).toBe('');
       first.socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
       expect((await first.end).match(/HTTP\/1\.1 200/g)).toHaveLength(2);
-      expect(await open('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n').end).toMatch(
-        /^HTTP\/1\.1 200/,
-      );
+      expect(
+        await open('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n').end,
+      ).toMatch(/^HTTP\/1\.1 200/);
     } finally {
       server.maxConnections = MOST_CONNECTIONS;
     }

@@ -1,5 +1,13 @@
 /** HTTPS from TLS_CERT_FILE and TLS_KEY_FILE: what is spoken, what is refused at the start, and how a new pair takes over. */
-import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { tmpdir } from 'node:os';
@@ -43,9 +51,13 @@ describe('TLS', () => {
     folder = mkdtempSync(join(tmpdir(), 'holdfast-tls-'));
     mount(one!.cert, one!.key);
     const { certFile, keyFile } = files();
-    app = await startApp({ TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile, LOG_LEVEL: 'info' }, undefined, {
-      write: (line) => void logged.push(line),
-    });
+    app = await startApp(
+      { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile, LOG_LEVEL: 'info' },
+      undefined,
+      {
+        write: (line) => void logged.push(line),
+      },
+    );
     port = Number(new URL(app.url).port);
   });
   afterAll(async () => {
@@ -56,8 +68,9 @@ describe('TLS', () => {
 
   const handshake = (options: tls.ConnectionOptions = {}): Promise<tls.TLSSocket> =>
     new Promise((resolve, reject) => {
-      const socket = tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, ...options }, () =>
-        resolve(socket),
+      const socket = tls.connect(
+        { port, host: '127.0.0.1', rejectUnauthorized: false, ...options },
+        () => resolve(socket),
       );
       sockets.add(socket.on('error', reject));
     });
@@ -75,7 +88,9 @@ describe('TLS', () => {
   const get = (path: string, ca: string): Promise<http.IncomingMessage> =>
     new Promise((resolve, reject) => {
       https
-        .get(`https://127.0.0.1:${port}${path}`, { ca, agent: false }, (reply) => resolve(reply.resume()))
+        .get(`https://127.0.0.1:${port}${path}`, { ca, agent: false }, (reply) =>
+          resolve(reply.resume()),
+        )
         .on('error', reject);
     });
 
@@ -96,7 +111,9 @@ describe('TLS', () => {
     ]);
     old.destroy();
     for (const maxVersion of ['TLSv1.1', 'TLSv1'] as const)
-      await expect(handshake({ minVersion: 'TLSv1', maxVersion, ciphers: 'DEFAULT@SECLEVEL=0' })).rejects.toThrow();
+      await expect(
+        handshake({ minVersion: 'TLSv1', maxVersion, ciphers: 'DEFAULT@SECLEVEL=0' }),
+      ).rejects.toThrow();
     for (const ciphers of ['ECDHE-ECDSA-AES128-SHA', 'AES128-GCM-SHA256'])
       await expect(handshake({ maxVersion: 'TLSv1.2', ciphers })).rejects.toThrow();
   });
@@ -115,7 +132,11 @@ describe('TLS', () => {
       new Promise((resolve, reject) => {
         const request = https.get(`https://127.0.0.1:${port}/health/live`, { agent }, (reply) => {
           const cn = String((reply.socket as tls.TLSSocket).getPeerCertificate().subject?.CN);
-          reply.resume().on('end', () => resolve({ status: reply.statusCode ?? 0, reused: request.reusedSocket, cn }));
+          reply
+            .resume()
+            .on('end', () =>
+              resolve({ status: reply.statusCode ?? 0, reused: request.reusedSocket, cn }),
+            );
         });
         request.on('error', reject);
       });
@@ -136,7 +157,9 @@ describe('TLS', () => {
     const { certFile, keyFile } = files();
     mount(rsa!.cert, two!.key);
     await eventually(() => errors().length > 0);
-    expect(errors()[0]).toContain('TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE');
+    expect(errors()[0]).toContain(
+      'TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE',
+    );
     await sleep(2_200);
     expect([await served(), errors().length]).toEqual(['two', 1]);
     unlinkSync(keyFile);
@@ -156,7 +179,11 @@ describe('TLS', () => {
     };
     const good = { cert: write('good.crt', one!.cert), key: write('good.key', one!.key) };
     const bad: readonly (readonly [string, string, RegExp])[] = [
-      [join(folder, 'none.crt'), good.key, /^TLS_CERT_FILE cannot be read: .*none\.crt \(ENOENT\)$/],
+      [
+        join(folder, 'none.crt'),
+        good.key,
+        /^TLS_CERT_FILE cannot be read: .*none\.crt \(ENOENT\)$/,
+      ],
       [good.cert, folder, /^TLS_KEY_FILE cannot be read: .* \(EISDIR\)$/],
       [write('junk', 'junk'), good.key, /^TLS_CERT_FILE must be a PEM certificate/],
       [good.cert, write('empty', ''), /^TLS_KEY_FILE must be a PEM private key/],
@@ -165,7 +192,12 @@ describe('TLS', () => {
       [good.cert, write('rsa.key', rsa!.key), /^TLS_KEY_FILE is not the key of the certificate/],
     ];
     for (const [TLS_CERT_FILE, TLS_KEY_FILE, line] of bad) {
-      const env = { DATABASE_URL: app.databaseUrl, TLS_CERT_FILE, TLS_KEY_FILE, LOG_LEVEL: 'silent' };
+      const env = {
+        DATABASE_URL: app.databaseUrl,
+        TLS_CERT_FILE,
+        TLS_KEY_FILE,
+        LOG_LEVEL: 'silent',
+      };
       const start = createApp(loadConfig(env));
       await expect(start).rejects.toBeInstanceOf(ConfigError);
       await expect(start).rejects.toThrow(line);

@@ -107,7 +107,12 @@ export type Reader =
   /** Refreshes an entry, beside its readers. */
   | { readonly at: 'claimed' }
   | { readonly at: 'reloaded'; readonly author: number }
-  | { readonly at: 'loaded'; readonly since: number; readonly generation: number; readonly author: number };
+  | {
+      readonly at: 'loaded';
+      readonly since: number;
+      readonly generation: number;
+      readonly author: number;
+    };
 
 export interface Replay {
   readonly at: 'idle' | 'fenced' | 'dropped' | 'done';
@@ -183,12 +188,25 @@ const REPLAY_AT = ['idle', 'fenced', 'dropped', 'done'] as const;
  * is which, or in the name on a lease or a claim whose reader has died: neither can change what may happen next.
  */
 export function encode(state: State): string {
-  const { row, lock, acknowledged, cell, copy, generation, writers, readers, replay, waiting, left } = state;
+  const {
+    row,
+    lock,
+    acknowledged,
+    cell,
+    copy,
+    generation,
+    writers,
+    readers,
+    replay,
+    waiting,
+    left,
+  } = state;
   const codes = [
     ((row * 4 + lock) * 4 + acknowledged) * 4 + generation,
     encodeCell(cell),
     encodeCell(copy),
-    ((REPLAY_AT.indexOf(replay.at) * 4 + replay.writer) * 2 + (waiting.rows ? 1 : 0)) * 2 + (waiting.fenced ? 1 : 0),
+    ((REPLAY_AT.indexOf(replay.at) * 4 + replay.writer) * 2 + (waiting.rows ? 1 : 0)) * 2 +
+      (waiting.fenced ? 1 : 0),
     [
       left.crashes,
       left.stalls,
@@ -200,8 +218,11 @@ export function encode(state: State): string {
       left.failbacks,
     ].reduce((code, budget) => code * 4 + budget, 0),
   ];
-  for (const { pc, version, unfenced } of writers) codes.push(pc * 8 + version * 2 + (unfenced ? 1 : 0));
-  const seen = readers.map((reader, index) => encodeReader(reader, holds(cell, index + 1), holds(copy, index + 1)));
+  for (const { pc, version, unfenced } of writers)
+    codes.push(pc * 8 + version * 2 + (unfenced ? 1 : 0));
+  const seen = readers.map((reader, index) =>
+    encodeReader(reader, holds(cell, index + 1), holds(copy, index + 1)),
+  );
   return String.fromCharCode(...codes, ...seen.sort((one, other) => one - other));
 }
 
@@ -224,7 +245,11 @@ function encodeCell(cell: Cell): number {
     case 'lease':
       return 1;
     case 'entry':
-      return 8 + ((cell.author * 4 + cell.version) * 2 + (cell.none ? 1 : 0)) * 2 + (cell.claim === 0 ? 0 : 1);
+      return (
+        8 +
+        ((cell.author * 4 + cell.version) * 2 + (cell.none ? 1 : 0)) * 2 +
+        (cell.claim === 0 ? 0 : 1)
+      );
     case 'fence':
       return 128 + cell.tokens.reduce((code, token) => code * 5 + token, 0) * 8 + cell.floor;
   }

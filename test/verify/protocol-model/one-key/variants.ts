@@ -86,8 +86,17 @@ const DATABASE: Change = { databasePath: true };
 const LIST: Change = { key: 'list' };
 const REFRESH: Change = { refresh: 'claim' };
 
-const variant = (name: string, expect: Variant['expect'], protocol: Protocol): Variant => ({ name, expect, protocol });
-const long = (name: string, protocol: Protocol): Variant => ({ name, expect: 'holds', long: true, protocol });
+const variant = (name: string, expect: Variant['expect'], protocol: Protocol): Variant => ({
+  name,
+  expect,
+  protocol,
+});
+const long = (name: string, protocol: Protocol): Variant => ({
+  name,
+  expect: 'holds',
+  long: true,
+  protocol,
+});
 
 export const VARIANTS: readonly Variant[] = [
   // Other protocols.
@@ -95,24 +104,49 @@ export const VARIANTS: readonly Variant[] = [
   variant('generation CAS, nothing fails', 'holds', two({}, { scheme: 'generation' })),
   variant('generation CAS, a flush', 'G1', two({ flushes: 1 }, { scheme: 'generation' })),
   variant('leases without a fence, nothing fails', 'holds', two({}, { fenceWhen: 'never' })),
-  variant('leases without a fence, a failed publish', 'G1', two({ lostPublishes: 1 }, { fenceWhen: 'never' })),
+  variant(
+    'leases without a fence, a failed publish',
+    'G1',
+    two({ lostPublishes: 1 }, { fenceWhen: 'never' }),
+  ),
   variant('ordinary single-flight, nothing fails', 'G1', two({}, { join: 'running' })),
 
   // The first design: rows that are updated, by writers that fence under the row's lock.
-  variant('first design: 2 crashes, a failed publish', 'holds', two({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST)),
-  variant('first design: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW }, FIRST)),
-  long('first design, 3 writers: 2 crashes, a failed publish', three({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST)),
-  long('first design, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW }, FIRST)),
+  variant(
+    'first design: 2 crashes, a failed publish',
+    'holds',
+    two({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST),
+  ),
+  variant(
+    'first design: a crash, a flush',
+    'holds',
+    two({ crashes: 1, flushes: 1, ...SLOW }, FIRST),
+  ),
+  long(
+    'first design, 3 writers: 2 crashes, a failed publish',
+    three({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST),
+  ),
+  long(
+    'first design, 3 writers: a crash, a flush',
+    three({ crashes: 1, flushes: 1, ...SLOW }, FIRST),
+  ),
 
   // The complete protocol: rows that come and go, fences beside the SQL.
-  variant('complete: 2 crashes, a failed publish', 'holds', two({ crashes: 2, lostPublishes: 1, ...SLOW })),
+  variant(
+    'complete: 2 crashes, a failed publish',
+    'holds',
+    two({ crashes: 2, lostPublishes: 1, ...SLOW }),
+  ),
   variant('complete: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW })),
   variant(
     'complete, update and delete: a crash, a flush',
     'holds',
     of('update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }),
   ),
-  long('complete, 3 writers: 2 crashes, a failed publish', three({ crashes: 2, lostPublishes: 1, ...SLOW })),
+  long(
+    'complete, 3 writers: 2 crashes, a failed publish',
+    three({ crashes: 2, lostPublishes: 1, ...SLOW }),
+  ),
   long('complete, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW })),
   long(
     'complete, insert, update, delete: a crash, a flush',
@@ -129,9 +163,21 @@ export const VARIANTS: readonly Variant[] = [
 
   // With a piece taken away.
   variant('without the floor, nothing fails', 'G1', two({}, { floor: false })),
-  variant('without the token set: a failed publish', 'G1', two({ lostPublishes: 1 }, { ...FIRST, tokenSet: false })),
-  variant('without the version compare: a flush', 'G1', two({ flushes: 1 }, { versionCompare: false })),
-  variant('acknowledging before publish, a flush', 'G1', two({ flushes: 1 }, { publishWhen: 'acknowledged' })),
+  variant(
+    'without the token set: a failed publish',
+    'G1',
+    two({ lostPublishes: 1 }, { ...FIRST, tokenSet: false }),
+  ),
+  variant(
+    'without the version compare: a flush',
+    'G1',
+    two({ flushes: 1 }, { versionCompare: false }),
+  ),
+  variant(
+    'acknowledging before publish, a flush',
+    'G1',
+    two({ flushes: 1 }, { publishWhen: 'acknowledged' }),
+  ),
   variant('publishing before COMMIT, nothing fails', 'G3', two({}, { publishWhen: 'uncommitted' })),
   variant(
     'an older "no such row" is replaced: a flush',
@@ -165,12 +211,18 @@ export const VARIANTS: readonly Variant[] = [
   variant('refresh ahead: a flush', 'holds', two({ flushes: 1, ...SLOW }, REFRESH)),
   variant('refresh ahead without a compare, nothing fails', 'G1', two({}, { refresh: 'blind' })),
   long('refresh ahead: a crash, a flush', two({ crashes: 1, flushes: 1, ...SLOW }, REFRESH)),
-  long('refresh ahead: 2 crashes, a failed publish', two({ crashes: 2, lostPublishes: 1, ...SLOW }, REFRESH)),
+  long(
+    'refresh ahead: 2 crashes, a failed publish',
+    two({ crashes: 2, lostPublishes: 1, ...SLOW }, REFRESH),
+  ),
   long(
     'refresh ahead, update and delete: a crash, a flush',
     of('update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }, REFRESH),
   ),
-  long('refresh ahead, list: a crash, a flush', two({ crashes: 1, flushes: 1, ...SLOW }, { ...REFRESH, ...LIST })),
+  long(
+    'refresh ahead, list: a crash, a flush',
+    two({ crashes: 1, flushes: 1, ...SLOW }, { ...REFRESH, ...LIST }),
+  ),
   long('refresh ahead, 3 writers: a flush', three({ flushes: 1, ...SLOW }, REFRESH)),
   long(
     "refresh ahead, psql, a flush, a failed publish, the database's path",
@@ -178,25 +230,39 @@ export const VARIANTS: readonly Variant[] = [
   ),
 
   // Failover.
-  variant('failover, no incarnation in the key', 'G1', two({ failovers: 1 }, { incarnation: 'none' })),
+  variant(
+    'failover, no incarnation in the key',
+    'G1',
+    two({ failovers: 1 }, { incarnation: 'none' }),
+  ),
   variant(
     'failover, run_id in the key',
     'holds',
     of('update')({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
   ),
-  long('failover, run_id in the key, 2 writers', two({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' })),
+  long(
+    'failover, run_id in the key, 2 writers',
+    two({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
+  ),
   variant(
     'failover there and back, run_id alone',
     'G1',
     two({ failovers: 1, failbacks: 1 }, { incarnation: 'run-id' }),
   ),
-  long('failover there and back, run_id and replication id', two({ failovers: 1, failbacks: 1, ...SLOW })),
+  long(
+    'failover there and back, run_id and replication id',
+    two({ failovers: 1, failbacks: 1, ...SLOW }),
+  ),
 
   // Pointers and collections.
   variant('list: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
   long('list: 2 crashes, a failed publish', two({ crashes: 2, lostPublishes: 1, ...SLOW }, LIST)),
   long('list, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
-  variant('list, unfenced after COMMIT: a flush', 'G1', two({ flushes: 1 }, { ...LIST, afterCommit: 'unfence' })),
+  variant(
+    'list, unfenced after COMMIT: a flush',
+    'G1',
+    two({ flushes: 1 }, { ...LIST, afterCommit: 'unfence' }),
+  ),
 
   // A repeated request that acknowledges what another made.
   variant(
@@ -235,10 +301,17 @@ export const VARIANTS: readonly Variant[] = [
     "a flush and a failed publish, the database's path, 2 writers",
     two({ flushes: 1, lostPublishes: 1, crashes: 1, ...SLOW }, DATABASE),
   ),
-  variant('a writer cut off from the cache', 'G1', two({ lostFences: 1, lostPublishes: 1 }, { fenceWhen: 'locked' })),
+  variant(
+    'a writer cut off from the cache',
+    'G1',
+    two({ lostFences: 1, lostPublishes: 1 }, { fenceWhen: 'locked' }),
+  ),
   long(
     "a writer cut off from the cache, a crash, a flush, the database's path",
-    two({ lostFences: 1, lostPublishes: 1, crashes: 1, flushes: 1, ...SLOW }, { ...DATABASE, fenceWhen: 'locked' }),
+    two(
+      { lostFences: 1, lostPublishes: 1, crashes: 1, flushes: 1, ...SLOW },
+      { ...DATABASE, fenceWhen: 'locked' },
+    ),
   ),
   variant(
     "a writer cut off from the cache, the database's path fences and unfences",
@@ -266,6 +339,9 @@ export const VARIANTS: readonly Variant[] = [
   ),
   long(
     "list, psql, a crash, a flush, a failed publish, the database's path",
-    of('update', 'psql')({ crashes: 1, flushes: 1, lostPublishes: 1, ...SLOW }, { ...DATABASE, ...LIST }),
+    of('update', 'psql')(
+      { crashes: 1, flushes: 1, lostPublishes: 1, ...SLOW },
+      { ...DATABASE, ...LIST },
+    ),
   ),
 ];

@@ -48,7 +48,8 @@ export class RedisCluster implements RedisTopology {
   }
 
   redirected(name: string, error: unknown): boolean {
-    const [, host, port] = (error instanceof Error && /^MOVED \d+ (.*):(\d+)$/.exec(error.message)) || [];
+    const [, host, port] =
+      (error instanceof Error && /^MOVED \d+ (.*):(\d+)$/.exec(error.message)) || [];
     if (port === undefined) return false;
     const slot = slotOf(name);
     const before = this.slots[slot];
@@ -99,7 +100,10 @@ export class RedisCluster implements RedisTopology {
     this.onChange();
   }
 
-  private apply(asked: RedisNode, ranges: Awaited<ReturnType<RedisNode['client']['clusterSlots']>>): void {
+  private apply(
+    asked: RedisNode,
+    ranges: Awaited<ReturnType<RedisNode['client']['clusterSlots']>>,
+  ): void {
     if (this.closed) return;
     const slots: typeof this.slots = new Array<undefined>(SLOTS).fill(undefined);
     for (const { from, to, master } of ranges) {

@@ -34,7 +34,12 @@ export class AnotherLifeError extends CacheUnavailableError {
 }
 
 /** A node-redis client as this service wants it: nothing is queued while offline, retried, or sent on another connection. */
-export function openClient(target: RedisTarget, address: RedisAddress, options: NodeOptions, RESP: 2 | 3 = 3) {
+export function openClient(
+  target: RedisTarget,
+  address: RedisAddress,
+  options: NodeOptions,
+  RESP: 2 | 3 = 3,
+) {
   return createClient({
     RESP,
     username: target.username,
@@ -70,7 +75,8 @@ export class RedisNode {
   /** In a cluster: the latest config epoch of any node that this one has heard of. */
   worldEpoch = 0;
   private readonly clustered: boolean;
-  private life: { readonly epoch: number; readonly runId: string; prefix: string | undefined } | undefined;
+  private life:
+    { readonly epoch: number; readonly runId: string; prefix: string | undefined } | undefined;
   private certificate: Promise<string> | undefined;
   private heartbeat: NodeJS.Timeout | undefined;
   private closed = false;
@@ -99,7 +105,8 @@ export class RedisNode {
       if (this.closed) client.destroy();
     });
     client.on('ready', () => {
-      for (const script of Object.values(scripts)) client.scriptLoad(script.SCRIPT).catch(() => undefined);
+      for (const script of Object.values(scripts))
+        client.scriptLoad(script.SCRIPT).catch(() => undefined);
       void this.identify();
     });
     this.open();
@@ -108,7 +115,9 @@ export class RedisNode {
   /** What keys begin with on this connection: `hf:<incarnation>:`. Undefined while the server is unknown or no master. */
   get prefix(): string | undefined {
     const { life, client } = this;
-    return life && client.isReady && life.epoch === client.socketEpoch && !this.closed ? life.prefix : undefined;
+    return life && client.isReady && life.epoch === client.socketEpoch && !this.closed
+      ? life.prefix
+      : undefined;
   }
 
   /** One MGET, bounded by the command timeout. Not for a cluster: slots differ. */
@@ -175,7 +184,8 @@ export class RedisNode {
   private async askLife(): Promise<string> {
     const { life, client } = this;
     const said = await (this.clustered ? client.clusterInfo() : client.info('replication'));
-    if (!life || life !== this.life) throw new CacheUnavailableError('Redis is being asked who it is');
+    if (!life || life !== this.life)
+      throw new CacheUnavailableError('Redis is being asked who it is');
     const fact = this.clustered ? /^cluster_my_epoch:(\d+)/m : /^master_replid:(\w{8})/m;
     const found = typeof said === 'string' ? fact.exec(said)?.[1] : undefined;
     if (found === undefined) {
@@ -205,7 +215,9 @@ export class RedisNode {
     let failure: Error | undefined;
     try {
       if (this.life?.epoch !== epoch) {
-        const runId = /^run_id:(\w{16})/m.exec(await within(client.info('server'), IDENTIFY_TIMEOUT_MS))?.[1];
+        const runId = /^run_id:(\w{16})/m.exec(
+          await within(client.info('server'), IDENTIFY_TIMEOUT_MS),
+        )?.[1];
         if (runId === undefined) throw new CacheUnavailableError('Redis does not tell its run_id');
         if (!stillThere()) return;
         this.life = { epoch, runId, prefix: undefined };
@@ -250,7 +262,8 @@ export async function within<T>(answer: Promise<T>, ms: number): Promise<T> {
   const silence = new Promise<never>((_, reject) => {
     // One more look at the sockets first: a stall of this process's own must not count against Redis.
     timer = setTimeout(
-      () => setImmediate(() => reject(new CacheUnavailableError(`Redis did not answer in ${ms} ms`))),
+      () =>
+        setImmediate(() => reject(new CacheUnavailableError(`Redis did not answer in ${ms} ms`))),
       ms,
     );
   });
@@ -258,9 +271,12 @@ export async function within<T>(answer: Promise<T>, ms: number): Promise<T> {
     return await Promise.race([answer, silence]);
   } catch (cause) {
     if (cause instanceof CacheUnavailableError) throw cause;
-    throw new CacheUnavailableError(`Redis failed: ${cause instanceof Error ? cause.message : String(cause)}`, {
-      cause,
-    });
+    throw new CacheUnavailableError(
+      `Redis failed: ${cause instanceof Error ? cause.message : String(cause)}`,
+      {
+        cause,
+      },
+    );
   } finally {
     clearTimeout(timer);
   }

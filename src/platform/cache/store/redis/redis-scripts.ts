@@ -138,7 +138,8 @@ export const scripts = {
  * @throws RangeError for a version that is no safe integer ≥ 0
  */
 export function encode({ version, payload }: Pick<CacheValue, 'version' | 'payload'>): string {
-  if (!Number.isSafeInteger(version) || version < 0) throw new RangeError(`Not a version: ${version}`);
+  if (!Number.isSafeInteger(version) || version < 0)
+    throw new RangeError(`Not a version: ${version}`);
   return (payload === null ? 'N' : 'V') + String(version).padStart(20, '0') + (payload ?? '');
 }
 

@@ -93,14 +93,19 @@ export class RedisSentinels implements RedisTopology {
   private schedule(): void {
     clearTimeout(this.timer);
     if (this.closed) return;
-    this.timer = setTimeout(() => void this.poll(), this.nodes.length > 0 ? POLL_MS : URGENT_POLL_MS);
+    this.timer = setTimeout(
+      () => void this.poll(),
+      this.nodes.length > 0 ? POLL_MS : URGENT_POLL_MS,
+    );
     this.timer.unref();
   }
 
   private async poll(): Promise<void> {
     clearTimeout(this.timer);
     const began = performance.now();
-    const asked = this.sentinels.map((sentinel) => within(this.ask(sentinel), POLL_TIMEOUT_MS).catch(() => undefined));
+    const asked = this.sentinels.map((sentinel) =>
+      within(this.ask(sentinel), POLL_TIMEOUT_MS).catch(() => undefined),
+    );
     const named = majority(await Promise.all(asked));
     if (this.closed) return;
     // A lease that has run out is told of, before it is renewed.
@@ -134,8 +139,13 @@ export class RedisSentinels implements RedisTopology {
     const fields: Partial<Record<string, string>> = {};
     for (let at = 0; at + 1 < reply.length; at += 2) fields[reply[at]!] = reply[at + 1]!;
     const { ip, port, 'config-epoch': epoch, 'role-reported-time': age } = fields;
-    if (!ip || !port || !epoch) throw new CacheUnavailableError('A Sentinel does not tell its master');
-    return { name: `${ip} ${port} ${epoch}`, address: { host: ip, port: Number(port) }, ageMs: Number(age ?? 0) };
+    if (!ip || !port || !epoch)
+      throw new CacheUnavailableError('A Sentinel does not tell its master');
+    return {
+      name: `${ip} ${port} ${epoch}`,
+      address: { host: ip, port: Number(port) },
+      ageMs: Number(age ?? 0),
+    };
   }
 }
 

@@ -47,13 +47,20 @@ export interface RedisCommands {
   set(key: string, value: string, options?: { readonly PX?: number }): Promise<unknown>;
   del(key: string): Promise<number>;
   /** A Lua script over exactly one key. */
-  eval(script: string, options: { readonly keys: [string]; readonly arguments: readonly string[] }): Promise<unknown>;
+  eval(
+    script: string,
+    options: { readonly keys: [string]; readonly arguments: readonly string[] },
+  ): Promise<unknown>;
 }
 
 /** What an unreachable part of a cluster looks like to a reader: read PostgreSQL, fill nothing. */
 const UNREACHABLE: CacheEntry = { state: 'fence' };
 
-function topologyOf(target: RedisTarget, options: NodeOptions, onChange: () => void): RedisTopology {
+function topologyOf(
+  target: RedisTarget,
+  options: NodeOptions,
+  onChange: () => void,
+): RedisTopology {
   if (target.topology === 'standalone') return new RedisStandalone(target, options, onChange);
   const Topology = target.topology === 'sentinel' ? RedisSentinels : RedisCluster;
   return new Topology(target, options, onChange);
@@ -74,8 +81,10 @@ export class RedisStore implements CacheStore {
     private readonly options: RedisStoreOptions,
   ) {
     this.commandTimeoutMs = options.commandTimeoutMs ?? 200;
-    this.topology = topologyOf(target, { ...options, commandTimeoutMs: this.commandTimeoutMs }, () =>
-      this.reportState(),
+    this.topology = topologyOf(
+      target,
+      { ...options, commandTimeoutMs: this.commandTimeoutMs },
+      () => this.reportState(),
     );
     const plain = (key: string, ...command: string[]) =>
       within(
@@ -84,9 +93,11 @@ export class RedisStore implements CacheStore {
       );
     this.client = {
       get: (key) => plain(key, 'GET', key) as Promise<string | null>,
-      set: (key, value, { PX } = {}) => plain(key, 'SET', key, value, ...(PX ? ['PX', milliseconds(PX)] : [])),
+      set: (key, value, { PX } = {}) =>
+        plain(key, 'SET', key, value, ...(PX ? ['PX', milliseconds(PX)] : [])),
       del: (key) => plain(key, 'DEL', key) as Promise<number>,
-      eval: (script, { keys, arguments: args }) => plain(keys[0], 'EVAL', script, '1', keys[0], ...args),
+      eval: (script, { keys, arguments: args }) =>
+        plain(keys[0], 'EVAL', script, '1', keys[0], ...args),
     };
   }
 
@@ -124,13 +135,18 @@ export class RedisStore implements CacheStore {
 
   async lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
     const args = [checked(token), milliseconds(ms)];
-    return this.read(keys, async (node, local) => decode(await node.step<string | null>('hfLease', local, args)));
+    return this.read(keys, async (node, local) =>
+      decode(await node.step<string | null>('hfLease', local, args)),
+    );
   }
 
   async fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
     checked(token);
     // Encoded before anything is sent: a refused value must not leave half of the others on their way.
-    const steps = values.map((it) => ({ key: it.key, args: [token, encode(it), milliseconds(it.ttlMs)] }));
+    const steps = values.map((it) => ({
+      key: it.key,
+      args: [token, encode(it), milliseconds(it.ttlMs)],
+    }));
     const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfFill', args));
     return replies.map((reply) => reply === 1);
   }
@@ -138,7 +154,11 @@ export class RedisStore implements CacheStore {
   async replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
     const steps = replacements.map(({ key, seen, version, payload, ttlMs }) => ({
       key,
-      args: [encode(seen), encode({ version, payload }), ttlMs === undefined ? '' : milliseconds(ttlMs)],
+      args: [
+        encode(seen),
+        encode({ version, payload }),
+        ttlMs === undefined ? '' : milliseconds(ttlMs),
+      ],
     }));
     const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfReplace', args));
     return replies.map((reply) => reply === 1);
@@ -157,7 +177,9 @@ export class RedisStore implements CacheStore {
     }));
     // Bounded one by one: a part of a cluster that is gone must not hide that the others have done it.
     const published = await Promise.allSettled(
-      steps.map(({ key, args }) => within(this.step(key, 'hfPublish', args), this.commandTimeoutMs)),
+      steps.map(({ key, args }) =>
+        within(this.step(key, 'hfPublish', args), this.commandTimeoutMs),
+      ),
     );
     const failed = published.flatMap((it, index) =>
       it.status === 'rejected' ? [{ index, cause: it.reason as Error }] : [],
@@ -166,7 +188,11 @@ export class RedisStore implements CacheStore {
     if (!first) return;
     if (failed.length === steps.length) throw first.cause;
     const keys = failed.map(({ index }) => steps[index]!.key);
-    throw new PartlyUnavailableError(`${keys.length} of ${steps.length} keys: ${first.cause.message}`, keys, first);
+    throw new PartlyUnavailableError(
+      `${keys.length} of ${steps.length} keys: ${first.cause.message}`,
+      keys,
+      first,
+    );
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {
@@ -202,8 +228,14 @@ export class RedisStore implements CacheStore {
     });
   }
 
-  private step(key: string, script: Parameters<RedisNode['step']>[0], args: readonly string[]): Promise<number> {
-    return this.at(this.topology.local(key), (node, local) => node.step<number>(script, local, args));
+  private step(
+    key: string,
+    script: Parameters<RedisNode['step']>[0],
+    args: readonly string[],
+  ): Promise<number> {
+    return this.at(this.topology.local(key), (node, local) =>
+      node.step<number>(script, local, args),
+    );
   }
 
   /**
@@ -229,7 +261,10 @@ export class RedisStore implements CacheStore {
   }
 
   /** All of them issued in this tick, which node-redis writes together. */
-  private async each<Item, Reply>(items: readonly Item[], send: (item: Item) => Promise<Reply>): Promise<Reply[]> {
+  private async each<Item, Reply>(
+    items: readonly Item[],
+    send: (item: Item) => Promise<Reply>,
+  ): Promise<Reply[]> {
     if (items.length === 0) return [];
     return within(Promise.all(items.map(send)), this.commandTimeoutMs);
   }

@@ -22,7 +22,8 @@ export interface RedisTarget {
   readonly database: number;
 }
 
-const FORM = /^redis(s?)(?:\+(sentinel|cluster))?:\/\/(?:([^:/]*):(.*)@)?([^@/?#]+)(?:\/([^/?#]*)(?:\/(\d{1,4}))?)?$/;
+const FORM =
+  /^redis(s?)(?:\+(sentinel|cluster))?:\/\/(?:([^:/]*):(.*)@)?([^@/?#]+)(?:\/([^/?#]*)(?:\/(\d{1,4}))?)?$/;
 const ADDRESS = /^(?:\[([^\]]+)\]|([a-z\d](?:[\w.-]*[a-z\d])?))(?::([1-9]\d{0,4}))?$/i;
 
 /**
@@ -41,11 +42,14 @@ export function parseRedisUrl(url: string): RedisTarget | undefined {
   const [, tls, kind, username, password, hosts, first = '', second] = FORM.exec(url) ?? [];
   if (hosts === undefined) return undefined;
   const topology = (kind as 'sentinel' | 'cluster' | undefined) ?? 'standalone';
-  const addresses = hosts.split(',').map((host) => parseAddress(host, topology === 'sentinel' ? 26_379 : 6_379));
+  const addresses = hosts
+    .split(',')
+    .map((host) => parseAddress(host, topology === 'sentinel' ? 26_379 : 6_379));
   if (!addresses.every((address) => address !== undefined)) return undefined;
   if (topology === 'standalone' && addresses.length > 1) return undefined;
   if (topology === 'sentinel' ? first === '' : second !== undefined) return undefined;
-  if (topology === 'standalone' ? !/^\d{0,4}$/.test(first) : topology === 'cluster' && first !== '') return undefined;
+  if (topology === 'standalone' ? !/^\d{0,4}$/.test(first) : topology === 'cluster' && first !== '')
+    return undefined;
   return {
     topology,
     tls: tls === 's',
@@ -59,7 +63,8 @@ export function parseRedisUrl(url: string): RedisTarget | undefined {
 
 function parseAddress(text: string, usualPort: number): RedisAddress | undefined {
   const [found, v6, name, port = usualPort] = ADDRESS.exec(text) ?? [];
-  if (found === undefined || Number(port) > 65_535 || (v6 !== undefined && !isIPv6(v6))) return undefined;
+  if (found === undefined || Number(port) > 65_535 || (v6 !== undefined && !isIPv6(v6)))
+    return undefined;
   return { host: (v6 ?? name)!, port: Number(port) };
 }
 

@@ -17,13 +17,18 @@ afterEach(async () => {
   for (const undo of cleanup.splice(0).reverse()) await undo();
 });
 
-async function started<Servers extends { stop(): Promise<void> }>(start: Promise<Servers>): Promise<Servers> {
+async function started<Servers extends { stop(): Promise<void> }>(
+  start: Promise<Servers>,
+): Promise<Servers> {
   const servers = await start;
   cleanup.push(() => servers.stop());
   return servers;
 }
 
-function open(url: string, onStateChange: (available: boolean) => void = () => undefined): RedisStore {
+function open(
+  url: string,
+  onStateChange: (available: boolean) => void = () => undefined,
+): RedisStore {
   const store = RedisStore.connect({ url, onStateChange });
   cleanup.push(() => store.close());
   return store;
@@ -45,14 +50,20 @@ function traffic(stores: readonly RedisStore[], keys: readonly string[]) {
   let running = true;
   let tokens = 0;
   const pick = <T>(all: readonly T[]): T => all[Math.floor(Math.random() * all.length)]!;
-  const value = (key: string, version: number) => ({ key, version, payload: String(version), ttlMs: LONG });
+  const value = (key: string, version: number) => ({
+    key,
+    version,
+    payload: String(version),
+    ttlMs: LONG,
+  });
 
   async function read(store: RedisStore, key: string): Promise<void> {
     const due = acknowledged.get(key)!;
     const [entry] = await store.get([key]);
     if (entry!.state === 'value') {
       counts.hits++;
-      if (entry!.version < due) stale.push(`${key}: ${entry!.version} < ${due} under ${store.nameOf(key)}`);
+      if (entry!.version < due)
+        stale.push(`${key}: ${entry!.version} < ${due} under ${store.nameOf(key)}`);
       return;
     }
     const token = `r${++tokens}`;
@@ -134,7 +145,9 @@ describe('a failover by Sentinels under load', () => {
       await busy(load);
       await servers[0][harm]();
       const began = performance.now();
-      await until(() => stores.every((store) => ![undefined, before].includes(store.nameOf('row'))));
+      await until(() =>
+        stores.every((store) => ![undefined, before].includes(store.nameOf('row'))),
+      );
       expect(performance.now() - began).toBeLessThan(10_000);
       await busy(load);
       // What still thinks itself a master comes back into the middle of it.
@@ -166,7 +179,9 @@ describe('a Cluster under load', () => {
     await masters[0].kill();
     const began = performance.now();
     await busy(load);
-    await until(() => stores.every((store) => ![undefined, before].includes(store.nameOf(firsts[0]!))));
+    await until(() =>
+      stores.every((store) => ![undefined, before].includes(store.nameOf(firsts[0]!))),
+    );
     expect(performance.now() - began).toBeLessThan(10_000);
     await busy(load);
     await masters[0].restart();
@@ -183,7 +198,9 @@ describe('a Cluster under load', () => {
     for (const store of stores) await until(() => KEYS.every((key) => store.nameOf(key)));
     const load = traffic(stores, KEYS);
     await busy(load);
-    const ids = await Promise.all([a, b].map(async ({ port }) => /\w{40}/.exec(await ask(port, 'CLUSTER MYID'))![0]));
+    const ids = await Promise.all(
+      [a, b].map(async ({ port }) => /\w{40}/.exec(await ask(port, 'CLUSTER MYID'))![0]),
+    );
     for (const [from, to, source, target] of [
       [a, b, ids[0], ids[1]],
       [b, a, ids[1], ids[0]],
@@ -195,10 +212,12 @@ describe('a Cluster under load', () => {
         for (let done = false; !done;) {
           const found = await ask(from.port, `CLUSTER GETKEYSINSLOT ${slot} 100`);
           const names = found.match(/hf:\S+/g) ?? [];
-          for (const name of names) await ask(from.port, `MIGRATE 127.0.0.1 ${to.port} ${name} 0 1000`);
+          for (const name of names)
+            await ask(from.port, `MIGRATE 127.0.0.1 ${to.port} ${name} 0 1000`);
           done = names.length === 0;
         }
-        for (const { port } of [to, from, c]) await ask(port, `CLUSTER SETSLOT ${slot} NODE ${target}`);
+        for (const { port } of [to, from, c])
+          await ask(port, `CLUSTER SETSLOT ${slot} NODE ${target}`);
       }
       await busy(load);
     }

@@ -47,7 +47,10 @@ function open(url: string, options: Omit<RedisStoreOptions, 'url'> = {}): RedisS
   return store;
 }
 
-async function openReady(url: string, options: Omit<RedisStoreOptions, 'url'> = {}): Promise<RedisStore> {
+async function openReady(
+  url: string,
+  options: Omit<RedisStoreOptions, 'url'> = {},
+): Promise<RedisStore> {
   const store = open(url, options);
   await until(() => store.available);
   return store;
@@ -66,7 +69,9 @@ async function relay(target: number, delayMs = 0) {
       [upstream, client],
     ] as const) {
       sockets.add(from);
-      from.on('data', (data) => (delayMs > 0 ? setTimeout(() => to.write(data), delayMs) : to.write(data)));
+      from.on('data', (data) =>
+        delayMs > 0 ? setTimeout(() => to.write(data), delayMs) : to.write(data),
+      );
       from.on('error', () => undefined);
       from.on('close', () => {
         to.destroy();
@@ -184,7 +189,9 @@ describe('on the wire', () => {
     await poison(key);
     expect((await store.get([key])).map(show)).toEqual(['absent']);
     expect((await store.lease([key], 'me', LONG)).map(show)).toEqual(['absent']);
-    expect(await store.fill('me', [{ key, version: 1, payload: 'p', ttlMs: LONG }])).toEqual([true]);
+    expect(await store.fill('me', [{ key, version: 1, payload: 'p', ttlMs: LONG }])).toEqual([
+      true,
+    ]);
     expect((await store.get([key])).map(show)).toEqual(['p@1']);
 
     await poison(other);
@@ -234,7 +241,9 @@ describe('round trips', () => {
 
   it('every step for a hundred keys costs one', async () => {
     const delayMs = 60;
-    const store = await openReady((await relay(shared.port, delayMs)).url, { commandTimeoutMs: 2_000 });
+    const store = await openReady((await relay(shared.port, delayMs)).url, {
+      commandTimeoutMs: 2_000,
+    });
     const keys = Array.from({ length: 100 }, (_, i) => `trip:${i}`);
     const values = keys.map((key) => ({ key, version: 1, payload: 'p', ttlMs: LONG }));
     for (const step of [
@@ -365,7 +374,10 @@ describe('a server that does not answer', () => {
   it('when it dies, fails what is under way and everything after at once, and is found again by itself', async () => {
     const server = await ownServer();
     const errors: Error[] = [];
-    const store = await openReady(server.url, { onError: (error) => errors.push(error), commandTimeoutMs: 3_000 });
+    const store = await openReady(server.url, {
+      onError: (error) => errors.push(error),
+      commandTimeoutMs: 3_000,
+    });
     server.pause();
     const underWay = refusals(store);
     await sleep(20);

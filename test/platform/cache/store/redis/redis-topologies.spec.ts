@@ -10,7 +10,13 @@ import { CacheUnavailableError } from '../../src/cache/cache.store.js';
 import { RedisStore } from '../../src/cache/redis.store.js';
 import { loadConfig } from '../../src/config.js';
 import { RateLimit } from '../../src/http/rate-limit.js';
-import { ask, type RedisServer, startCluster, startRedis, startSentinel } from '../support/redis.js';
+import {
+  ask,
+  type RedisServer,
+  startCluster,
+  startRedis,
+  startSentinel,
+} from '../support/redis.js';
 import { show, storeContract } from './store.contract.js';
 
 interface Servers {
@@ -52,7 +58,8 @@ describe.each(Object.entries(TOPOLOGIES).slice(1))('%s', (name, start) => {
     return {
       store,
       wait: (ms) => sleep(ms),
-      flush: async () => void (await Promise.all(servers.masters.map(({ port }) => ask(port, 'FLUSHALL')))),
+      flush: async () =>
+        void (await Promise.all(servers.masters.map(({ port }) => ask(port, 'FLUSHALL')))),
       close: async () => {
         await store.close();
         await servers.stop();
@@ -78,7 +85,9 @@ describe.each(Object.entries(TOPOLOGIES))('over %s', (_, start) => {
     for (const key of KEYS) {
       await client.set(key, `of ${key}`, { PX: 60_000 });
       expect(await client.get(key)).toBe(`of ${key}`);
-      expect(await client.eval('return {KEYS[1], ARGV[1]}', { keys: [key], arguments: ['1'] })).toEqual([key, '1']);
+      expect(
+        await client.eval('return {KEYS[1], ARGV[1]}', { keys: [key], arguments: ['1'] }),
+      ).toEqual([key, '1']);
     }
     expect(await client.del(KEYS[0]!)).toBe(1);
     expect(await client.get(KEYS[0]!)).toBeNull();
@@ -87,16 +96,22 @@ describe.each(Object.entries(TOPOLOGIES))('over %s', (_, start) => {
   it('the eventual cache keeps what it is given', async () => {
     const keyv = await keyvStore(store.client);
     await Promise.all(KEYS.map((key) => keyv.set(key, { key }, 60_000)));
-    expect(await Promise.all(KEYS.map((key) => keyv.get(key)))).toEqual(KEYS.map((key) => ({ key })));
+    expect(await Promise.all(KEYS.map((key) => keyv.get(key)))).toEqual(
+      KEYS.map((key) => ({ key })),
+    );
     await keyv.delete(KEYS[0]!);
     expect(await keyv.get(KEYS[0]!)).toBeUndefined();
   });
 
   it('requests are counted together, and in time where Redis hangs', async () => {
-    const limits = [0, 1].map(() => new RateLimit(loadConfig({ RATE_LIMIT_PER_MINUTE: '8' }), store.client));
+    const limits = [0, 1].map(
+      () => new RateLimit(loadConfig({ RATE_LIMIT_PER_MINUTE: '8' }), store.client),
+    );
     const left = async (limit: RateLimit, ip: string): Promise<number> => {
       let told = '';
-      const reply = { header: (name: string, value: string) => (name === 'RateLimit' && (told = value), reply) };
+      const reply = {
+        header: (name: string, value: string) => (name === 'RateLimit' && (told = value), reply),
+      };
       await limit.consume({ ip } as FastifyRequest, reply as unknown as FastifyReply);
       return Number(/r=(\d+)/.exec(told)![1]);
     };
