@@ -1,6 +1,7 @@
 /**
- * Sessions. Their rows are deleted, so an insert must take a version above any that a deleted row of the same id had: the
- * sequence leaves 2^16 versions to each row, of which a session's life uses one a minute at most.
+ * Sessions. Their rows are deleted, and a cache may remember the version of a deleted row. So an
+ * insert takes a version above every version of an earlier row: the sequence leaves 2^16 versions
+ * to each row, and a session uses at most one a minute.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
@@ -19,11 +20,13 @@ export class Sessions1763683200001 implements MigrationInterface {
         user_agent text,
         ip text,
         version bigint NOT NULL DEFAULT nextval('session_versions'),
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        created_at timestamptz(3) NOT NULL
+          DEFAULT date_trunc('milliseconds', statement_timestamp()),
         last_seen_at timestamptz(3) NOT NULL,
         expires_at timestamptz(3) NOT NULL,
         CONSTRAINT sessions_pkey PRIMARY KEY (id),
-        CONSTRAINT sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+        CONSTRAINT sessions_user_id_fkey
+          FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT sessions_token_hash_form CHECK (token_hash ~ '^[0-9a-f]{64}$')
       )`);
     await runner.query(`ALTER SEQUENCE session_versions OWNED BY sessions.version`);
@@ -33,7 +36,8 @@ export class Sessions1763683200001 implements MigrationInterface {
     );
     await runner.query(`CREATE INDEX sessions_expiring ON sessions (expires_at)`);
     await runner.query(
-      `CREATE TRIGGER sessions_version BEFORE UPDATE ON sessions FOR EACH ROW EXECUTE FUNCTION move_version()`,
+      `CREATE TRIGGER sessions_version BEFORE UPDATE ON sessions
+         FOR EACH ROW EXECUTE FUNCTION move_version()`,
     );
   }
 

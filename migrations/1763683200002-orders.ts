@@ -1,6 +1,7 @@
 /**
- * Orders: `order_events` is the truth and only grows; `orders` is its projection, written in the same transaction. The
- * indexes are the lists' keysets: of one user, of all, each also by status.
+ * Orders. `order_events` is the event log and only grows; `orders` is its projection, written in
+ * the same transaction. The indexes serve the lists: of one user or of all, with or without a
+ * status, newest first.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
@@ -18,14 +19,18 @@ export class Orders1763683200002 implements MigrationInterface {
         total bigint NOT NULL,
         note text,
         version bigint NOT NULL DEFAULT 1,
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
-        updated_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        created_at timestamptz(3) NOT NULL
+          DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        updated_at timestamptz(3) NOT NULL
+          DEFAULT date_trunc('milliseconds', statement_timestamp()),
         CONSTRAINT orders_pkey PRIMARY KEY (id),
         CONSTRAINT orders_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id),
-        CONSTRAINT orders_status_known CHECK (status IN ('placed', 'paid', 'shipped', 'delivered', 'cancelled', 'refunded')),
+        CONSTRAINT orders_status_known
+          CHECK (status IN ('placed', 'paid', 'shipped', 'delivered', 'cancelled', 'refunded')),
         CONSTRAINT orders_currency_form CHECK (currency ~ '^[A-Z]{3}$'),
         CONSTRAINT orders_total_range CHECK (total BETWEEN 0 AND 9007199254740991),
-        CONSTRAINT orders_items_count CHECK (jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100)
+        CONSTRAINT orders_items_count
+          CHECK (jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100)
       )`);
     await runner.query(`CREATE INDEX orders_of_user ON orders (user_id, created_at DESC, id DESC)`);
     await runner.query(
@@ -36,10 +41,12 @@ export class Orders1763683200002 implements MigrationInterface {
       `CREATE INDEX orders_by_status ON orders (status, created_at DESC, id DESC)`,
     );
     await runner.query(
-      `CREATE TRIGGER orders_version BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION move_version()`,
+      `CREATE TRIGGER orders_version BEFORE UPDATE ON orders
+         FOR EACH ROW EXECUTE FUNCTION move_version()`,
     );
     await runner.query(
-      `CREATE TRIGGER orders_updated_at BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION move_updated_at()`,
+      `CREATE TRIGGER orders_updated_at BEFORE UPDATE ON orders
+         FOR EACH ROW EXECUTE FUNCTION move_updated_at()`,
     );
     await runner.query(`
       CREATE TABLE order_events (

@@ -1,4 +1,7 @@
-/** The outbox: domain events that were committed with the change they tell of and wait for the broker. */
+/**
+ * The outbox: domain events that commit together with the change that caused them, and then wait
+ * for the broker.
+ */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 export class Outbox1763683200003 implements MigrationInterface {
@@ -13,7 +16,8 @@ export class Outbox1763683200003 implements MigrationInterface {
         subject text NOT NULL,
         data jsonb NOT NULL,
         trace_parent text,
-        occurred_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        occurred_at timestamptz(3) NOT NULL
+          DEFAULT date_trunc('milliseconds', statement_timestamp()),
         published_at timestamptz(3),
         attempts integer NOT NULL DEFAULT 0,
         last_error text,
@@ -24,7 +28,8 @@ export class Outbox1763683200003 implements MigrationInterface {
       `CREATE INDEX outbox_waiting ON outbox (position) WHERE published_at IS NULL`,
     );
     await runner.query(
-      `CREATE INDEX outbox_waiting_of_subject ON outbox (subject, position) WHERE published_at IS NULL`,
+      `CREATE INDEX outbox_waiting_of_subject ON outbox (subject, position)
+         WHERE published_at IS NULL`,
     );
     await runner.query(
       `CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL`,

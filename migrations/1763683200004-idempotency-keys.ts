@@ -1,4 +1,7 @@
-/** Idempotency keys: what a user's request with this key was, and the answer that it got, kept 24 hours. */
+/**
+ * Idempotency keys: a fingerprint of the request that a user sent with the key, and its response,
+ * kept for 24 hours.
+ */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 export class IdempotencyKeys1763683200004 implements MigrationInterface {
@@ -14,9 +17,11 @@ export class IdempotencyKeys1763683200004 implements MigrationInterface {
         headers jsonb NOT NULL,
         body text NOT NULL,
         cache_keys text[] NOT NULL,
-        created_at timestamptz(3) NOT NULL DEFAULT date_trunc('milliseconds', statement_timestamp()),
+        created_at timestamptz(3) NOT NULL
+          DEFAULT date_trunc('milliseconds', statement_timestamp()),
         CONSTRAINT idempotency_keys_pkey PRIMARY KEY (user_id, key),
-        CONSTRAINT idempotency_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
+        CONSTRAINT idempotency_keys_user_id_fkey
+          FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT idempotency_keys_key_length CHECK (length(key) BETWEEN 1 AND 255)
       )`);
     await runner.query(`CREATE INDEX idempotency_keys_expiring ON idempotency_keys (created_at)`);

@@ -1,17 +1,25 @@
 /**
- * The database's own path of invalidation: whatever changes a cached row without having fenced its keys (psql, another
- * program, a node cut off from the cache) leaves the keys here, in its own transaction, and wakes the nodes that listen.
- * The trigger runs at COMMIT, so that a node can still say whether it fenced; the service's sessions say so by default
- * (`holdfast.fenced`, database/data-source.ts).
+ * Cache invalidation through the database, for a transaction that changes a cached row without
+ * fencing its keys: psql, another program, a node without a connection to the cache. A trigger
+ * enqueues the keys at COMMIT, so that the transaction can say before whether it fenced them. The
+ * sessions of the service say so by default: `holdfast.fenced` (database/data-source.ts).
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** Table, entity, and then each other key as `<name>,<column>[,lower]`: the aliases and collections of its @Cached. */
-const CACHED: readonly [table: string, entity: string, ...keys: string[]][] = [
+/**
+ * Table, entity, and each alias or collection of its `@Cached` as `<name>,<column>[,lower]`. These
+ * are the arguments of the trigger.
+ */
+const CACHED_TABLES: readonly [table: string, entity: string, ...keys: string[]][] = [
   ['users', 'user', 'username,username', 'email,email,lower'],
   ['sessions', 'session', 'tokenHash,token_hash'],
   ['orders', 'order', 'ofUser,user_id'],
 ];
+
+/** The keys of the old and of the new value; a value that is NULL has no key. */
+const KEYS_BEFORE_AND_AFTER =
+  "array_remove(ARRAY[entity || ':' || part[1] || ':' || had, " +
+  "entity || ':' || part[1] || ':' || has], NULL)";
 
 export class CacheInvalidations1763683200005 implements MigrationInterface {
   readonly name = 'CacheInvalidations1763683200005';
@@ -50,24 +58,26 @@ export class CacheInvalidations1763683200005 implements MigrationInterface {
             has := lower(has);
           END IF;
           IF had IS DISTINCT FROM has THEN
-            touched := touched || array_remove(ARRAY[entity || ':' || part[1] || ':' || had, entity || ':' || part[1] || ':' || has], NULL);
+            touched := touched || ${KEYS_BEFORE_AND_AFTER};
           END IF;
         END LOOP;
         INSERT INTO cache_invalidations (keys) VALUES (touched);
         PERFORM pg_notify('holdfast_cache_invalidations', '');
         RETURN NULL;
       END $$`);
-    for (const [table, ...args] of CACHED) {
+    for (const [table, ...args] of CACHED_TABLES) {
       await runner.query(`
-        CREATE CONSTRAINT TRIGGER ${table}_cache_invalidation AFTER INSERT OR UPDATE OR DELETE ON ${table}
+        CREATE CONSTRAINT TRIGGER ${table}_cache_invalidation
+          AFTER INSERT OR UPDATE OR DELETE ON ${table}
           DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
           EXECUTE FUNCTION note_cache_invalidation(${args.map((arg) => `'${arg}'`).join(', ')})`);
     }
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const [table] of CACHED)
+    for (const [table] of CACHED_TABLES) {
       await runner.query(`DROP TRIGGER ${table}_cache_invalidation ON ${table}`);
+    }
     await runner.query(`DROP FUNCTION note_cache_invalidation()`);
     await runner.query(`DROP TABLE cache_invalidations`);
   }

@@ -1,7 +1,7 @@
 /**
- * The history of orders only grows, whatever a session says of itself: the trigger fires under every
- * `session_replication_role`, and not even the table's owner has the rights that it would refuse. A role of the service that
- * owns nothing (deploy/roles.sql) can take neither of them away.
+ * The event log only grows, whatever a session sets: the trigger fires with every
+ * `session_replication_role`, and the owner of the table loses the rights to change rows. A role
+ * that owns nothing (deploy/roles.sql) can restore neither.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 

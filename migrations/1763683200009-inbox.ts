@@ -1,8 +1,8 @@
 /**
- * What consumers in this service have to do and have done. The outbox's own trigger gives each event to those who asked for its
- * kind, in the transaction that told of it: there is no position to read behind, so nothing that commits late is missed, and a
- * node of an older release gives its events too. The first consumer's figures begin with the orders that are there, counted
- * while nobody may write one.
+ * The inbox of this service's own consumers. A trigger of the outbox delivers each event to the
+ * consumers of its type in the transaction of the event. So nothing that commits late is missed,
+ * and events of an older release are delivered too. The daily totals begin with the existing
+ * orders, counted while nobody can write one.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
@@ -35,7 +35,8 @@ export class Inbox1763683200009 implements MigrationInterface {
       `CREATE INDEX inbox_waiting ON inbox (consumer, position) WHERE handled_at IS NULL`,
     );
     await runner.query(
-      `CREATE INDEX inbox_failed ON inbox (consumer, subject, position) WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
+      `CREATE INDEX inbox_failed ON inbox (consumer, subject, position)
+         WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
     );
     await runner.query(
       `CREATE INDEX inbox_handled ON inbox (handled_at) WHERE handled_at IS NOT NULL`,
@@ -50,7 +51,8 @@ export class Inbox1763683200009 implements MigrationInterface {
         RETURN NULL;
       END $$`);
     await runner.query(
-      `CREATE TRIGGER outbox_delivery AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION deliver_event()`,
+      `CREATE TRIGGER outbox_delivery AFTER INSERT ON outbox
+         FOR EACH ROW EXECUTE FUNCTION deliver_event()`,
     );
     await runner.query(`
       CREATE TABLE order_figures (
@@ -67,7 +69,8 @@ export class Inbox1763683200009 implements MigrationInterface {
     );
     await runner.query(`
       INSERT INTO order_figures (day, status, currency, count, total)
-      SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total) FROM orders GROUP BY 1, 2, 3`);
+      SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total)
+        FROM orders GROUP BY 1, 2, 3`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -1,11 +1,12 @@
 /**
- * The indexes of the filtered lists of orders, each in one direction, so that a page is a range of one index, as a comparison of
- * rows says it (src/http/pagination.ts). By state and user the state comes first: a user's own index has then no part of the order.
- * Built before the old ones go: lists are read meanwhile, orders wait. The old release's lists walk the new ones backwards.
+ * Indexes for the filtered lists of orders, all in one direction: a page is then one range of an
+ * index (src/platform/http/pagination.ts). In the index by status and user, the status comes first,
+ * so that the planner cannot read the index of the user and filter. The old release reads the new
+ * indexes backwards.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-const INDEXES: readonly (readonly [name: string, before: string, now: string])[] = [
+const INDEXES: readonly (readonly [name: string, oldColumns: string, newColumns: string])[] = [
   ['orders_of_user', 'user_id, created_at DESC, id DESC', 'user_id, created_at, id'],
   ['orders_by_status', 'status, created_at DESC, id DESC', 'status, created_at, id'],
   [
@@ -19,27 +20,29 @@ export class OrderLists1763683200012 implements MigrationInterface {
   readonly name = 'OrderLists1763683200012';
 
   async up(runner: QueryRunner): Promise<void> {
-    await replace(
+    await replaceIndexes(
       runner,
-      INDEXES.map(([name, , now]) => [name, now]),
+      INDEXES.map(([name, , newColumns]) => [name, newColumns]),
     );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await replace(
+    await replaceIndexes(
       runner,
-      INDEXES.map(([name, before]) => [name, before]),
+      INDEXES.map(([name, oldColumns]) => [name, oldColumns]),
     );
   }
 }
 
-async function replace(
+/** CREATE INDEX lets others read the table meanwhile; writes wait. */
+async function replaceIndexes(
   runner: QueryRunner,
   indexes: readonly (readonly [string, string])[],
 ): Promise<void> {
-  for (const [name, columns] of indexes)
+  for (const [name, columns] of indexes) {
     await runner.query(`CREATE INDEX ${name}_next ON orders (${columns})`);
-  // Last and together: from here on readers wait as well.
+  }
+  // At the end, because DROP INDEX makes reads wait as well.
   for (const [name] of indexes) {
     await runner.query(`DROP INDEX ${name}`);
     await runner.query(`ALTER INDEX ${name}_next RENAME TO ${name}`);

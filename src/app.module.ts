@@ -1,18 +1,15 @@
-/** The table of contents: what Holdfast is made of. */
-import { type DynamicModule, Global, Module } from '@nestjs/common';
-import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+/** Lists the modules of the service. Business modules come after the platform that they use. */
+import { type DynamicModule, Global, Module, type Provider } from '@nestjs/common';
 import { AuthModule } from './auth/auth.module.js';
-import { CacheModule } from './cache/cache.module.js';
+import { CacheModule } from './platform/cache/cache.module.js';
 import { Config } from './config.js';
-import { DatabaseModule } from './database/database.module.js';
-import { HealthModule } from './health/health.module.js';
-import { ProblemFilter } from './http/problem.filter.js';
-import { ProblemsController } from './http/problems.controller.js';
-import { StrictValidationPipe } from './http/validation.js';
-import { InboxModule } from './inbox/inbox.module.js';
+import { DatabaseModule } from './platform/database/database.module.js';
+import { HealthModule } from './platform/health/health.module.js';
+import { HttpModule } from './platform/http/http.module.js';
+import { InboxModule } from './platform/inbox/inbox.module.js';
 import { OrdersModule } from './orders/orders.module.js';
-import { OutboxModule } from './outbox/outbox.module.js';
-import { TelemetryModule } from './telemetry/telemetry.module.js';
+import { OutboxModule } from './platform/outbox/outbox.module.js';
+import { TelemetryModule } from './platform/telemetry/telemetry.module.js';
 import { UsersModule } from './users/users.module.js';
 
 @Global()
@@ -21,12 +18,13 @@ class ConfigModule {}
 
 @Module({})
 export class AppModule {
-  static with(config: Config): DynamicModule {
-    const provider = { provide: Config, useValue: config };
+  /** @param overrides as in createApp (app.ts) */
+  static with(config: Config, overrides: readonly Provider[] = []): DynamicModule {
+    const providers = [{ provide: Config, useValue: config }, ...overrides];
     return {
       module: AppModule,
       imports: [
-        { module: ConfigModule, providers: [provider], exports: [provider] },
+        { module: ConfigModule, providers, exports: providers },
         TelemetryModule,
         DatabaseModule,
         CacheModule.forRoot({
@@ -37,17 +35,13 @@ export class AppModule {
             ttl: cacheTtl,
           }),
         }),
+        HttpModule,
         OutboxModule,
         InboxModule,
         UsersModule,
         AuthModule,
         OrdersModule,
         HealthModule,
-      ],
-      controllers: [ProblemsController],
-      providers: [
-        { provide: APP_FILTER, useClass: ProblemFilter },
-        { provide: APP_PIPE, useClass: StrictValidationPipe },
       ],
     };
   }

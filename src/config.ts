@@ -1,15 +1,15 @@
 /**
- * Every environment variable, read and validated once, here and nowhere else (test/architecture.spec.ts holds it). A wrong
- * value stops the start with one line for each variable: its name, the form it must have, an example. The table below also
- * feeds .env.example's test, so that what is documented is what is read.
+ * Reads and validates every environment variable at startup: only here, and once. A wrong value
+ * stops the service with a line that names the variable, its form and an example.
+ * config.spec.ts compares this file with .env.example.
  */
 import { isIP } from 'node:net';
-import { customCleanEnv, makeValidator, EnvMissingError } from 'envalid';
+import { customCleanEnv, makeExactValidator, type RequiredValidatorSpec } from 'envalid';
 
-/** What the process was told, typed and frozen. Injectable: `constructor(private readonly config: Config)`. */
+/** The configuration, frozen. Injectable: `constructor(private readonly config: Config)`. */
 export abstract class Config {
   abstract readonly host: string;
-  /** 0: any free port, printed at the start. */
+  /** 0: any free port, printed at startup. */
   abstract readonly port: number;
   /** Absent: an embedded PostgreSQL under {@link dataDir}. */
   abstract readonly databaseUrl: string | undefined;
@@ -18,11 +18,11 @@ export abstract class Config {
   abstract readonly databasePool: number;
   abstract readonly dataDir: string;
   abstract readonly migrations: 'auto' | 'manual';
-  /** Absent: the cache protocol in this process's memory. */
+  /** Absent: the cache protocol runs in this process's memory. */
   abstract readonly redisUrl: string | undefined;
   /** Absent: events stay in the outbox. */
   abstract readonly rabbitmqUrl: string | undefined;
-  /** Seconds a cached entry lives, by entity name. */
+  /** Seconds until a cached entry expires, by entity name. */
   abstract readonly cacheTtl: Readonly<Record<'user' | 'session' | 'order', number>>;
   abstract readonly cacheDegradedWrites: 'allow' | 'reject';
   abstract readonly sessionIdleSeconds: number;
@@ -30,7 +30,7 @@ export abstract class Config {
   /** 0 turns the limits off. */
   abstract readonly rateLimitPerMinute: number;
   abstract readonly admin: { readonly username: string; readonly password: string } | undefined;
-  /** Addresses and networks of the proxies whose X-Forwarded-* count. */
+  /** Addresses and networks of the proxies whose X-Forwarded-* headers are trusted. */
   abstract readonly trustProxy: readonly string[];
   abstract readonly shutdownGraceSeconds: number;
   abstract readonly logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
@@ -40,282 +40,282 @@ export abstract class Config {
   abstract readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
 }
 
-/** The environment is not one the service can start with. `lines` has one line for each variable at fault. */
+/** The service cannot start with this environment. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError';
+
+  /** @param lines one for each wrong variable, without values: some are secrets */
   constructor(readonly lines: readonly string[]) {
     super(lines.join('\n'));
   }
 }
 
-/** One variable: how its text becomes a value, what a person must write, and an example that is accepted. */
-interface Form {
-  readonly desc: string;
-  readonly example: string;
-  readonly default?: unknown;
+/** What values a variable may have. */
+interface Form<T> {
+  /** Completes `NAME must be …`. */
+  readonly description: string;
+  /** @returns undefined when the text does not have the form */
+  readonly parse: (text: string) => T | undefined;
 }
 
-const check = <T>(parse: (text: string) => T | undefined) =>
-  makeValidator<T>((text) => {
-    const value = parse(text);
-    if (value === undefined) throw new Error('form');
-    return value;
-  });
-
-const integer = (min: number, max: number) =>
-  check((text) => {
-    const value = /^\d{1,15}$/.test(text) ? Number(text) : NaN;
-    return value >= min && value <= max ? value : undefined;
-  });
-const choice = <const T extends string>(...words: T[]) =>
-  check((text) => words.find((word) => word === text));
-const url = (...schemes: string[]) =>
-  check((text) => {
-    // "redis:6379" parses too, as a scheme and a path: without a host it is not what was meant.
-    const { protocol, hostname } = URL.canParse(text)
-      ? new URL(text)
-      : { protocol: '', hostname: '' };
-    return schemes.includes(protocol) && hostname !== '' ? text : undefined;
-  });
-const list = <T>(one: (text: string) => T | undefined) =>
-  check((text) => {
-    const values = text.split(',').map((part) => one(part.trim()));
-    return values.every((value) => value !== undefined) ? (values as T[]) : undefined;
-  });
-const text = check((value) => (value.length > 0 ? value : undefined));
-const host = check((value) =>
-  isIP(value) !== 0 || /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(value) ? value : undefined,
-);
-const username = check((value) => (/^[a-z0-9_.-]{3,32}$/.test(value) ? value : undefined));
-const password = check((value) =>
-  [...value].length >= 15 && [...value].length <= 128 ? value : undefined,
-);
-
-const isPostgresUrl = (value: string): string | undefined =>
-  URL.canParse(value) && /^postgres(ql)?:\/\/\S+$/.test(value) ? value : undefined;
-/**
- * `redis[s]://[[user]:password@]host[:port][/db]` for one server, `redis[s]+sentinel://[[user]:password@]host[:port],…/master[/db]`
- * for Sentinels, `redis[s]+cluster://[[user]:password@]host[:port],…` for a Cluster. cache/redis.url.ts takes it apart and
- * explains it; cache/ is made to be lifted out, so neither file knows the other, and redis-url.spec.ts holds them together.
- */
-const isRedisUrl = (value: string): string | undefined => {
-  const form = /^rediss?(\+sentinel|\+cluster)?:\/\/(?:[^:/]*:.*@)?([^@/?#]+)(\/[^?#]*)?$/;
-  const [, kind = '', hosts = '', path = ''] = form.exec(value) ?? [];
-  const each = hosts.split(',');
-  const paths = { '': /^(\/\d{0,4})?$/, '+sentinel': /^\/[^/]+(\/\d{1,4})?$/, '+cluster': /^\/?$/ };
-  const wellFormed =
-    paths[kind as keyof typeof paths].test(path) &&
-    (kind !== '' || each.length === 1) &&
-    each.every(
-      (one) =>
-        /^[a-z\d[][\w.:\]-]*$/i.test(one) &&
-        !/:0|[:.-]$/.test(one) &&
-        URL.canParse(`redis://${one}`),
-    );
-  return wellFormed ? value : undefined;
-};
-const isNetwork = (value: string): string | undefined => {
-  const [address = '', bits, ...rest] = value.split('/');
-  const family = isIP(address);
-  if (['loopback', 'linklocal', 'uniquelocal'].includes(value)) return value;
-  if (family === 0 || rest.length > 0) return undefined;
-  if (bits === undefined) return value;
-  return /^\d{1,3}$/.test(bits) && Number(bits) <= (family === 4 ? 32 : 128) ? value : undefined;
-};
-
-const seconds = (fallback: number, desc: string): Form => ({
-  default: fallback,
-  desc,
-  example: String(fallback),
+/** A text that is used as it is. */
+const text = (description: string, isValid: (text: string) => boolean): Form<string> => ({
+  description,
+  parse: (value) => (isValid(value) ? value : undefined),
 });
 
-const variables = {
-  HOST: host({ default: '127.0.0.1', desc: 'a host name or an IP address', example: '0.0.0.0' }),
-  PORT: integer(
-    0,
-    65535,
-  )({ default: 3000, desc: 'a port from 0 to 65535, 0 for any free one', example: '3000' }),
-  DATABASE_URL: check(isPostgresUrl)({
-    default: undefined,
-    desc: 'a postgres:// URL of the primary',
-    example: 'postgres://user:password@127.0.0.1:5432/holdfast',
-  }),
-  DATABASE_REPLICA_URLS: list(isPostgresUrl)({
-    default: [],
-    desc: 'postgres:// URLs of replicas, separated by commas',
-    example: 'postgres://user:password@replica-1:5432/holdfast',
-  }),
-  DATABASE_POOL: integer(
-    2,
-    500,
-  )({ default: 10, desc: 'a whole number from 2 to 500', example: '10' }),
-  DATA_DIR: text({
-    default: '.data',
-    desc: 'a folder for the embedded PostgreSQL',
-    example: '.data',
-  }),
-  MIGRATIONS: choice(
-    'auto',
-    'manual',
-  )({ default: 'auto', desc: '"auto" or "manual"', example: 'auto' }),
-  REDIS_URL: check(isRedisUrl)({
-    default: undefined,
-    desc: 'a redis://host:port/db, redis+sentinel://host:port,host:port/master or redis+cluster://host:port,host:port URL (rediss for TLS)',
-    example: 'redis://127.0.0.1:6379',
-  }),
-  RABBITMQ_URL: url(
-    'amqp:',
-    'amqps:',
-  )({
-    default: undefined,
-    desc: 'an amqp:// or amqps:// URL',
-    example: 'amqp://guest:guest@127.0.0.1:5672',
-  }),
-  CACHE_TTL_USERS: integer(1, 604_800)(seconds(3600, 'seconds from 1 to 604800')),
-  CACHE_TTL_SESSIONS: integer(1, 604_800)(seconds(3600, 'seconds from 1 to 604800')),
-  CACHE_TTL_ORDERS: integer(1, 604_800)(seconds(1800, 'seconds from 1 to 604800')),
-  CACHE_DEGRADED_WRITES: choice(
-    'allow',
-    'reject',
-  )({ default: 'allow', desc: '"allow" or "reject"', example: 'allow' }),
-  SESSION_IDLE_SECONDS: integer(1, 31_536_000)(seconds(3600, 'seconds from 1 to 31536000')),
-  SESSION_ABSOLUTE_SECONDS: integer(1, 31_536_000)(seconds(86_400, 'seconds from 1 to 31536000')),
-  RATE_LIMIT_PER_MINUTE: integer(
-    0,
-    10_000_000,
-  )({
-    default: 600,
-    desc: 'requests a minute from 0 (off) to 10000000',
-    example: '600',
-  }),
-  ADMIN_USERNAME: username({
-    default: undefined,
-    desc: '3 to 32 characters of a-z 0-9 _ . -, together with ADMIN_PASSWORD',
-    example: 'admin',
-  }),
-  ADMIN_PASSWORD: password({
-    default: undefined,
-    desc: '15 to 128 characters, together with ADMIN_USERNAME',
-    example: 'a long phrase of your own',
-  }),
-  TRUST_PROXY: list(isNetwork)({
-    default: [],
-    desc: 'addresses or networks of proxies, separated by commas',
-    example: '10.0.0.0/8,127.0.0.1',
-  }),
-  SHUTDOWN_GRACE_SECONDS: integer(0, 600)(seconds(10, 'seconds from 0 to 600')),
-  LOG_LEVEL: choice(
-    'fatal',
-    'error',
-    'warn',
-    'info',
-    'debug',
-    'trace',
-    'silent',
-  )({
-    default: 'info',
-    desc: 'one of fatal, error, warn, info, debug, trace, silent',
-    example: 'info',
-  }),
-  LOG_FORMAT: choice(
-    'pretty',
-    'json',
-  )({ default: undefined, desc: '"pretty" or "json"', example: 'json' }),
-  METRICS_PORT: integer(
-    1,
-    65535,
-  )({ default: undefined, desc: 'a port from 1 to 65535', example: '9464' }),
-  OTEL_EXPORTER_OTLP_ENDPOINT: url(
-    'http:',
-    'https:',
-  )({
-    default: undefined,
-    desc: 'an http:// or https:// URL of an OTLP collector',
-    example: 'http://127.0.0.1:4318',
-  }),
-  TLS_CERT_FILE: text({
-    default: undefined,
-    desc: 'a PEM file, together with TLS_KEY_FILE',
-    example: '/tls/tls.crt',
-  }),
-  TLS_KEY_FILE: text({
-    default: undefined,
-    desc: 'a PEM file, together with TLS_CERT_FILE',
-    example: '/tls/tls.key',
-  }),
-};
+const listOf = (description: string, isValid: (text: string) => boolean): Form<string[]> => ({
+  description: `${description}, separated by commas`,
+  parse: (value) => {
+    const items = value.split(',').map((item) => item.trim());
+    return items.every(isValid) ? items : undefined;
+  },
+});
 
-/** The names of all variables, in the order of the documentation. */
-export const VARIABLE_NAMES: readonly string[] = Object.keys(variables);
+/** @param what counts, e.g. `seconds` */
+const integer = (what: string, min: number, max: number, note = ''): Form<number> => ({
+  description: `${what} from ${min} to ${max}${note}`,
+  parse: (value) => {
+    const number = /^\d{1,15}$/.test(value) ? Number(value) : NaN;
+    return number >= min && number <= max ? number : undefined;
+  },
+});
 
-/** Variables that are given together or not at all. */
-const PAIRS = [
-  ['ADMIN_USERNAME', 'ADMIN_PASSWORD'],
-  ['TLS_CERT_FILE', 'TLS_KEY_FILE'],
-] as const;
+const oneOf = <const T extends string>(...words: T[]): Form<T> => ({
+  description: words
+    .map((word) => `"${word}"`)
+    .join(', ')
+    .replace(/, ([^,]*)$/, ' or $1'),
+  parse: (value) => words.find((word) => word === value),
+});
 
-const line = (name: string): string => {
-  const { desc, example } = variables[name as keyof typeof variables] as unknown as Form;
-  return `${name} must be ${desc}, for example ${name}=${example}`;
+const url = (description: string, ...protocols: string[]): Form<string> =>
+  text(description, (value) => {
+    if (!URL.canParse(value)) return false;
+    const { protocol, hostname } = new URL(value);
+    // "amqp:broker" is a URL, too: with a path, but without a host.
+    return protocols.includes(protocol) && hostname !== '';
+  });
+
+const file = (description: string): Form<string> => text(description, (value) => value !== '');
+
+const isHost = (value: string): boolean =>
+  isIP(value) !== 0 || /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(value);
+
+const isUsername = (value: string): boolean => /^[a-z0-9_.-]{3,32}$/.test(value);
+
+function isPassword(value: string): boolean {
+  const length = [...value].length;
+  return length >= 15 && length <= 128;
+}
+
+const isPostgresUrl = (value: string): boolean =>
+  URL.canParse(value) && /^postgres(ql)?:\/\/\S+$/.test(value);
+
+/** `redis[s][+topology]://[[user]:password@]hosts[/path]` */
+const REDIS_URL = /^rediss?(\+sentinel|\+cluster)?:\/\/(?:[^:/]*:.*@)?([^@/?#]+)(\/[^?#]*)?$/;
+/** By topology: a database; the name of the master and a database; nothing. */
+const REDIS_PATHS = {
+  '': /^(\/\d{0,4})?$/,
+  '+sentinel': /^\/[^/]+(\/\d{1,4})?$/,
+  '+cluster': /^\/?$/,
 };
 
 /**
- * Reads `env` (the process's by default); a variable set to nothing counts as not set. Values are never put into an
- * error, since some are secrets.
- * @throws ConfigError naming every variable at fault
+ * Accepts what the cache can parse (platform/cache/store/redis/redis-url.ts). The two do not import
+ * each other, because the cache knows no configuration. redis-url.spec.ts compares them.
+ */
+function isRedisUrl(value: string): boolean {
+  const [, topology = '', hosts = '', path = ''] = REDIS_URL.exec(value) ?? [];
+  const addresses = hosts.split(',');
+  const isPathValid = REDIS_PATHS[topology as keyof typeof REDIS_PATHS].test(path);
+  const isCountValid = topology !== '' || addresses.length === 1;
+  return isPathValid && isCountValid && addresses.every(isRedisAddress);
+}
+
+function isRedisAddress(address: string): boolean {
+  const hasValidCharacters = /^[a-z\d[][\w.:\]-]*$/i.test(address);
+  const hasZeroPort = address.includes(':0');
+  const endsInside = /[:.-]$/.test(address);
+  if (!hasValidCharacters || hasZeroPort || endsInside) return false;
+  return URL.canParse(`redis://${address}`);
+}
+
+/** Names that Fastify knows for loopback and private networks. */
+const NAMED_NETWORKS = ['loopback', 'linklocal', 'uniquelocal'];
+
+function isNetwork(value: string): boolean {
+  if (NAMED_NETWORKS.includes(value)) return true;
+  const [address = '', prefix, ...rest] = value.split('/');
+  const family = isIP(address);
+  if (family === 0 || rest.length > 0) return false;
+  if (prefix === undefined) return true;
+  const maxPrefix = family === 4 ? 32 : 128;
+  return /^\d{1,3}$/.test(prefix) && Number(prefix) <= maxPrefix;
+}
+
+const MAX_PORT = 65_535;
+const TTL = integer('seconds', 1, 604_800);
+const SESSION_SECONDS = integer('seconds', 1, 31_536_000);
+const REDIS_URL_FORM =
+  'a redis://host:port/db, redis+sentinel://host:port,host:port/master or ' +
+  'redis+cluster://host:port,host:port URL (rediss for TLS)';
+
+/** @param fallback the value when the variable is not set */
+function variable<T, D extends T | undefined>(form: Form<T>, fallback: D, example: string) {
+  const validator = makeExactValidator<T | D>((value) => {
+    const parsed = form.parse(value);
+    if (parsed === undefined) throw new Error('wrong form');
+    return parsed;
+  });
+  const spec = { default: fallback, desc: form.description, example };
+  return validator(spec as never) as RequiredValidatorSpec<T | D>;
+}
+
+/** Name → form, default, example. In the order of .env.example. */
+const VARIABLES = {
+  HOST: variable(text('a host name or an IP address', isHost), '127.0.0.1', '0.0.0.0'),
+  PORT: variable(integer('a port', 0, MAX_PORT, ', 0 for any free one'), 3_000, '3000'),
+  METRICS_PORT: variable(integer('a port', 1, MAX_PORT), undefined, '9464'),
+
+  DATABASE_URL: variable(
+    text('a postgres:// URL of the primary', isPostgresUrl),
+    undefined,
+    'postgres://user:password@127.0.0.1:5432/holdfast',
+  ),
+  DATABASE_REPLICA_URLS: variable(
+    listOf('postgres:// URLs of replicas', isPostgresUrl),
+    [],
+    'postgres://user:password@replica-1:5432/holdfast',
+  ),
+  DATABASE_POOL: variable(integer('a whole number', 2, 500), 10, '10'),
+  DATA_DIR: variable(file('a folder for the embedded PostgreSQL'), '.data', '.data'),
+  MIGRATIONS: variable(oneOf('auto', 'manual'), 'auto', 'auto'),
+
+  REDIS_URL: variable(text(REDIS_URL_FORM, isRedisUrl), undefined, 'redis://127.0.0.1:6379'),
+  RABBITMQ_URL: variable(
+    url('an amqp:// or amqps:// URL', 'amqp:', 'amqps:'),
+    undefined,
+    'amqp://guest:guest@127.0.0.1:5672',
+  ),
+
+  CACHE_TTL_USERS: variable(TTL, 3_600, '3600'),
+  CACHE_TTL_SESSIONS: variable(TTL, 3_600, '3600'),
+  CACHE_TTL_ORDERS: variable(TTL, 1_800, '1800'),
+  CACHE_DEGRADED_WRITES: variable(oneOf('allow', 'reject'), 'allow', 'allow'),
+
+  SESSION_IDLE_SECONDS: variable(SESSION_SECONDS, 3_600, '3600'),
+  SESSION_ABSOLUTE_SECONDS: variable(SESSION_SECONDS, 86_400, '86400'),
+  RATE_LIMIT_PER_MINUTE: variable(
+    integer('requests per minute', 0, 10_000_000, ', 0 for no limit'),
+    600,
+    '600',
+  ),
+  ADMIN_USERNAME: variable(
+    text('3 to 32 characters of a-z 0-9 _ . -', isUsername),
+    undefined,
+    'admin',
+  ),
+  ADMIN_PASSWORD: variable(
+    text('15 to 128 characters', isPassword),
+    undefined,
+    'a long phrase of your own',
+  ),
+  TRUST_PROXY: variable(
+    listOf('addresses or networks of proxies', isNetwork),
+    [],
+    '10.0.0.0/8,127.0.0.1',
+  ),
+  SHUTDOWN_GRACE_SECONDS: variable(integer('seconds', 0, 600), 10, '10'),
+
+  LOG_LEVEL: variable(
+    oneOf('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
+    'info',
+    'info',
+  ),
+  LOG_FORMAT: variable(oneOf('pretty', 'json'), undefined, 'json'),
+  OTEL_EXPORTER_OTLP_ENDPOINT: variable(
+    url('an http:// or https:// URL of an OTLP collector', 'http:', 'https:'),
+    undefined,
+    'http://127.0.0.1:4318',
+  ),
+  TLS_CERT_FILE: variable(file('a PEM file'), undefined, '/tls/tls.crt'),
+  TLS_KEY_FILE: variable(file('a PEM file'), undefined, '/tls/tls.key'),
+};
+
+type VariableName = keyof typeof VARIABLES;
+
+export const VARIABLE_NAMES: readonly string[] = Object.keys(VARIABLES);
+
+/** Variables that are set together or not at all. */
+const PAIRS: readonly (readonly [VariableName, VariableName])[] = [
+  ['ADMIN_USERNAME', 'ADMIN_PASSWORD'],
+  ['TLS_CERT_FILE', 'TLS_KEY_FILE'],
+];
+
+/**
+ * Reads the environment. A variable that is set to nothing counts as not set.
+ * @param isTerminal whether logs go to a terminal: the default of LOG_FORMAT depends on it
+ * @throws ConfigError with all wrong variables
  */
 export function loadConfig(
   env: NodeJS.ProcessEnv = process.env,
-  terminal = process.stdout.isTTY,
+  isTerminal = process.stdout.isTTY,
 ): Config {
-  const given = Object.fromEntries(
+  const set = Object.fromEntries(
     Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
   );
-  const faults: string[] = [];
-  const read = customCleanEnv(given, variables, (clean) => clean, {
-    reporter: ({ errors }: { errors: Partial<Record<string, Error>> }) => {
-      for (const [name, error] of Object.entries(errors))
-        if (error && !(error instanceof EnvMissingError)) faults.push(line(name));
+  const lines: string[] = [];
+  const values = customCleanEnv(set, VARIABLES, (cleaned) => cleaned, {
+    reporter: ({ errors }: { errors: object }) => {
+      for (const name of Object.keys(errors)) lines.push(explainWrong(name as VariableName));
     },
   });
-  for (const [one, other] of PAIRS) {
-    if ((given[one] === undefined) !== (given[other] === undefined))
-      faults.push(line(given[one] === undefined ? one : other));
+  for (const [first, second] of PAIRS) {
+    const isFirstSet = first in set;
+    if (isFirstSet === second in set) continue;
+    lines.push(isFirstSet ? explainMissing(second, first) : explainMissing(first, second));
   }
-  if (faults.length > 0) throw new ConfigError([...new Set(faults)]);
+  if (lines.length > 0) throw new ConfigError(lines);
 
+  const { ADMIN_USERNAME: username, ADMIN_PASSWORD: password } = values;
+  const { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile } = values;
   return Object.freeze({
-    host: read.HOST,
-    port: read.PORT,
-    databaseUrl: read.DATABASE_URL,
-    databaseReplicaUrls: Object.freeze(read.DATABASE_REPLICA_URLS),
-    databasePool: read.DATABASE_POOL,
-    dataDir: read.DATA_DIR,
-    migrations: read.MIGRATIONS,
-    redisUrl: read.REDIS_URL,
-    rabbitmqUrl: read.RABBITMQ_URL,
+    host: values.HOST,
+    port: values.PORT,
+    databaseUrl: values.DATABASE_URL,
+    databaseReplicaUrls: Object.freeze(values.DATABASE_REPLICA_URLS),
+    databasePool: values.DATABASE_POOL,
+    dataDir: values.DATA_DIR,
+    migrations: values.MIGRATIONS,
+    redisUrl: values.REDIS_URL,
+    rabbitmqUrl: values.RABBITMQ_URL,
     cacheTtl: Object.freeze({
-      user: read.CACHE_TTL_USERS,
-      session: read.CACHE_TTL_SESSIONS,
-      order: read.CACHE_TTL_ORDERS,
+      user: values.CACHE_TTL_USERS,
+      session: values.CACHE_TTL_SESSIONS,
+      order: values.CACHE_TTL_ORDERS,
     }),
-    cacheDegradedWrites: read.CACHE_DEGRADED_WRITES,
-    sessionIdleSeconds: read.SESSION_IDLE_SECONDS,
-    sessionAbsoluteSeconds: read.SESSION_ABSOLUTE_SECONDS,
-    rateLimitPerMinute: read.RATE_LIMIT_PER_MINUTE,
-    admin:
-      read.ADMIN_USERNAME && read.ADMIN_PASSWORD
-        ? Object.freeze({ username: read.ADMIN_USERNAME, password: read.ADMIN_PASSWORD })
-        : undefined,
-    trustProxy: Object.freeze(read.TRUST_PROXY),
-    shutdownGraceSeconds: read.SHUTDOWN_GRACE_SECONDS,
-    logLevel: read.LOG_LEVEL,
-    logFormat: read.LOG_FORMAT ?? (terminal ? 'pretty' : 'json'),
-    metricsPort: read.METRICS_PORT,
-    otlpEndpoint: read.OTEL_EXPORTER_OTLP_ENDPOINT,
-    tls:
-      read.TLS_CERT_FILE && read.TLS_KEY_FILE
-        ? Object.freeze({ certFile: read.TLS_CERT_FILE, keyFile: read.TLS_KEY_FILE })
-        : undefined,
+    cacheDegradedWrites: values.CACHE_DEGRADED_WRITES,
+    sessionIdleSeconds: values.SESSION_IDLE_SECONDS,
+    sessionAbsoluteSeconds: values.SESSION_ABSOLUTE_SECONDS,
+    rateLimitPerMinute: values.RATE_LIMIT_PER_MINUTE,
+    admin: username && password ? Object.freeze({ username, password }) : undefined,
+    trustProxy: Object.freeze(values.TRUST_PROXY),
+    shutdownGraceSeconds: values.SHUTDOWN_GRACE_SECONDS,
+    logLevel: values.LOG_LEVEL,
+    logFormat: values.LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json'),
+    metricsPort: values.METRICS_PORT,
+    otlpEndpoint: values.OTEL_EXPORTER_OTLP_ENDPOINT,
+    tls: certFile && keyFile ? Object.freeze({ certFile, keyFile }) : undefined,
   });
+}
+
+function explainWrong(name: VariableName): string {
+  const { desc, example } = VARIABLES[name];
+  return `${name} must be ${desc}, for example ${name}=${example}`;
+}
+
+function explainMissing(name: VariableName, other: VariableName): string {
+  const { desc, example } = VARIABLES[name];
+  return `${name} is required with ${other}. It must be ${desc}, for example ${name}=${example}`;
 }

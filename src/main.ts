@@ -1,33 +1,42 @@
-/** Starts the server; nothing else. A start that fails says why in a line and exits with 1. */
+/**
+ * Starts the service. If it cannot start, it prints one line that says why, and exits with 1.
+ */
+import type { LoggerService } from '@nestjs/common';
 import { createApp } from './app.js';
-import { ConfigError, loadConfig } from './config.js';
-import { createPino, PinoLogger } from './telemetry/logger.js';
+import { type Config, ConfigError, loadConfig } from './config.js';
+import { EmbeddedPostgresError } from './platform/database/embedded/embedded-postgres.errors.js';
+import { createPino, PinoLogger } from './platform/telemetry/logger.js';
 
-/** What a person can act on, by the error's code; a stack helps only with what nobody expected. */
+/** What an operator can do, by the code of the error (Node's, or SQLSTATE). */
 const ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'the port is taken: set PORT to another one, or to 0 for any free one',
-  EADDRNOTAVAIL: 'HOST is no address of this machine',
-  EACCES: 'this user may not listen on that port: set PORT to one above 1023',
-  ECONNREFUSED: 'nothing answers at the address in DATABASE_URL',
-  ENOTFOUND: 'the host in DATABASE_URL has no address',
-  ETIMEDOUT: 'the host in DATABASE_URL does not answer',
-  '28P01': 'PostgreSQL refuses the user or the password in DATABASE_URL',
-  '28000': 'PostgreSQL refuses the user in DATABASE_URL',
-  '3D000': 'the database in DATABASE_URL does not exist: create it',
+  EADDRINUSE: 'The port is in use: set PORT to another port, or to 0 for any free one',
+  EADDRNOTAVAIL: 'HOST is not an address of this machine',
+  EACCES: 'This user may not listen on that port: set PORT to a port above 1023',
+  ECONNREFUSED: 'No server answers at the address in DATABASE_URL',
+  ENOTFOUND: 'The host in DATABASE_URL has no address',
+  ETIMEDOUT: 'The host in DATABASE_URL does not answer',
+  '28P01': 'PostgreSQL rejects the user or the password in DATABASE_URL',
+  '28000': 'PostgreSQL rejects the user in DATABASE_URL',
+  '3D000': 'The database in DATABASE_URL does not exist: create it',
 };
 
+/** Time after the grace period in which Nest closes the connections that are left. */
+const EXIT_MARGIN_MS = 1_000;
+
+/** One line for errors that an operator can act on, a stack for all others. */
 function explain(error: unknown): string {
-  const { name, message, stack, code, errors } = error as Error & {
+  const { message, stack, code, errors } = error as Error & {
     code?: string;
     errors?: { code?: string }[];
   };
-  if (error instanceof ConfigError || name === 'EmbeddedPostgresError') return message;
+  const isExplained = error instanceof ConfigError || error instanceof EmbeddedPostgresError;
+  if (isExplained) return message;
+  // An error of node:net that tried several addresses has the codes in `errors`.
   const advice = ADVICE[code ?? errors?.[0]?.code ?? ''];
   return advice ? `${advice} (${message || code})` : (stack ?? String(error));
 }
 
-try {
-  const config = loadConfig();
+async function start(config: Config): Promise<void> {
   const logger = new PinoLogger(createPino(config));
   const app = await createApp(config, logger);
   await app.listen(config.port, config.host);
@@ -37,20 +46,28 @@ try {
     'Holdfast',
   );
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    process.once(signal, () => {
-      logger.log(
-        `${signal}: finishing what is under way, for up to ${config.shutdownGraceSeconds} s`,
-        'Holdfast',
-      );
-      setTimeout(
-        () => {
-          logger.warn('The grace is over: closing with requests under way', 'Holdfast');
-          process.exit(1);
-        },
-        config.shutdownGraceSeconds * 1000 + 1_000,
-      ).unref();
-    });
+    process.once(signal, () => limitShutdown(signal, config.shutdownGraceSeconds, logger));
   }
+}
+
+/** Nest's shutdown hooks do the work. This ends the process when they take too long. */
+function limitShutdown(signal: string, graceSeconds: number, logger: LoggerService): void {
+  logger.log(
+    `${signal} received: requests in progress have up to ${graceSeconds} s to finish`,
+    'Holdfast',
+  );
+  const exit = (): void => {
+    logger.warn(
+      `Shutdown took longer than ${graceSeconds} s (SHUTDOWN_GRACE_SECONDS): exiting now`,
+      'Holdfast',
+    );
+    process.exit(1);
+  };
+  setTimeout(exit, graceSeconds * 1_000 + EXIT_MARGIN_MS).unref();
+}
+
+try {
+  await start(loadConfig());
 } catch (error) {
   process.stderr.write(`Holdfast cannot start: ${explain(error)}\n`);
   process.exit(1);

@@ -1,72 +1,61 @@
 /**
- * The environment: each variable's default, what it accepts and what it refuses, and that a refusal is one line which a person
- * can act on. The table here is the documentation's; .env.example is held to it too.
+ * The environment: each variable's default, the values it accepts and rejects, and that an error is
+ * one line which an operator can act on. .env.example is compared with the same table.
  */
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { type Config, ConfigError, loadConfig, VARIABLE_NAMES } from '../src/config.js';
 
 interface Variable {
-  readonly of: (config: Config) => unknown;
+  readonly read: (config: Config) => unknown;
   readonly default: unknown;
-  /** Text → value; a plain text stands for itself. */
-  readonly accepts: readonly (string | readonly [string, unknown])[];
-  readonly refuses: readonly string[];
-  /** Given together with it. */
+  /** Text, or text and value. A text alone is its own value. */
+  readonly accepts: readonly (string | readonly [text: string, value: unknown])[];
+  readonly rejects: readonly string[];
+  /** Variables that must be set together with it. */
   readonly beside?: Readonly<Record<string, string>>;
 }
 
-const numbers = (least: number, most: number): Pick<Variable, 'accepts' | 'refuses'> => ({
-  accepts: [least, least + 1, most].map((value) => [String(value), value] as const),
-  refuses: [
-    ...[least - 1, most + 1, least + 0.5].map(String),
-    ...[
-      'many',
-      '1e2',
-      '0x10',
-      '+5',
-      '-5',
-      ' 5',
-      '5 ',
-      '5s',
-      '٥',
-      'NaN',
-      'Infinity',
-      '9'.repeat(16),
-      '9'.repeat(400),
-    ],
+const numbers = (min: number, max: number): Pick<Variable, 'accepts' | 'rejects'> => ({
+  accepts: [min, min + 1, max].map((value) => [String(value), value] as const),
+  rejects: [
+    ...[min - 1, max + 1, min + 0.5].map(String),
+    ...['many', '1e2', '0x10', '+5', '-5', ' 5', '5 ', '5s', '٥', 'NaN', 'Infinity'],
+    ...['9'.repeat(16), '9'.repeat(400)],
   ],
 });
-const words = (...accepts: string[]): Pick<Variable, 'accepts' | 'refuses'> => ({
+
+const words = (...accepts: string[]): Pick<Variable, 'accepts' | 'rejects'> => ({
   accepts,
-  refuses: [
+  rejects: [
     ...accepts.map((word) => word.toUpperCase()),
-    `${accepts[0]} `,
-    'true',
-    'constructor',
-    '__proto__',
+    ...[`${accepts[0]} `, 'true', 'constructor', '__proto__'],
   ],
 });
+
 const TLS = { certFile: '/tls/a.crt', keyFile: '/tls/a.key' };
 const PHRASE = 'a phrase of the tests';
+const SECONDS_OF_A_WEEK = 604_800;
+const SECONDS_OF_A_YEAR = 31_536_000;
 
 const VARIABLES: Readonly<Record<string, Variable>> = {
   HOST: {
-    of: (config) => config.host,
+    read: (config) => config.host,
     default: '127.0.0.1',
     accepts: ['0.0.0.0', '::', '::1', 'localhost', 'holdfast.internal', 'node-1', 'a'],
-    refuses: ['http://localhost', '127.0.0.1:3000', '[::1]', 'two words', '-a', 'a_b', 'a/b', ' '],
+    rejects: ['http://localhost', '127.0.0.1:3000', '[::1]', 'two words', '-a', 'a_b', 'a/b', ' '],
   },
-  PORT: { of: (config) => config.port, default: 3000, ...numbers(0, 65_535) },
+  PORT: { read: (config) => config.port, default: 3000, ...numbers(0, 65_535) },
+  METRICS_PORT: { read: (config) => config.metricsPort, default: undefined, ...numbers(1, 65_535) },
   DATABASE_URL: {
-    of: (config) => config.databaseUrl,
+    read: (config) => config.databaseUrl,
     default: undefined,
     accepts: [
       'postgres://user:secret@db:5432/holdfast',
       'postgresql://db/holdfast?sslmode=require',
       'postgres:///holdfast?host=/run/postgresql',
     ],
-    refuses: [
+    rejects: [
       'db:5432',
       'postgres:db',
       'mysql://db/holdfast',
@@ -76,13 +65,13 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     ],
   },
   DATABASE_REPLICA_URLS: {
-    of: (config) => config.databaseReplicaUrls,
+    read: (config) => config.databaseReplicaUrls,
     default: [],
     accepts: [
       ['postgres://one/a', ['postgres://one/a']],
       ['postgres://one/a, postgresql://two/a', ['postgres://one/a', 'postgresql://two/a']],
     ],
-    refuses: [
+    rejects: [
       'one,two',
       'postgres://one/a,',
       ',',
@@ -90,16 +79,16 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
       'postgres://one/a postgres://two/a',
     ],
   },
-  DATABASE_POOL: { of: (config) => config.databasePool, default: 10, ...numbers(2, 500) },
+  DATABASE_POOL: { read: (config) => config.databasePool, default: 10, ...numbers(2, 500) },
   DATA_DIR: {
-    of: (config) => config.dataDir,
+    read: (config) => config.dataDir,
     default: '.data',
     accepts: ['/var/lib/holdfast', 'a folder'],
-    refuses: [],
+    rejects: [],
   },
-  MIGRATIONS: { of: (config) => config.migrations, default: 'auto', ...words('auto', 'manual') },
+  MIGRATIONS: { read: (config) => config.migrations, default: 'auto', ...words('auto', 'manual') },
   REDIS_URL: {
-    of: (config) => config.redisUrl,
+    read: (config) => config.redisUrl,
     default: undefined,
     accepts: [
       'redis://cache',
@@ -107,7 +96,7 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
       'rediss://cache:6380',
       'redis://[::1]:6379',
     ],
-    refuses: [
+    rejects: [
       'cache:6379',
       'redis:6379',
       'redis://',
@@ -117,114 +106,110 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     ],
   },
   RABBITMQ_URL: {
-    of: (config) => config.rabbitmqUrl,
+    read: (config) => config.rabbitmqUrl,
     default: undefined,
     accepts: ['amqp://broker', 'amqps://user:secret@broker:5671/vhost'],
-    refuses: ['broker', 'amqp:broker', 'amqp://', 'mqtt://broker', 'http://broker:15672'],
+    rejects: ['broker', 'amqp:broker', 'amqp://', 'mqtt://broker', 'http://broker:15672'],
   },
-  CACHE_TTL_USERS: { of: (config) => config.cacheTtl.user, default: 3600, ...numbers(1, 604_800) },
-  CACHE_TTL_SESSIONS: {
-    of: (config) => config.cacheTtl.session,
+  CACHE_TTL_USERS: {
+    read: (config) => config.cacheTtl.user,
     default: 3600,
-    ...numbers(1, 604_800),
+    ...numbers(1, SECONDS_OF_A_WEEK),
+  },
+  CACHE_TTL_SESSIONS: {
+    read: (config) => config.cacheTtl.session,
+    default: 3600,
+    ...numbers(1, SECONDS_OF_A_WEEK),
   },
   CACHE_TTL_ORDERS: {
-    of: (config) => config.cacheTtl.order,
+    read: (config) => config.cacheTtl.order,
     default: 1800,
-    ...numbers(1, 604_800),
+    ...numbers(1, SECONDS_OF_A_WEEK),
   },
   CACHE_DEGRADED_WRITES: {
-    of: (config) => config.cacheDegradedWrites,
+    read: (config) => config.cacheDegradedWrites,
     default: 'allow',
     ...words('allow', 'reject'),
   },
   SESSION_IDLE_SECONDS: {
-    of: (config) => config.sessionIdleSeconds,
+    read: (config) => config.sessionIdleSeconds,
     default: 3600,
-    ...numbers(1, 31_536_000),
+    ...numbers(1, SECONDS_OF_A_YEAR),
   },
   SESSION_ABSOLUTE_SECONDS: {
-    of: (config) => config.sessionAbsoluteSeconds,
+    read: (config) => config.sessionAbsoluteSeconds,
     default: 86_400,
-    ...numbers(1, 31_536_000),
+    ...numbers(1, SECONDS_OF_A_YEAR),
   },
   RATE_LIMIT_PER_MINUTE: {
-    of: (config) => config.rateLimitPerMinute,
+    read: (config) => config.rateLimitPerMinute,
     default: 600,
     ...numbers(0, 10_000_000),
   },
   ADMIN_USERNAME: {
-    of: (config) => config.admin?.username,
+    read: (config) => config.admin?.username,
     default: undefined,
     accepts: ['abc', 'root-admin', 'a_b.c-1', 'x'.repeat(32)],
-    refuses: ['ab', 'x'.repeat(33), 'Admin', 'an admin', 'ädmin', 'admin@example.com'],
+    rejects: ['ab', 'x'.repeat(33), 'Admin', 'an admin', 'ädmin', 'admin@example.com'],
     beside: { ADMIN_PASSWORD: PHRASE },
   },
   ADMIN_PASSWORD: {
-    of: (config) => config.admin?.password,
+    read: (config) => config.admin?.password,
     default: undefined,
     accepts: ['x'.repeat(15), '⚓'.repeat(15), '🚢'.repeat(128), ' spaces count as well '],
-    refuses: ['x'.repeat(14), '🚢'.repeat(14), 'x'.repeat(129)],
+    rejects: ['x'.repeat(14), '🚢'.repeat(14), 'x'.repeat(129)],
     beside: { ADMIN_USERNAME: 'root-admin' },
   },
   TRUST_PROXY: {
-    of: (config) => config.trustProxy,
+    read: (config) => config.trustProxy,
     default: [],
     accepts: [
       ['127.0.0.1', ['127.0.0.1']],
       ['10.0.0.0/8, fd00::/8,loopback', ['10.0.0.0/8', 'fd00::/8', 'loopback']],
       ['linklocal,uniquelocal', ['linklocal', 'uniquelocal']],
     ],
-    refuses: [
-      'true',
-      '*',
-      '1',
-      'proxy.internal',
-      '10.0.0.0/33',
-      '::/129',
-      '10.0.0.0/',
-      '10.0.0.0/8/8',
-      '10.0.0.1,',
-      '10.0/8',
+    rejects: [
+      ...['true', '*', '1', 'proxy.internal', '10.0.0.0/33', '::/129', '10.0.0.0/'],
+      ...['10.0.0.0/8/8', '10.0.0.1,', '10.0/8'],
     ],
   },
   SHUTDOWN_GRACE_SECONDS: {
-    of: (config) => config.shutdownGraceSeconds,
+    read: (config) => config.shutdownGraceSeconds,
     default: 10,
     ...numbers(0, 600),
   },
   LOG_LEVEL: {
-    of: (config) => config.logLevel,
+    read: (config) => config.logLevel,
     default: 'info',
     ...words('fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'),
   },
-  LOG_FORMAT: { of: (config) => config.logFormat, default: 'json', ...words('pretty', 'json') },
-  METRICS_PORT: { of: (config) => config.metricsPort, default: undefined, ...numbers(1, 65_535) },
+  LOG_FORMAT: { read: (config) => config.logFormat, default: 'json', ...words('pretty', 'json') },
   OTEL_EXPORTER_OTLP_ENDPOINT: {
-    of: (config) => config.otlpEndpoint,
+    read: (config) => config.otlpEndpoint,
     default: undefined,
     accepts: ['http://collector:4318', 'https://collector/v1'],
-    refuses: ['collector:4318', 'grpc://collector', 'http:', 'http://'],
+    rejects: ['collector:4318', 'grpc://collector', 'http:', 'http://'],
   },
   TLS_CERT_FILE: {
-    of: (config) => config.tls?.certFile,
+    read: (config) => config.tls?.certFile,
     default: undefined,
     accepts: [TLS.certFile],
-    refuses: [],
+    rejects: [],
     beside: { TLS_KEY_FILE: TLS.keyFile },
   },
   TLS_KEY_FILE: {
-    of: (config) => config.tls?.keyFile,
+    read: (config) => config.tls?.keyFile,
     default: undefined,
     accepts: [TLS.keyFile],
-    refuses: [],
+    rejects: [],
     beside: { TLS_CERT_FILE: TLS.certFile },
   },
 };
 
 const load = (env: NodeJS.ProcessEnv): Config => loadConfig(env, false);
 
-function faultsOf(env: NodeJS.ProcessEnv): readonly string[] {
+/** The lines of the ConfigError; empty when the environment is accepted. */
+function errorsOf(env: NodeJS.ProcessEnv): readonly string[] {
   try {
     load(env);
   } catch (error) {
@@ -234,152 +219,154 @@ function faultsOf(env: NodeJS.ProcessEnv): readonly string[] {
   return [];
 }
 
-const LINE = /^([A-Z_]+) must be (.+), for example \1=(.+)$/;
-/** The example that a refusal of this variable shows. */
-const exampleOf = (name: string): string =>
-  faultsOf({ [name]: '\u0000', ...VARIABLES[name]?.beside })
-    .map((line) => LINE.exec(line))
-    .find((match) => match?.[1] === name)?.[3] ?? '';
+const WRONG = /^([A-Z_]+) must be (.+), for example \1=(.+)$/;
+const MISSING = /^([A-Z_]+) is required with ([A-Z_]+)\. It must be (.+), for example \1=(.+)$/;
 
-it('the table here has every variable', () => {
-  expect(Object.keys(VARIABLES).sort()).toEqual([...VARIABLE_NAMES].sort());
+const namesOf = (lines: readonly string[], form: RegExp): (string | undefined)[] =>
+  lines.map((line) => form.exec(line)?.[1]);
+
+type Case = [name: string, variable: Variable];
+const CASES: Case[] = Object.entries(VARIABLES);
+const CHECKED: Case[] = CASES.filter(([, { rejects }]) => rejects.length > 0);
+
+describe('the table of this test', () => {
+  it('has every variable', () => {
+    expect(Object.keys(VARIABLES).sort()).toEqual([...VARIABLE_NAMES].sort());
+  });
 });
 
-describe.each(Object.entries(VARIABLES))(
-  '%s',
-  (name, { of, default: fallback, accepts, refuses, beside = {} }) => {
-    it('has its default', () => {
-      expect(of(load({}))).toEqual(fallback);
-    });
-
-    it('set to nothing counts as not set', () => {
-      expect(of(load({ [name]: '' }))).toEqual(fallback);
+describe('a variable', () => {
+  it.each(CASES)(
+    '%s has its default when it is not set, or set to nothing',
+    (name, { read, default: fallback }) => {
+      const configs = [load({}), load({ [name]: undefined }), load({ [name]: '' })];
+      expect(configs.map(read)).toEqual([fallback, fallback, fallback]);
       expect(load({ [name]: '' })).toEqual(load({}));
-      expect(of(load({ [name]: undefined }))).toEqual(fallback);
-    });
+    },
+  );
 
-    it('takes every form that it should', () => {
-      for (const form of accepts) {
-        const [text, value] = typeof form === 'string' ? [form, form] : form;
-        expect([text, of(load({ [name]: text, ...beside }))]).toEqual([text, value]);
-      }
-    });
+  const accepted = CASES.flatMap(([name, { read, accepts, beside }]) =>
+    accepts.map((form) => {
+      const [text, value] = typeof form === 'string' ? [form, form] : form;
+      return { name, text, value, read, beside };
+    }),
+  );
+  it.each(accepted)('$name accepts $text', ({ name, text, value, read, beside }) => {
+    expect(read(load({ [name]: text, ...beside }))).toEqual(value);
+  });
 
-    if (refuses.length > 0)
-      it('refuses any other with one line: its name, its form, an example', () => {
-        for (const text of refuses) {
-          const lines = faultsOf({ [name]: text, ...beside });
-          expect([text, lines]).toEqual([text, [expect.stringMatching(LINE)]]);
-          expect(lines[0]).toMatch(new RegExp(`^${name} must be `));
-        }
-      });
+  const rejected = CHECKED.flatMap(([name, { rejects, beside }]) =>
+    rejects.map((text) => ({ name, text, beside })),
+  );
+  it.each(rejected)(
+    '$name rejects "$text" with one line: name, form, example',
+    ({ name, text, beside }) => {
+      const lines = errorsOf({ [name]: text, ...beside });
+      expect(lines).toEqual([expect.stringMatching(WRONG)]);
+      expect(namesOf(lines, WRONG)).toEqual([name]);
+    },
+  );
 
-    if (refuses.length > 0)
-      it('is given an example that it takes', () => {
-        const example = exampleOf(name);
-        expect(example).not.toBe('');
-        expect(faultsOf({ [name]: example, ...beside })).toEqual([]);
-      });
-  },
-);
+  it.each(CHECKED)('%s accepts the example of its error', (name, { beside }) => {
+    const [line = ''] = errorsOf({ [name]: '\u0000', ...beside });
+    const example = WRONG.exec(line)?.[3];
+    expect(example).toEqual(expect.stringMatching(/./));
+    expect(errorsOf({ [name]: example, ...beside })).toEqual([]);
+  });
+});
 
-describe('a start with a wrong environment', () => {
-  it('names every variable at fault, each in a line of its own', () => {
-    const env = {
+describe('loadConfig with a wrong environment', () => {
+  it('reports each wrong variable in a line of its own, and no other', () => {
+    const lines = errorsOf({
       PORT: 'x',
       DATABASE_POOL: '1',
       REDIS_URL: 'x',
       LOG_LEVEL: 'loud',
       HOST: 'localhost',
-    };
-    const lines = faultsOf(env);
-    expect(lines.map((line) => LINE.exec(line)?.[1])).toEqual([
-      'PORT',
-      'DATABASE_POOL',
-      'REDIS_URL',
-      'LOG_LEVEL',
-    ]);
+    });
+    expect(namesOf(lines, WRONG)).toEqual(['PORT', 'DATABASE_POOL', 'REDIS_URL', 'LOG_LEVEL']);
     expect(new ConfigError(lines).message).toBe(lines.join('\n'));
   });
 
-  it('names all of them when all are wrong', () => {
-    const wrong = Object.entries(VARIABLES).filter(([, { refuses }]) => refuses.length > 0);
-    const lines = faultsOf(
-      Object.fromEntries(wrong.map(([name, { refuses }]) => [name, refuses[0]])),
-    );
-    expect(lines.map((line) => LINE.exec(line)?.[1])).toEqual(
-      VARIABLE_NAMES.filter((name) => wrong.some(([one]) => one === name)),
+  it('reports all variables when all are wrong', () => {
+    const env = Object.fromEntries(CHECKED.map(([name, { rejects }]) => [name, rejects[0]]));
+    const names = CHECKED.map(([name]) => name);
+    expect(namesOf(errorsOf(env), WRONG)).toEqual(
+      VARIABLE_NAMES.filter((name) => names.includes(name)),
     );
   });
 
-  it('never repeats a value: some are secrets', () => {
+  it('never repeats a value, because some are secrets', () => {
     const secret = 'hunter2-hunter2';
     const env = Object.fromEntries(
       VARIABLE_NAMES.map((name) => [name, `\u0007${secret} ${secret.repeat(20)}`]),
     );
+    let error: unknown;
     try {
       load(env);
-      throw new Error('accepted');
-    } catch (error) {
-      const { message, lines, stack } = error as ConfigError;
-      expect(error).toBeInstanceOf(ConfigError);
-      expect(lines.length).toBeGreaterThan(15);
-      for (const text of [message, String(stack), JSON.stringify(error), ...lines])
-        expect(text).not.toContain('hunter2');
+    } catch (thrown) {
+      error = thrown;
     }
+    const { message, lines, stack } = error as ConfigError;
+    expect(error).toBeInstanceOf(ConfigError);
+    expect(lines.length).toBeGreaterThan(15);
+    expect([message, stack, JSON.stringify(error), ...lines].join('\n')).not.toContain('hunter2');
   });
 
-  it('tells of a half of a pair by naming the half that is missing', () => {
-    const missing = (env: NodeJS.ProcessEnv): (string | undefined)[] =>
-      faultsOf(env).map((line) => LINE.exec(line)?.[1]);
-    expect(missing({ ADMIN_USERNAME: 'root-admin' })).toEqual(['ADMIN_PASSWORD']);
-    expect(missing({ ADMIN_PASSWORD: PHRASE })).toEqual(['ADMIN_USERNAME']);
-    expect(missing({ ADMIN_PASSWORD: PHRASE, ADMIN_USERNAME: '' })).toEqual(['ADMIN_USERNAME']);
-    expect(missing({ TLS_CERT_FILE: TLS.certFile })).toEqual(['TLS_KEY_FILE']);
-    expect(missing({ TLS_KEY_FILE: TLS.keyFile })).toEqual(['TLS_CERT_FILE']);
-    expect(missing({ ADMIN_USERNAME: 'A' }).sort()).toEqual(['ADMIN_PASSWORD', 'ADMIN_USERNAME']);
-    expect(faultsOf({ ADMIN_USERNAME: 'A' })).toHaveLength(2);
-    for (const line of faultsOf({ TLS_CERT_FILE: TLS.certFile }))
-      expect(line).toContain('together with TLS_CERT_FILE');
+  it.each([
+    ['ADMIN_USERNAME', 'root-admin', 'ADMIN_PASSWORD'],
+    ['ADMIN_PASSWORD', PHRASE, 'ADMIN_USERNAME'],
+    ['TLS_CERT_FILE', TLS.certFile, 'TLS_KEY_FILE'],
+    ['TLS_KEY_FILE', TLS.keyFile, 'TLS_CERT_FILE'],
+  ])('with %s=%s alone reports that %s is required', (name, value, missing) => {
+    const [line = '', ...others] = errorsOf({ [name]: value, [missing]: '' });
+    expect(MISSING.exec(line)?.slice(1, 3)).toEqual([missing, name]);
+    expect(others).toEqual([]);
   });
 
-  it('minds no variable of others', () => {
-    expect(load({ PATH: '/bin', NODE_ENV: 'production', port: 'x', HOLDFAST: '1' })).toEqual(
-      load({}),
-    );
+  it('reports a wrong half of a pair and the missing half', () => {
+    const lines = errorsOf({ ADMIN_USERNAME: 'A' });
+    expect(lines).toEqual([expect.stringMatching(WRONG), expect.stringMatching(MISSING)]);
+    expect(lines.map((line) => line.split(' ')[0])).toEqual(['ADMIN_USERNAME', 'ADMIN_PASSWORD']);
   });
 });
 
-describe('what was read', () => {
-  it('is frozen, to the last list', () => {
-    const env = {
-      ADMIN_USERNAME: 'root-admin',
-      ADMIN_PASSWORD: PHRASE,
-      TLS_CERT_FILE: 'a',
-      TLS_KEY_FILE: 'b',
-      TRUST_PROXY: '::1',
-    };
-    for (const config of [load({}), load({ ...env, DATABASE_REPLICA_URLS: 'postgres://one/a' })]) {
-      const values: unknown[] = [config, ...Object.values(config)];
-      expect(
-        values.filter((value) => typeof value === 'object' && !Object.isFrozen(value)),
-      ).toEqual([]);
-      expect(() => Object.assign(config, { port: 1 })).toThrow(TypeError);
-    }
+describe('loadConfig', () => {
+  it('ignores variables of other programs', () => {
+    const env = { PATH: '/bin', NODE_ENV: 'production', port: 'x', HOLDFAST: '1' };
+    expect(load(env)).toEqual(load({}));
   });
 
-  it('is pretty on a terminal and JSON elsewhere, unless told', () => {
-    expect([loadConfig({}, true).logFormat, loadConfig({}, false).logFormat]).toEqual([
-      'pretty',
-      'json',
-    ]);
-    expect([
-      loadConfig({ LOG_FORMAT: 'json' }, true),
-      loadConfig({ LOG_FORMAT: 'pretty' }, false),
-    ]).toMatchObject([{ logFormat: 'json' }, { logFormat: 'pretty' }]);
+  it.each([
+    ['defaults', {}],
+    [
+      'every optional part set',
+      {
+        ADMIN_USERNAME: 'root-admin',
+        ADMIN_PASSWORD: PHRASE,
+        TLS_CERT_FILE: 'a',
+        TLS_KEY_FILE: 'b',
+        TRUST_PROXY: '::1',
+        DATABASE_REPLICA_URLS: 'postgres://one/a',
+      },
+    ],
+  ])('with %s returns a deeply frozen configuration', (_, env) => {
+    const config = load(env);
+    const objects = [config, ...Object.values(config)].filter((value) => typeof value === 'object');
+    expect(objects.filter((value) => !Object.isFrozen(value))).toEqual([]);
+    expect(() => Object.assign(config, { port: 1 })).toThrow(TypeError);
   });
 
-  it('comes from the process when nothing is passed', () => {
+  it.each([
+    [undefined, true, 'pretty'],
+    [undefined, false, 'json'],
+    ['json', true, 'json'],
+    ['pretty', false, 'pretty'],
+  ])('with LOG_FORMAT=%s and isTerminal=%s logs %s', (LOG_FORMAT, isTerminal, expected) => {
+    expect(loadConfig({ LOG_FORMAT }, isTerminal).logFormat).toBe(expected);
+  });
+
+  it('reads the environment of the process by default', () => {
     const before = process.env.SHUTDOWN_GRACE_SECONDS;
     try {
       process.env.SHUTDOWN_GRACE_SECONDS = '42';
@@ -396,33 +383,29 @@ describe('.env.example', () => {
     new URL('../.env.example', import.meta.url),
     'utf8',
   ).split(/^# -+ docker compose only/m);
-  const assigned = (text: string): [string, string][] =>
-    [...text.matchAll(/^#?\s?([A-Z][A-Z0-9_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
+
+  const assignmentsOf = (section: string): [name: string, value: string][] =>
+    [...section.matchAll(/^#?\s?([A-Z][A-Z0-9_]*)=(.*)$/gm)].map(([, name = '', value = '']) => [
       name,
       value,
     ]);
+  const namesIn = (section: string): string[] => assignmentsOf(section).map(([name]) => name);
 
-  it('lists every variable once, and no other', () => {
-    expect(
-      assigned(service)
-        .map(([name]) => name)
-        .sort(),
-    ).toEqual([...VARIABLE_NAMES].sort());
+  it('lists every variable once, in the order of config.ts', () => {
+    expect(namesIn(service)).toEqual(VARIABLE_NAMES);
   });
 
-  it('keeps what only compose needs apart', () => {
-    expect(compose).not.toBe('');
-    expect(assigned(compose).filter(([name]) => VARIABLE_NAMES.includes(name))).toEqual([]);
+  it('lists the variables of compose in a section of their own', () => {
+    expect(namesIn(compose).length).toBeGreaterThan(0);
+    expect(namesIn(compose).filter((name) => VARIABLE_NAMES.includes(name))).toEqual([]);
   });
 
-  it('copied as it is, changes nothing', () => {
-    expect(load(Object.fromEntries(assigned(service)))).toEqual(load({}));
+  it('contains only defaults', () => {
+    expect(load(Object.fromEntries(assignmentsOf(service)))).toEqual(load({}));
   });
 
-  it('explains each, with its default', () => {
-    for (const [name] of assigned(service)) {
-      const [, comment = ''] = new RegExp(`((?:^#.*\n)+)${name}=`, 'm').exec(service) ?? [];
-      expect([name, comment]).toEqual([name, expect.stringMatching(/\(.+\)/)]);
-    }
+  it.each(VARIABLE_NAMES)('explains %s, with its default in parentheses', (name) => {
+    const [, comment = ''] = new RegExp(`((?:^#.*\n)+)${name}=`, 'm').exec(service) ?? [];
+    expect(comment).toMatch(/\(.+\)/);
   });
 });

@@ -1,72 +1,110 @@
-/** docs/security.md and docs/threat-model.md: every file and every test that they name is there, and their figures are counted. */
+/**
+ * docs/security/asvs.md and docs/security/threat-model.md: every file and every test that they name
+ * exists, and the numbers in the text are the numbers of the rows.
+ */
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 
-const root = new URL('../', import.meta.url);
-const read = (path: string): string => readFileSync(new URL(path, root), 'utf8');
+const ROOT = new URL('../', import.meta.url);
+const read = (path: string): string => readFileSync(new URL(path, ROOT), 'utf8');
+const exists = (path: string): boolean => existsSync(new URL(path, ROOT));
 
+/** requirement | status | how it is met, or why not | the files and tests that prove it */
 interface Row {
   readonly id: string;
   readonly status: string;
-  readonly here: string;
-  readonly held: string;
+  readonly explanation: string;
+  readonly evidence: string;
 }
-const security = read('docs/security.md');
-const rowsOf = (heading: string): Row[] => {
-  const [, section = ''] = security.split(`## ${heading}\n`);
-  return [
-    ...(section.split('\n## ')[0] ?? '').matchAll(
-      /^\| (\S[^|]*?) +\| (met|not met|n\/a) +\| ([^|]*?) +\| ([^|]*?) *\|$/gm,
-    ),
-  ].map(([, id = '', status = '', here = '', held = '']) => ({ id, status, here, held }));
-};
-const asvs = rowsOf('OWASP ASVS 5.0.0');
-const nist = rowsOf('NIST SP 800-63B-4');
-const count = (rows: readonly Row[]): [met: number, applicable: number] => [
-  rows.filter(({ status }) => status === 'met').length,
-  rows.filter(({ status }) => status !== 'n/a').length,
-];
 
-describe('docs/security.md', () => {
-  it('has each requirement once, with a reason where it is not met or does not apply', () => {
-    expect(asvs.length).toBeGreaterThan(150);
-    expect(asvs.filter(({ id }) => !/^V\d{1,2}\.\d{1,2}\.\d{1,2}$/.test(id))).toEqual([]);
+const ASVS_ID = /^V\d{1,2}\.\d{1,2}\.\d{1,2}$/;
+const ROW = /^\| (\S[^|]*?) +\| (met|not met|n\/a) +\| ([^|]*?) +\| ([^|]*?) *\|$/gm;
+/** Any line of a table that begins with a requirement, well-formed or not. */
+const REQUIREMENT_LINE = /^\| (V\d|\d\.\d)/gm;
+/** `file` or `file`: "name of a test" */
+const EVIDENCE = /`([^`]+)`(?:: "([^"]+)")?/g;
+
+const page = read('docs/security/asvs.md');
+const asvs = rowsUnder('OWASP ASVS 5.0.0');
+const nist = rowsUnder('NIST SP 800-63B-4');
+const rows = [...asvs, ...nist];
+
+function rowsUnder(heading: string): Row[] {
+  const [, rest = ''] = page.split(`## ${heading}\n`);
+  const [section = ''] = rest.split('\n## ');
+  return [...section.matchAll(ROW)].map(
+    ([, id = '', status = '', explanation = '', evidence = '']) => ({
+      id,
+      status,
+      explanation,
+      evidence,
+    }),
+  );
+}
+
+/** What is wrong with the evidence of a row; empty when all of it exists. */
+function evidenceErrors({ id, evidence }: Row): string[] {
+  const references = [...evidence.matchAll(EVIDENCE)];
+  if (references.length === 0) return [`${id} names no evidence`];
+  return references.flatMap(([, file = '', testName]) => {
+    if (!exists(file)) return [`${id}: ${file} does not exist`];
+    if (testName === undefined) {
+      return file.endsWith('.spec.ts') ? [`${id} names no test of ${file}`] : [];
+    }
+    return read(file).includes(testName) ? [] : [`${id}: ${file} has no test "${testName}"`];
+  });
+}
+
+describe('docs/security/asvs.md', () => {
+  it('has more than 150 requirements of ASVS', () => expect(asvs.length).toBeGreaterThan(150));
+
+  it('has only well-formed ids of ASVS', () =>
+    expect(asvs.filter(({ id }) => !ASVS_ID.test(id))).toEqual([]));
+
+  it('has each requirement of ASVS once', () => {
     const ids = asvs.map(({ id }) => id);
     expect(ids.filter((id, index) => ids.indexOf(id) !== index)).toEqual([]);
-    expect([...asvs, ...nist].filter(({ here }) => here.length < 5)).toEqual([]);
-    // As many rows as the tables have lines: none is passed over for its form.
-    const lines = security.match(/^\| (V\d|\d\.\d)/gm) ?? [];
-    expect(asvs.length + nist.length).toBe(lines.length);
   });
 
-  it('says of each that is met what holds it: a file that is there, a test of that name in it', () => {
-    const faults: string[] = [];
-    for (const { id, held } of [...asvs, ...nist].filter(({ status }) => status === 'met')) {
-      const named = [...held.matchAll(/`([^`]+)`(?:: "([^"]+)")?/g)];
-      if (named.length === 0) faults.push(`${id} names nothing`);
-      for (const [, file = '', name] of named) {
-        if (!existsSync(new URL(file, root))) faults.push(`${id}: ${file} is not there`);
-        else if (/\.spec\.ts$/.test(file) && !name)
-          faults.push(`${id}: no test of ${file} is named`);
-        else if (name && !read(file).includes(name)) faults.push(`${id}: ${file} has no "${name}"`);
-      }
-    }
-    expect(faults).toEqual([]);
+  it('explains every row', () =>
+    expect(rows.filter(({ explanation }) => explanation.length < 5)).toEqual([]));
+
+  it('has no row that these tests cannot read', () =>
+    expect(rows.length).toBe((page.match(REQUIREMENT_LINE) ?? []).length));
+
+  it('names existing files and tests for every requirement that is met', () => {
+    const met = rows.filter(({ status }) => status === 'met');
+    expect(met.flatMap(evidenceErrors)).toEqual([]);
   });
 
-  it('counts right', () => {
-    const [[met, of], [metOfNist, ofNist]] = [count(asvs), count(nist)];
-    process.stdout.write(`    ASVS: ${met} of ${of} met; NIST: ${metOfNist} of ${ofNist}\n`);
-    expect(security).toContain(
-      `${met} of ${of} applicable requirements of ASVS are met, ${metOfNist} of ${ofNist} of NIST`,
+  it('states how many requirements are met', () => {
+    const [asvsMet, asvsApplicable] = countsOf(asvs);
+    const [nistMet, nistApplicable] = countsOf(nist);
+    expect(page).toContain(
+      `${asvsMet} of ${asvsApplicable} applicable requirements of ASVS are met, ` +
+        `${nistMet} of ${nistApplicable} of NIST`,
     );
   });
 });
 
-it('docs/threat-model.md names a test for each threat, and it is there', () => {
-  const text = read('docs/threat-model.md');
-  const threats = [...text.matchAll(/^\| ([STRIDE]) +\|.*\| `([^`]+)` *\|$/gm)];
-  expect(new Set(threats.map(([, letter]) => letter))).toEqual(new Set('STRIDE'));
-  expect(threats.filter(([, , file = '']) => !existsSync(new URL(file, root)))).toEqual([]);
-  expect(threats.length).toBe((text.match(/^\| [STRIDE] +\|/gm) ?? []).length);
+function countsOf(list: readonly Row[]): [met: number, applicable: number] {
+  const met = list.filter(({ status }) => status === 'met').length;
+  const applicable = list.filter(({ status }) => status !== 'n/a').length;
+  return [met, applicable];
+}
+
+describe('docs/security/threat-model.md', () => {
+  const text = read('docs/security/threat-model.md');
+  const threats = [...text.matchAll(/^\| ([STRIDE]) +\|.*\| `([^`]+)` *\|$/gm)].map(
+    ([, category = '', file = '']) => ({ category, file }),
+  );
+
+  it('has a threat of every category of STRIDE', () =>
+    expect(new Set(threats.map(({ category }) => category))).toEqual(new Set('STRIDE')));
+
+  it('has no threat without a test', () =>
+    expect(threats.length).toBe((text.match(/^\| [STRIDE] +\|/gm) ?? []).length));
+
+  it('names only tests that exist', () =>
+    expect(threats.filter(({ file }) => !exists(file))).toEqual([]));
 });

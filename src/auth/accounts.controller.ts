@@ -1,12 +1,14 @@
-/** The users' routes that touch a password or end sessions. */
+/** The users' routes that concern a password or end sessions. */
 import { Body, Controller, Delete, HttpCode, Param, Post, Put, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { type Actor, CurrentActor } from '../http/actor.js';
-import { Operation } from '../http/openapi.js';
-import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
-import { problems } from '../http/problem.js';
-import { IdPipe } from '../http/validation.js';
+import type { Actor } from '../platform/access/actor.js';
+import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
+import { Operation } from '../platform/http/openapi/operation.decorator.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
+import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
+import { problems } from '../platform/http/problems/problem.js';
+import { IdPipe } from '../platform/http/validation/id.pipe.js';
 import { UserView } from '../users/users.dto.js';
 import { userProblems } from '../users/users.errors.js';
 import { ChangePassword, RegisterUser } from './auth.dto.js';
@@ -21,13 +23,13 @@ export class AccountsController {
   @Post()
   @Operation({
     allow: 'anyone',
-    summary: 'Register',
-    description: 'Makes a user with the role `user`. Log in next.',
+    summary: 'Register a user',
+    description: 'Creates a user with the role `user`. To call the API as this user, log in next.',
     status: 201,
     type: UserView,
     returns: 'The new user.',
     headers: ['Location', 'ETag'],
-    body: true,
+    hasBody: true,
     problems: [userProblems.usernameTaken, userProblems.emailTaken],
   })
   async register(
@@ -37,7 +39,7 @@ export class AccountsController {
   ): Promise<UserView> {
     const user = await this.auth.register(body);
     request.account = user.id;
-    void reply.header('Location', `/v1/users/${user.id}`).header('ETag', etagOf(user.version));
+    void reply.header('Location', `/v1/users/${user.id}`).header('ETag', entityTagOf(user.version));
     return user;
   }
 
@@ -45,12 +47,13 @@ export class AccountsController {
   @HttpCode(204)
   @Operation({
     allow: 'user.password',
-    summary: 'Change the own password',
+    summary: 'Change your own password',
     description:
-      'Changes the own password. Every other session of the user ends; the one of this request stays.',
+      'Changes the password of the caller. The session of this request stays open, every other ' +
+      'session of the caller ends.',
     status: 204,
-    returns: 'The password is changed.',
-    body: true,
+    returns: 'The password was changed.',
+    hasBody: true,
     problems: [
       problems.forbidden,
       problems.notFound,
@@ -72,9 +75,10 @@ export class AccountsController {
     allow: 'user.delete',
     summary: 'Delete a user',
     description:
-      "Deletes a user. The user's sessions end, the orders stay, the username may be taken again.",
+      "Deletes a user and ends the user's sessions. Orders stay. The username and the email " +
+      'address become free.',
     status: 204,
-    returns: 'The user is deleted.',
+    returns: 'The user was deleted.',
     accepts: ['If-Match'],
     problems: [problems.notFound, problems.versionMismatch],
   })

@@ -1,5 +1,5 @@
-/** What can be wrong with a login or a password. */
-import { defineProblem } from '../http/problem.js';
+/** The problems of logins and password changes. */
+import { defineProblem } from '../platform/http/problems/problem.js';
 
 export const authProblems = {
   invalidCredentials: defineProblem({
@@ -7,20 +7,21 @@ export const authProblems = {
     status: 401,
     title: 'Wrong name or password',
     explanation:
-      'The pair of name and password is not right. Which of the two is wrong is not told.',
+      'The login name and the password do not match. The response does not reveal which is wrong.',
   }),
   wrongPassword: defineProblem({
     code: 'wrong-password',
     status: 403,
     title: 'The current password is wrong',
-    explanation:
-      'A password is changed only by who knows the one it replaces: "currentPassword" was not it.',
+    explanation: 'currentPassword is incorrect. The password was not changed.',
   }),
   tooManyAttempts: defineProblem({
     code: 'too-many-attempts',
     status: 429,
     title: 'Too many wrong passwords',
     explanation:
-      'This login was not tried: too many wrong passwords came before it. "Retry-After" says in how many seconds the next one is; each further series waits longer. Sessions that are open stay so.',
+      'The password was not checked, because too many wrong ones were sent before. Try again ' +
+      'after "Retry-After" seconds. The wait grows with further failures. Open sessions stay ' +
+      'open.',
   }),
 } as const;

@@ -1,22 +1,22 @@
-/** Auth's door: accounts, sessions, and the guard that every request passes. */
+/** Accounts, passwords and sessions, and the guard of every request. */
 import { Module } from '@nestjs/common';
 import { APP_GUARD } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { CacheModule } from '../cache/cache.module.js';
-import { RateLimit } from '../http/rate-limit.js';
+import { CacheModule } from '../platform/cache/cache.module.js';
 import { UsersModule } from '../users/users.module.js';
 import { AccountsController } from './accounts.controller.js';
+import { AdminBootstrapService } from './admin-bootstrap.service.js';
 import { AuthGuard } from './auth.guard.js';
 import { AuthService } from './auth.service.js';
-import { Credential } from './credential.entity.js';
-import { LastUses } from './last-uses.js';
-import { Guesses } from './guesses.js';
-import { KnownDevice } from './known-device.entity.js';
-import { KnownDevices } from './known-devices.js';
-import { Passwords } from './passwords.js';
-import { Session } from './session.entity.js';
-import { SessionsController } from './sessions.controller.js';
-import { SessionsService } from './sessions.service.js';
+import { Credential } from './passwords/credential.entity.js';
+import { PasswordsService } from './passwords/passwords.service.js';
+import { LastUsesService } from './sessions/last-uses.service.js';
+import { Session } from './sessions/session.entity.js';
+import { SessionsController } from './sessions/sessions.controller.js';
+import { SessionsService } from './sessions/sessions.service.js';
+import { KnownDevice } from './throttling/known-device.entity.js';
+import { KnownDevicesService } from './throttling/known-devices.service.js';
+import { LoginThrottle } from './throttling/login-throttle.service.js';
 
 @Module({
   imports: [
@@ -27,14 +27,16 @@ import { SessionsService } from './sessions.service.js';
   controllers: [AccountsController, SessionsController],
   providers: [
     AuthService,
+    AdminBootstrapService,
+    // passwords/
+    PasswordsService,
+    // sessions/
     SessionsService,
-    LastUses,
-    Passwords,
-    Guesses,
-    KnownDevices,
-    RateLimit,
+    LastUsesService,
+    // throttling/
+    LoginThrottle,
+    KnownDevicesService,
     { provide: APP_GUARD, useClass: AuthGuard },
   ],
-  exports: [AuthService],
 })
 export class AuthModule {}

@@ -1,109 +1,127 @@
 /**
- * `npm run outbox`: what an operator does about events that the broker refused. It asks the relays and does nothing past them:
- * `requeue` makes an event due now, `skip` gives it up under its lane's lock, so that its aggregate goes on without it.
+ * `holdfast outbox`: what an operator does about events that the broker rejected. The relays stay
+ * the only publishers: `requeue` makes an event due now. `skip` gives an event up under the
+ * advisory lock of its partition, so that the later events of its subject continue.
  */
-import 'reflect-metadata';
-import { Client } from 'pg';
-import { loadConfig } from '../src/config.js';
-import { OutboxLanes } from '../src/outbox/outbox.lanes.js';
-import { command, CommandError, readArguments, withDatabase } from './command.js';
+import type { Client } from 'pg';
+import { loadConfig } from '../config.js';
+import { OutboxPartitions } from '../platform/outbox/outbox-partitions.js';
+import { parseArguments } from './arguments.js';
+import { CommandError } from './command.js';
+import { withClient, withDatabase } from './database.js';
 
-const USAGE = `npm run outbox -- list | requeue <id> | requeue all | skip <id>
-  list           how much waits, and the events that the broker refused, each with how many of its aggregate wait behind it
-  requeue <id>   have it tried again now, after whatever was in its way has been mended; all: every one
-  skip <id>      give it up for good: consumers never get it, and the events behind it go on`;
+export const USAGE = `holdfast outbox list | requeue <id> | requeue all | skip <id>
+  list           print how many events wait, and each rejected event with the number of events of
+                 its subject that are queued behind it (the default)
+  requeue <id>   try a rejected event again now, after its cause was repaired; "all" for every one
+  skip <id>      give a rejected event up: consumers never get it, the events behind it continue`;
+
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
-const MOST_LISTED = 100;
+const MAX_LISTED_EVENTS = 100;
 
-interface Refused {
+/** `retry_at` is infinity for an event that only an operator's request sends again. */
+const SELECT_REJECTED = `
+  SELECT id, type, subject, attempts, last_error AS error,
+         retry_at = 'infinity' AS "needsOperator",
+         extract(epoch FROM now() - occurred_at)::float8 AS "ageSeconds",
+         CASE WHEN retry_at < 'infinity'
+              THEN greatest(extract(epoch FROM retry_at - now()), 0)::float8
+         END AS "retrySeconds",
+         (SELECT count(*)::int FROM outbox AS later
+           WHERE later.subject = outbox.subject AND later.held AND later.published_at IS NULL
+             AND later.position > outbox.position) AS "queuedBehind"
+    FROM outbox
+   WHERE published_at IS NULL AND retry_at IS NOT NULL
+   ORDER BY position LIMIT $1`;
+
+const COUNT_WAITING = `
+  SELECT count(*)::int AS waiting FROM outbox WHERE published_at IS NULL AND NOT held`;
+
+const MAKE_DUE = `
+  UPDATE outbox SET retry_at = now()
+   WHERE published_at IS NULL AND retry_at IS NOT NULL
+     AND ($1 = 'all' OR id::text = lower($1))`;
+
+interface RejectedEvent {
   readonly id: string;
   readonly type: string;
   readonly subject: string;
   readonly attempts: number;
-  readonly parked: boolean;
-  readonly retry: number;
-  readonly age: number;
-  readonly behind: number;
   readonly error: string;
+  readonly needsOperator: boolean;
+  readonly ageSeconds: number;
+  /** Null when the event needs an operator. */
+  readonly retrySeconds: number | null;
+  readonly queuedBehind: number;
 }
 
-async function list(client: Client): Promise<number> {
-  const { rows } = await client.query(
-    `SELECT id, type, subject, attempts, retry_at = 'infinity' AS parked, last_error AS error,
-            extract(epoch FROM now() - occurred_at)::float8 AS age,
-            CASE WHEN retry_at < 'infinity' THEN greatest(extract(epoch FROM retry_at - now()), 0)::float8 END AS retry,
-            (SELECT count(*)::int FROM outbox AS later WHERE later.subject = outbox.subject AND later.held
-                AND later.published_at IS NULL AND later.position > outbox.position) AS behind
-       FROM outbox WHERE published_at IS NULL AND retry_at IS NOT NULL ORDER BY position LIMIT $1`,
-    [MOST_LISTED],
-  );
-  const waiting = await client.query(
-    `SELECT count(*)::int AS n FROM outbox WHERE published_at IS NULL AND NOT held`,
-  );
-  console.log(
-    `${(waiting.rows[0] as { n: number }).n} events wait for a relay, ${rows.length} were refused:`,
-  );
-  for (const {
-    id,
-    type,
-    subject,
-    attempts,
-    parked,
-    retry,
-    age,
-    behind,
-    error,
-  } of rows as Refused[]) {
-    const next = parked ? 'waits for you' : `next try in ${Math.ceil(retry)} s`;
-    console.log(
-      `${id}  ${type} of ${subject}, ${Math.round(age)} s old, ${behind} behind it; refused ${attempts} times, ${next}: ${error}`,
-    );
-  }
-  if (rows.length === MOST_LISTED) console.log(`(the first ${MOST_LISTED})`);
-  return 0;
-}
+const ACTIONS: Readonly<Record<string, (url: string, id: string) => Promise<void>>> = {
+  list: (url) => withClient(url, 'holdfast-outbox', list),
+  requeue: (url, id) => withClient(url, 'holdfast-outbox', (client) => requeue(client, id)),
+  skip,
+};
 
-async function requeue(client: Client, id: string): Promise<number> {
-  const { rowCount } = await client.query(
-    `UPDATE outbox SET retry_at = now() WHERE published_at IS NULL AND retry_at IS NOT NULL AND ($1 = 'all' OR id::text = lower($1))`,
-    [id],
-  );
-  if (rowCount === 0 && id !== 'all') throw new CommandError(`no refused event has the id ${id}`);
-  console.log(`${rowCount} made due: the relays try within a second`);
-  return 0;
-}
-
-async function skip(url: string, id: string): Promise<number> {
-  const lanes = new OutboxLanes(url);
-  await lanes.open();
-  try {
-    if (!(await lanes.skip(id))) throw new CommandError(`no refused event has the id ${id}`);
-  } finally {
-    await lanes.close();
-  }
-  console.log('Given up: the events behind it are tried within a second');
-  return 0;
-}
-
-await command('outbox', async () => {
-  const { words } = readArguments(USAGE, [], 2);
+export async function run(args: string[]): Promise<number> {
+  const { words } = parseArguments(args, { usage: USAGE, maxWords: 2 });
   const [verb = 'list', id = ''] = words;
-  if (!['list', 'requeue', 'skip'].includes(verb))
+  const action = Object.hasOwn(ACTIONS, verb) ? ACTIONS[verb] : undefined;
+  if (!action) {
     throw new CommandError(`the first word must be list, requeue or skip, not "${verb}"`, 2);
-  if (verb !== 'list' && !UUID.test(id) && !(verb === 'requeue' && id === 'all'))
-    throw new CommandError(`${verb} needs the id of an event, as list shows it, not "${id}"`, 2);
-  return withDatabase(loadConfig(), async (url) => {
-    if (verb === 'skip') return skip(url, id);
-    const client = new Client({
-      connectionString: url,
-      connectionTimeoutMillis: 5_000,
-      application_name: 'holdfast-outbox',
-    });
-    await client.connect();
-    try {
-      return await (verb === 'list' ? list(client) : requeue(client, id));
-    } finally {
-      await client.end();
-    }
-  });
-});
+  }
+  const isEveryEvent = verb === 'requeue' && id === 'all';
+  const needsId = verb !== 'list' && !isEveryEvent;
+  if (needsId && !UUID.test(id)) {
+    throw new CommandError(`${verb} needs the id of an event as list shows it, not "${id}"`, 2);
+  }
+  await withDatabase(loadConfig(), (url) => action(url, id));
+  return 0;
+}
+
+async function list(client: Client): Promise<void> {
+  const { rows: rejected } = await client.query<RejectedEvent>(SELECT_REJECTED, [
+    MAX_LISTED_EVENTS,
+  ]);
+  const { rows: counts } = await client.query<{ waiting: number }>(COUNT_WAITING);
+  const waiting = counts[0]?.waiting ?? 0;
+  console.log(
+    `${waiting} events wait for a relay; the broker rejected ${rejected.length} events` +
+      (rejected.length > 0 ? ':' : ''),
+  );
+  for (const event of rejected) console.log(describe(event));
+  if (rejected.length === MAX_LISTED_EVENTS) {
+    console.log(`(only the first ${MAX_LISTED_EVENTS} rejected events are listed)`);
+  }
+}
+
+function describe(event: RejectedEvent): string {
+  const { id, type, subject, attempts, error, needsOperator, retrySeconds, queuedBehind } = event;
+  const age = Math.round(event.ageSeconds);
+  const next = needsOperator
+    ? 'waits for requeue or skip'
+    : `next attempt in ${Math.ceil(retrySeconds ?? 0)} s`;
+  return (
+    `${id}  ${type} of ${subject}, ${age} s old, ${queuedBehind} queued behind it; ` +
+    `rejected ${attempts} times, ${next}: ${error}`
+  );
+}
+
+async function requeue(client: Client, id: string): Promise<void> {
+  const { rowCount } = await client.query(MAKE_DUE, [id]);
+  if (rowCount === 0 && id !== 'all') throw noSuchEvent(id);
+  console.log(`${rowCount} rejected events are due now: a relay tries them within a second`);
+}
+
+async function skip(url: string, id: string): Promise<void> {
+  const partitions = new OutboxPartitions(url);
+  await partitions.open();
+  try {
+    const isSkipped = await partitions.skip(id);
+    if (!isSkipped) throw noSuchEvent(id);
+  } finally {
+    await partitions.close();
+  }
+  console.log(`Gave up event ${id}: a relay tries the events behind it within a second`);
+}
+
+const noSuchEvent = (id: string): CommandError =>
+  new CommandError(`no rejected event has the id ${id}`);

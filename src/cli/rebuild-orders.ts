@@ -1,102 +1,114 @@
 /**
- * `npm run orders:rebuild`: compares `orders` with what their events make of them and mends what differs (projection.ts), then
- * counts the daily figures anew (figures.ts), while the service goes on. Exits with 1 when a difference is left.
+ * `holdfast rebuild-orders`: compares the table `orders` with the events, repairs what differs
+ * (orders/projection/), then counts the daily totals again, all while the service runs.
+ * docs/design/order-history.md
  */
-import 'reflect-metadata';
-import { Client } from 'pg';
-import { loadConfig } from '../src/config.js';
+import type { Client } from 'pg';
+import { loadConfig } from '../config.js';
+import { rebuildDailyTotals } from '../orders/daily-totals/rebuild-daily-totals.js';
 import {
-  command,
-  CommandError,
-  isStarted,
-  readArguments,
-  startProgress,
-  withDatabase,
-} from './command.js';
-import { rebuildFigures } from './figures.js';
-import { type Batch, compareProjection, type Difference } from './projection.js';
+  type BatchLimits,
+  compareProjection,
+  type Difference,
+} from '../orders/projection/compare-projection.js';
+import { parseArguments } from './arguments.js';
+import { CommandError } from './command.js';
+import { withClient, withDatabase } from './database.js';
+import { startProgress } from './progress.js';
 
-const USAGE = `npm run orders:rebuild [-- check | figures]
-  check    only compare orders with their events, change nothing
-  figures  only count the daily figures anew`;
+export const USAGE = `holdfast rebuild-orders [check | daily-totals]
+  (no argument)  compare the orders with their events, repair them, count the daily totals again
+  check          only compare, and change nothing
+  daily-totals   only count the daily totals again
+The exit code is 1 when a difference is left.`;
 
-/** One rebuild at a time: the first eight bytes of "rebuilds". */
+/** The advisory lock of a rebuild, so that only one runs: the first eight bytes of "rebuilds". */
 const LOCK = '8243113919129313395';
-/** Differences that are told one by one. */
-const MOST_TOLD = 50;
+const MAX_PRINTED_DIFFERENCES = 50;
 
-export type Part = 'all' | 'check' | 'figures';
-type Say = (line: string) => void;
+/** Estimated: PostgreSQL's statistics, at least 1. */
+const ESTIMATE_ORDERS = `
+  SELECT greatest(reltuples, 1)::float8 AS estimate FROM pg_class WHERE oid = 'orders'::regclass`;
 
-/** @returns the exit code: 1 when a difference is left */
-export async function rebuild(url: string, part: Part, say: Say, size?: Batch): Promise<number> {
-  const client = new Client({
-    connectionString: url,
-    connectionTimeoutMillis: 5_000,
-    application_name: 'holdfast-rebuild',
-  });
-  // A connection that breaks also rejects the query under way, which tells.
-  client.on('error', () => undefined);
-  await client.connect();
-  try {
-    const { rows } = await client.query<{ free: boolean }>(
-      'SELECT pg_try_advisory_lock($1) AS free',
+const SCOPES = ['all', 'check', 'daily-totals'] as const;
+export type RebuildScope = (typeof SCOPES)[number];
+type Print = (line: string) => void;
+
+export async function run(args: string[]): Promise<number> {
+  const { words } = parseArguments(args, { usage: USAGE, maxWords: 1 });
+  const [word = 'all'] = words;
+  const scope = SCOPES.find((name) => name === word);
+  if (!scope) {
+    throw new CommandError(`the argument must be "check" or "daily-totals", not "${word}"`, 2);
+  }
+  const print = (line: string): void => console.log(line);
+  return withDatabase(loadConfig(), (url) => rebuild(url, scope, print));
+}
+
+/**
+ * @param print receives each line of the report
+ * @returns the exit code: 1 when a difference is left
+ * @throws CommandError while another rebuild runs on the same database
+ */
+export function rebuild(
+  url: string,
+  scope: RebuildScope,
+  print: Print,
+  limits?: BatchLimits,
+): Promise<number> {
+  return withClient(url, 'holdfast-rebuild', async (client) => {
+    const { rows } = await client.query<{ locked: boolean }>(
+      'SELECT pg_try_advisory_lock($1) AS locked',
       [LOCK],
     );
-    if (!rows[0]?.free) throw new CommandError('another rebuild runs on this database');
-    const left = part === 'figures' ? 0 : await rebuildOrders(client, part === 'all', say, size);
-    if (part !== 'check') {
-      const { orders, changed } = await rebuildFigures(client);
-      say(`Figures of ${orders} orders counted anew, ${changed} changed`);
+    if (!rows[0]?.locked) throw new CommandError('another rebuild runs on this database');
+    let differencesLeft = 0;
+    if (scope !== 'daily-totals') {
+      differencesLeft = await compareOrders(client, { repair: scope === 'all', limits }, print);
     }
-    return left === 0 ? 0 : 1;
-  } finally {
-    await client.end().catch(() => undefined);
-  }
+    if (scope !== 'check') {
+      const { orders, changed } = await rebuildDailyTotals(client);
+      print(`Counted the daily totals of ${orders} orders again; ${changed} changed`);
+    }
+    return differencesLeft === 0 ? 0 : 1;
+  });
 }
 
 /** @returns how many differences are left */
-async function rebuildOrders(
+async function compareOrders(
   client: Client,
-  mend: boolean,
-  say: Say,
-  size: Batch | undefined,
+  { repair, limits }: { repair: boolean; limits: BatchLimits | undefined },
+  print: Print,
 ): Promise<number> {
-  const { rows } = await client.query<{ about: number }>(
-    `SELECT greatest(reltuples, 1)::float8 AS about FROM pg_class WHERE oid = 'orders'::regclass`,
-  );
-  const progress = await startProgress(
-    mend ? 'rebuilt' : 'compared',
-    rows[0]?.about ?? 1,
-    'orders',
-  );
-  let told = 0;
-  const tell = ({ id, why, mended }: Difference): void => {
-    if (++told <= MOST_TOLD) say(`${id}: ${why}${mended ? ', mended' : ''}`);
-  };
-  const { orders, events, live, replayed, different, mended } = await compareProjection(
-    client,
-    mend,
-    tell,
-    (done) => progress.update(done),
-    size,
-  );
+  const { rows } = await client.query<{ estimate: number }>(ESTIMATE_ORDERS);
+  const label = repair ? 'rebuilt' : 'compared';
+  const progress = await startProgress(label, rows[0]?.estimate ?? 1, 'orders');
+  let found = 0;
+  const result = await compareProjection(client, {
+    repair,
+    limits,
+    onDifference: (difference) => {
+      found++;
+      if (found <= MAX_PRINTED_DIFFERENCES) print(describe(difference));
+    },
+    onProgress: (orders) => progress.update(orders),
+  });
   progress.stop();
-  if (told > MOST_TOLD) say(`… and ${told - MOST_TOLD} more`);
-  say(`${orders} orders, ${events} events; checksums: orders ${live}, replayed ${replayed}`);
-  say(
-    different === 0
-      ? 'Every order is what its events make of it'
-      : `${different} differed, ${mended} mended`,
+
+  const unprinted = found - MAX_PRINTED_DIFFERENCES;
+  if (unprinted > 0) print(`… and ${unprinted} more`);
+  const { orders, events, checksums, different, repaired } = result;
+  print(
+    `${orders} orders, ${events} events; ` +
+      `checksums: orders ${checksums.orders}, replayed ${checksums.replayed}`,
   );
-  return different - mended;
+  print(
+    different === 0
+      ? 'Every order equals the replay of its events'
+      : `${different} orders differed, ${repaired} repaired`,
+  );
+  return different - repaired;
 }
 
-if (isStarted(import.meta.url))
-  await command('orders:rebuild', async () => {
-    const { words } = readArguments(USAGE, [], 1);
-    const [part = 'all'] = words;
-    if (part !== 'all' && part !== 'check' && part !== 'figures')
-      throw new CommandError(`the argument must be "check" or "figures", not "${part}"`, 2);
-    return withDatabase(loadConfig(), (url) => rebuild(url, part, (line) => console.log(line)));
-  });
+const describe = ({ id, reason, repaired }: Difference): string =>
+  `${id}: ${reason}${repaired ? ', repaired' : ''}`;

@@ -1,9 +1,10 @@
 /**
- * An order's life as data: every action, the state it starts from, the state it ends in, who may take it there, and the
- * event that tells of it. The routes, the service, the projection, the 409's `allowed`, the OpenAPI text, the CHECK on the
- * column, the diagram in docs/orders.md and an exhaustive test all read this table; a start with a table that is none fails.
+ * The life of an order as a table: each action with its start and end status, its actor and its
+ * event. Read by the routes, the service, the projection, the 409's `allowed`, the OpenAPI text,
+ * the CHECK on the column, docs/reference/orders.md and an exhaustive test. Startup fails when the
+ * table is inconsistent.
  */
-import type { Actor } from '../http/actor.js';
+import type { Actor } from '../platform/access/actor.js';
 
 export const ORDER_STATUSES = [
   'placed',
@@ -18,7 +19,7 @@ export type OrderStatus = (typeof ORDER_STATUSES)[number];
 export const ORDER_ACTIONS = ['pay', 'ship', 'deliver', 'cancel', 'refund'] as const;
 export type OrderAction = (typeof ORDER_ACTIONS)[number];
 
-/** In which relation to the order an actor acts. */
+/** The relation of an actor to an order. An admin who owns the order is both. */
 export type Party = 'owner' | 'admin';
 
 export interface Transition {
@@ -38,78 +39,111 @@ export const TRANSITIONS: readonly Transition[] = [
   { action: 'refund', from: 'delivered', to: 'refunded', by: 'admin', event: 'order.refunded' },
 ];
 
-/** The state that an order begins in. */
-export const INITIAL: OrderStatus = 'placed';
+/** The status of a new order. */
+export const INITIAL_STATUS: OrderStatus = 'placed';
 
-/** The state in which items and note may still change. */
-export const EDITABLE: OrderStatus = 'placed';
+/** The status in which items and note may change. */
+export const EDITABLE_STATUS: OrderStatus = 'placed';
 
-/** The event that every order begins with, and the one of a change, which is no step. */
+/** The event of a new order. */
 export const ORDER_PLACED = 'order.placed';
+/** The event of a change of items or note. The status stays. */
 export const ORDER_CHANGED = 'order.changed';
 
-/**
- * What is wrong with a table: states that are unknown or out of reach, actions that never happen or lead to two places, events
- * from whose name the projection cannot tell the state.
- */
-export function faultsOfLifecycle(transitions: readonly Transition[]): string[] {
-  const faults: string[] = [];
-  const states: readonly string[] = ORDER_STATUSES;
-  const reached = new Set<OrderStatus>([INITIAL]);
-  // A set grows while it is walked.
-  for (const state of reached)
-    for (const step of transitions) if (step.from === state) reached.add(step.to);
-  for (const state of ORDER_STATUSES)
-    if (!reached.has(state)) faults.push(`no way leads to "${state}"`);
-  for (const action of ORDER_ACTIONS)
-    if (!transitions.some((step) => step.action === action))
-      faults.push(`"${action}" is never possible`);
+/** Each check of the table: the problems that it finds, one sentence each. */
+const CHECKS: readonly ((transitions: readonly Transition[]) => string[])[] = [
+  findUnknownWords,
+  findUnreachableStatuses,
+  findImpossibleActions,
+  findDuplicateSteps,
+  findAmbiguousEvents,
+];
 
-  const ends = new Map<string, OrderStatus>([
-    [ORDER_PLACED, INITIAL],
-    [ORDER_CHANGED, EDITABLE],
-  ]);
-  const starts = new Set<string>();
-  for (const { action, from, to, by, event } of transitions) {
-    for (const state of [from, to])
-      if (!states.includes(state)) faults.push(`"${state}" is no state`);
-    if (!ORDER_ACTIONS.includes(action)) faults.push(`"${action}" is no action`);
-    const start = `"${action}" from "${from}" by ${by}`;
-    if (starts.has(start)) faults.push(`${start} is there twice`);
-    starts.add(start);
-    if (event === ORDER_PLACED || event === ORDER_CHANGED || (ends.get(event) ?? to) !== to)
-      faults.push(`"${event}" does not tell one state`);
-    ends.set(event, to);
-  }
-  return [...new Set(faults)];
+/** The problems of a table of transitions; empty for a consistent one. */
+export const validateLifecycle = (transitions: readonly Transition[]): string[] =>
+  CHECKS.flatMap((check) => check(transitions));
+
+function findUnknownWords(transitions: readonly Transition[]): string[] {
+  const statuses: readonly string[] = ORDER_STATUSES;
+  const actions: readonly string[] = ORDER_ACTIONS;
+  const usedStatuses = new Set(transitions.flatMap(({ from, to }) => [from, to]));
+  const usedActions = new Set(transitions.map(({ action }) => action));
+  return [
+    ...[...usedStatuses]
+      .filter((status) => !statuses.includes(status))
+      .map((status) => `"${status}" is not a status`),
+    ...[...usedActions]
+      .filter((action) => !actions.includes(action))
+      .map((action) => `"${action}" is not an action`),
+  ];
 }
+
+function findUnreachableStatuses(transitions: readonly Transition[]): string[] {
+  const reachable = new Set<OrderStatus>([INITIAL_STATUS]);
+  // A Set's iteration also visits the elements that are added during the iteration.
+  for (const status of reachable) {
+    for (const { from, to } of transitions) {
+      if (from === status) reachable.add(to);
+    }
+  }
+  return ORDER_STATUSES.filter((status) => !reachable.has(status)).map(
+    (status) => `no transition leads to "${status}"`,
+  );
+}
+
+function findImpossibleActions(transitions: readonly Transition[]): string[] {
+  const possible = new Set(transitions.map(({ action }) => action));
+  return ORDER_ACTIONS.filter((action) => !possible.has(action)).map(
+    (action) => `"${action}" is never possible`,
+  );
+}
+
+/** An action of one party in one status must lead to one status. */
+function findDuplicateSteps(transitions: readonly Transition[]): string[] {
+  const steps = transitions.map(({ action, from, by }) => `"${action}" from "${from}" by ${by}`);
+  const repeated = new Set(steps.filter((step, index) => steps.indexOf(step) !== index));
+  return [...repeated].map((step) => `${step} is listed twice`);
+}
+
+/** The projection derives the status from the event's type, so a type must mean one status. */
+function findAmbiguousEvents(transitions: readonly Transition[]): string[] {
+  const statusAfter = new Map<string, OrderStatus>();
+  const ambiguous = new Set<string>();
+  for (const { event, to } of transitions) {
+    const isReserved = event === ORDER_PLACED || event === ORDER_CHANGED;
+    const isOfAnotherStatus = (statusAfter.get(event) ?? to) !== to;
+    if (isReserved || isOfAnotherStatus) ambiguous.add(event);
+    statusAfter.set(event, to);
+  }
+  return [...ambiguous].map((event) => `"${event}" does not identify one status`);
+}
+
+/** What the rules of an order depend on. */
+type LifecycleOrder = { readonly userId: string; readonly status: OrderStatus };
 
 const isParty = (actor: Actor, ownerId: string, party: Party): boolean =>
   party === 'owner' ? actor.userId === ownerId : actor.roles.includes('admin');
 
-/** What this actor may do with an order in this state. */
-export function allowedActions(
-  actor: Actor,
-  order: { userId: string; status: OrderStatus },
-): OrderAction[] {
-  const open = TRANSITIONS.filter(
-    ({ from, by }) => from === order.status && isParty(actor, order.userId, by),
-  );
-  return [...new Set(open.map(({ action }) => action))];
+/** The transitions that this actor may take with this order now. */
+const openTransitions = (actor: Actor, { userId, status }: LifecycleOrder): Transition[] =>
+  TRANSITIONS.filter(({ from, by }) => from === status && isParty(actor, userId, by));
+
+/** The actions that this actor may take with this order now. */
+export function allowedActions(actor: Actor, order: LifecycleOrder): OrderAction[] {
+  const actions = openTransitions(actor, order).map(({ action }) => action);
+  return [...new Set(actions)];
 }
 
-/** The step that this action is for this actor now; undefined when it is none. */
-export function transitionOf(
+/** The transition that `action` is for this actor and order now; undefined when not allowed. */
+export const transitionOf = (
   actor: Actor,
-  order: { userId: string; status: OrderStatus },
+  order: LifecycleOrder,
   action: OrderAction,
-): Transition | undefined {
-  return TRANSITIONS.find(
-    (step) =>
-      step.action === action && step.from === order.status && isParty(actor, order.userId, step.by),
-  );
-}
+): Transition | undefined =>
+  openTransitions(actor, order).find((transition) => transition.action === action);
 
-/** Whether there is any state in which this actor may take this action: otherwise a role is lacking. */
-export const mayEver = (actor: Actor, ownerId: string, action: OrderAction): boolean =>
-  TRANSITIONS.some((step) => step.action === action && isParty(actor, ownerId, step.by));
+/** Whether this actor may take this action in any status. Otherwise the actor lacks a role. */
+export const canEverAct = (actor: Actor, ownerId: string, action: OrderAction): boolean =>
+  TRANSITIONS.some(
+    (transition) => transition.action === action && isParty(actor, ownerId, transition.by),
+  );

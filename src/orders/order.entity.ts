@@ -1,19 +1,25 @@
-/** An order as it is now: the projection of its events (order-event.entity.ts), written in the same transaction. */
+/**
+ * The current state of an order: the projection of its events (projection/order-event.entity.ts),
+ * which commits together with them.
+ */
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
-import { Cached } from '../cache/cached.decorator.js';
-import { safeInteger, timestampOfInsert } from '../database/columns.js';
+import { Cached } from '../platform/cache/cached.decorator.js';
+import { safeInteger, timestampOfInsert } from '../platform/database/columns.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 
 export interface OrderItem {
   sku: string;
   name: string;
   quantity: number;
-  /** In minor units of the order's currency. */
+  /** In minor units of the order's currency, e.g. cents. */
   unitPrice: number;
 }
 
-/** An item as a strict SQL/JSON path predicate: what is missing or of another type is unknown, and so no item. */
-const ITEM_FORM = [
+/**
+ * A valid item, as a strict SQL/JSON path predicate. A member that is missing or of another type
+ * makes the predicate unknown, and the item invalid.
+ */
+const VALID_ITEM = [
   '@.sku like_regex "^.{1,64}$" flag "s"',
   '@.name like_regex "^.{1,200}$" flag "s"',
   '@.quantity.floor() == @.quantity && @.quantity >= 1 && @.quantity <= 10000',
@@ -31,7 +37,10 @@ const ITEM_FORM = [
   'orders_items_count',
   `jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100`,
 )
-@Check('orders_items_form', `items = jsonb_path_query_array(items, 'strict $[*] ? (${ITEM_FORM})')`)
+@Check(
+  'orders_items_form',
+  `items = jsonb_path_query_array(items, 'strict $[*] ? (${VALID_ITEM})')`,
+)
 @Check('orders_total_sum', `total = order_total(items)`)
 @Check('orders_note_length', `length(note) <= 1000`)
 @Index('orders_of_user', { synchronize: false })
@@ -54,14 +63,14 @@ export class Order {
   @Column('text')
   status: OrderStatus;
 
-  /** ISO 4217, upper case. */
+  /** An ISO 4217 code in upper case. */
   @Column('text')
   currency: string;
 
   @Column('jsonb')
   items: OrderItem[];
 
-  /** In minor units; at most 2^53 - 1. */
+  /** In minor units of the currency; at most 2^53 - 1. */
   @Column('bigint', { transformer: safeInteger })
   total: number;
 

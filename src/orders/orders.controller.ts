@@ -1,4 +1,4 @@
-/** The routes of orders. */
+/** The routes of orders: /v1/orders. */
 import {
   Body,
   Controller,
@@ -14,25 +14,28 @@ import {
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CurrentReading } from '../cache/cache.headers.js';
-import { Reading } from '../cache/reading.js';
-import type { Representation } from '../cache/representation.js';
-import { UnitOfWork } from '../database/unit-of-work.js';
-import { type Actor, CurrentActor } from '../http/actor.js';
+import type { Actor } from '../platform/access/actor.js';
+import { ReadContext } from '../platform/cache/read/read-context.js';
+import { CurrentReadContext } from '../platform/http/conditional/read-context.decorator.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
+import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
+import type { Representation } from '../platform/http/conditional/representation.js';
+import { Operation } from '../platform/http/openapi/operation.decorator.js';
+import { nextLink } from '../platform/http/pagination.js';
+import { problems } from '../platform/http/problems/problem.js';
+import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
+import { StreamedResponses } from '../platform/http/server/streamed-responses.service.js';
+import { IdPipe } from '../platform/http/validation/id.pipe.js';
+import { invalidParameter } from '../platform/http/validation/validation-problem.js';
+import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
+import { sendIdempotentResponse } from '../platform/idempotency/idempotency.service.js';
 import {
-  Idempotency,
-  idempotencyProblems,
   Idempotent,
   type IdempotentRequest,
-} from '../http/idempotency.js';
-import { Operation } from '../http/openapi.js';
-import { nextLink, type Page } from '../http/pagination.js';
-import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
-import { problems } from '../http/problem.js';
-import { StreamedAnswers } from '../http/streamed-answers.js';
-import { IdPipe, invalid } from '../http/validation.js';
+} from '../platform/idempotency/idempotent.decorator.js';
+import { OrderSummary, SummaryQuery } from './daily-totals/order-summary.dto.js';
+import { OrderSummaryService } from './daily-totals/order-summary.service.js';
 import { ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
-import { OrderSummaryService } from './order-summary.service.js';
 import {
   ActOnOrder,
   ChangeOrder,
@@ -41,29 +44,30 @@ import {
   ListOrdersQuery,
   OrderEventPage,
   OrderPage,
-  OrderSummary,
   OrderView,
   PlaceOrder,
-  SummaryQuery,
-  UserOrdersQuery,
 } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
 import { OrdersService } from './orders.service.js';
+import { OrderHistoryService } from './projection/order-history.service.js';
 
 const NDJSON = 'application/x-ndjson';
 
-/** What each action's route says of itself, out of the table of the lifecycle. */
-const VARIANTS = Object.fromEntries(
+/** The OpenAPI texts of each action's route, from the table of transitions. */
+const ACTION_VARIANTS = Object.fromEntries(
   ORDER_ACTIONS.map((action) => {
-    const steps = TRANSITIONS.filter((step) => step.action === action);
-    const moves = steps.map(({ from, to, by }) => `from \`${from}\` to \`${to}\` (${by})`);
-    const Action = action.replace(/^./, (letter) => letter.toUpperCase());
+    const moves = TRANSITIONS.filter((transition) => transition.action === action).map(
+      ({ from, to, by }) => `from \`${from}\` to \`${to}\` (${by})`,
+    );
     return [
       action,
       {
         operationId: `${action}Order`,
-        summary: `${Action} an order`,
-        description: `Takes an order ${moves.join(', or ')}. The body may be left out. In any other state it is a 409 that says what is \`allowed\`.`,
+        summary: `${action.charAt(0).toUpperCase()}${action.slice(1)} an order`,
+        description:
+          `Moves an order ${moves.join(', or ')}. The body is optional. In any other status ` +
+          `the response is 409; its \`allowed\` lists the actions that this caller can take ` +
+          'now.',
       },
     ];
   }),
@@ -74,10 +78,9 @@ const VARIANTS = Object.fromEntries(
 export class OrdersController {
   constructor(
     private readonly orders: OrdersService,
+    private readonly history: OrderHistoryService,
     private readonly summaries: OrderSummaryService,
-    private readonly streams: StreamedAnswers,
-    private readonly idempotency: Idempotency,
-    private readonly unitOfWork: UnitOfWork,
+    private readonly streams: StreamedResponses,
   ) {}
 
   @Post()
@@ -85,29 +88,25 @@ export class OrdersController {
     allow: 'order.place',
     summary: 'Place an order',
     description:
-      'Places an order, exactly once for each `Idempotency-Key`: sent again with the same key, the answer is the same and `Idempotent-Replayed` says so. A new order needs a new key.',
+      'Places an order exactly once for each `Idempotency-Key`. A retry with the same key and ' +
+      'body gets the same response again, with `Idempotent-Replayed: true`. Use a new key for ' +
+      'each new order.',
     status: 201,
     type: OrderView,
     returns: 'The new order.',
     headers: ['Location', 'ETag', 'Idempotent-Replayed'],
     accepts: ['Idempotency-Key!'],
-    body: true,
+    hasBody: true,
     problems: Object.values(idempotencyProblems),
   })
   async placeOrder(
     @CurrentActor() actor: Actor,
-    @Idempotent(true) request: IdempotentRequest,
+    @Idempotent(true) idempotentRequest: IdempotentRequest,
     @Body() body: PlaceOrder,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    await this.idempotency.once(request, actor, reply, async (transaction) => {
-      const order = await this.orders.place(transaction, actor, body);
-      return {
-        status: 201,
-        headers: { Location: `/v1/orders/${order.id}`, ETag: etagOf(order.version) },
-        body: order,
-      };
-    });
+    const response = await this.orders.place(actor, idempotentRequest, body);
+    sendIdempotentResponse(reply, response);
   }
 
   @Get()
@@ -115,7 +114,9 @@ export class OrdersController {
     allow: 'order.list',
     summary: 'List orders, or read many by id',
     description:
-      "One's own, newest first, page by page; `support` and `admin` see all. With `ids`: those that exist and may be seen, in the order asked.",
+      'Lists orders page by page, newest first: the orders of the caller, or all orders for ' +
+      '`support` and `admin`. With `ids`, returns the orders that exist and that the caller ' +
+      'may see, in the order of `ids`.',
     type: OrderPage,
     returns: 'A page of orders.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
@@ -125,23 +126,30 @@ export class OrdersController {
   async listOrders(
     @CurrentActor() actor: Actor,
     @Query() query: ListOrdersQuery,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderPage> {
-    if (query.ids === undefined)
-      return withLink(await this.orders.list(actor, query, reading), request, reply);
-    if (Object.values(query).filter((value) => value !== undefined).length > 1)
-      throw invalid('ids', 'ids-alone', 'ids goes with no other parameter');
-    return { data: await this.orders.getMany(actor, query.ids, reading), next: null };
+    if (query.ids === undefined) {
+      const page = await this.orders.list(actor, query, readContext);
+      if (page.next) void reply.header('Link', nextLink(request.url, page.next));
+      return page;
+    }
+    const parameters = Object.values(query).filter((value) => value !== undefined);
+    if (parameters.length > 1) {
+      throw invalidParameter('ids', 'ids-alone', 'ids cannot be combined with other parameters');
+    }
+    return { data: await this.orders.getMany(actor, query.ids, readContext), next: null };
   }
 
   @Get('summary')
   @Operation({
     allow: 'order.summary',
-    summary: 'Counts and totals by day, status and currency',
+    summary: 'Count and total orders by day, status and currency',
     description:
-      'From figures that follow the events, kept for up to 10 seconds: `Age` says how many seconds old they may be. With `Cache-Control: no-cache` the orders are counted.',
+      'Returns counts and totals that are at most 10 seconds old. They can be older while events ' +
+      'wait to be processed. `Age` is their age in seconds. With `Cache-Control: no-cache`, the ' +
+      'orders are counted now.',
     type: OrderSummary,
     returns: 'The counts and totals.',
     headers: ['Age', 'Cache-Control', 'Cache-Status'],
@@ -150,11 +158,12 @@ export class OrdersController {
   })
   async summarizeOrders(
     @Query() query: SummaryQuery,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderSummary> {
-    const { summary, asOf } = await this.summaries.summary(query, reading);
-    void reply.header('Age', String(Math.max(0, Math.ceil((Date.now() - asOf) / 1000))));
+    const { summary, asOf } = await this.summaries.summarize(query, readContext);
+    const ageSeconds = Math.max(0, Math.ceil((Date.now() - asOf) / 1000));
+    void reply.header('Age', String(ageSeconds));
     return summary;
   }
 
@@ -163,24 +172,27 @@ export class OrdersController {
   @Operation({
     allow: 'order.export',
     summary: 'Export all orders as NDJSON',
-    description: 'All orders, newest first, one JSON object a line, as fast as the client reads.',
+    description:
+      'Streams all orders, newest first, one JSON object a line, as fast as the client reads. ' +
+      'A client that reads nothing for 30 seconds is disconnected.',
     type: OrderView,
-    returns: 'Orders, one a line: the schema is that of a line.',
+    returns: 'Orders, one a line. The schema describes a line.',
     headers: ['Cache-Control'],
     produces: NDJSON,
     problems: [problems.forbidden],
   })
   exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
     void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
-    // HEAD would otherwise read every order to throw it away.
-    this.streams.send(reply, method === 'HEAD' ? [] : this.orders.export());
+    // A HEAD request sends no body, so it reads no orders.
+    const lines = method === 'HEAD' ? [] : this.orders.export();
+    this.streams.send(reply, lines);
   }
 
   @Get(':id')
   @Operation({
     allow: 'order.read',
-    summary: 'Read an order, as it is or as it was',
-    description: 'An order by id. With `at`: as it was at that version or time.',
+    summary: 'Read an order, now or as it was',
+    description: 'Returns an order. With `at`, returns it as it was at that version or time.',
     type: OrderView,
     returns: 'The order.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
@@ -191,18 +203,17 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @Query() { at }: GetOrderQuery,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
   ): Promise<Representation | OrderView> {
-    return at === undefined
-      ? this.orders.get(actor, id, reading)
-      : this.orders.getAt(actor, id, at, reading);
+    if (at === undefined) return this.orders.get(actor, id, readContext);
+    return this.history.getAt(actor, id, at, readContext);
   }
 
   @Get(':id/events')
   @Operation({
     allow: 'order.read',
-    summary: "Read an order's events",
-    description: 'All that happened to the order, oldest first, page by page.',
+    summary: "List an order's events",
+    description: 'Lists everything that happened to the order, page by page, oldest first.',
     type: OrderEventPage,
     returns: 'A page of events.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
@@ -212,11 +223,13 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @Query() query: ListEventsQuery,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderEventPage> {
-    return withLink(await this.orders.listEvents(actor, id, query, reading), request, reply);
+    const page = await this.history.listEvents(actor, id, query, readContext);
+    if (page.next) void reply.header('Link', nextLink(request.url, page.next));
+    return page;
   }
 
   @Patch(':id')
@@ -224,12 +237,13 @@ export class OrdersController {
     allow: 'order.change',
     summary: 'Change items or note while the order is placed',
     description:
-      'Changes what the body names and leaves the rest. `If-Match` says which version is meant, so that no change of another is lost.',
+      'Replaces the members that the body contains, and keeps the others. `If-Match` names the ' +
+      'version that the change is based on, so that it cannot overwrite another change.',
     type: OrderView,
-    returns: 'The order, changed.',
+    returns: 'The changed order.',
     headers: ['ETag'],
     accepts: ['If-Match!'],
-    body: true,
+    hasBody: true,
     problems: [
       problems.forbidden,
       problems.notFound,
@@ -245,10 +259,8 @@ export class OrdersController {
     @Body() body: ChangeOrder,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderView> {
-    const order = await this.unitOfWork.runAs(actor, (transaction) =>
-      this.orders.change(transaction, actor, id, ifMatch, body),
-    );
-    void reply.header('ETag', etagOf(order.version));
+    const order = await this.orders.change(actor, id, ifMatch, body);
+    void reply.header('ETag', entityTagOf(order.version));
     return order;
   }
 
@@ -256,13 +268,13 @@ export class OrdersController {
   @HttpCode(200)
   @Operation({
     allow: 'order.act',
-    summary: 'Take an order one step further',
-    variants: VARIANTS,
+    summary: 'Move an order to its next status',
+    variants: ACTION_VARIANTS,
     type: OrderView,
-    returns: 'The order, one step further.',
+    returns: 'The order in its new status.',
     headers: ['ETag', 'Idempotent-Replayed'],
     accepts: ['If-Match', 'Idempotency-Key'],
-    body: true,
+    hasBody: true,
     problems: [
       problems.forbidden,
       problems.notFound,
@@ -277,49 +289,24 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @IfMatchHeader() ifMatch: IfMatch,
-    @Idempotent(false) request: IdempotentRequest,
-    @Body() { reason }: ActOnOrder,
-    @Req() { routeOptions }: FastifyRequest,
+    @Idempotent(false) idempotentRequest: IdempotentRequest,
+    @Body() body: ActOnOrder,
+    @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,
   ): Promise<void> {
-    const action = routeOptions.url?.split('/').at(-1) as OrderAction;
-    await this.idempotency.once(request, actor, reply, async (transaction) => {
-      const order = await this.orders.act(transaction, actor, id, action, ifMatch, reason);
-      return { status: 200, headers: { ETag: etagOf(order.version) }, body: order };
-    });
+    const action = actionOf(request);
+    const response = await this.orders.applyAction(
+      actor,
+      id,
+      action,
+      idempotentRequest,
+      ifMatch,
+      body,
+    );
+    sendIdempotentResponse(reply, response);
   }
 }
 
-@ApiTags('orders')
-@Controller('v1/users/:id/orders')
-export class UserOrdersController {
-  constructor(private readonly orders: OrdersService) {}
-
-  @Get()
-  @Operation({
-    allow: 'user.orders',
-    summary: "List one user's orders",
-    description:
-      "One user's orders, newest first, page by page; also those of a user who was deleted since.",
-    type: OrderPage,
-    returns: 'A page of orders.',
-    headers: ['Link', 'Cache-Control', 'Cache-Status'],
-    accepts: ['Cache-Control'],
-    problems: [problems.validationFailed, problems.notFound],
-  })
-  async listUserOrders(
-    @CurrentActor() actor: Actor,
-    @Param('id', IdPipe) id: string,
-    @Query() query: UserOrdersQuery,
-    @CurrentReading() reading: Reading,
-    @Req() request: FastifyRequest,
-    @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<OrderPage> {
-    return withLink(await this.orders.listOf(actor, id, query, reading), request, reply);
-  }
-}
-
-function withLink<T>(page: Page<T>, request: FastifyRequest, reply: FastifyReply): Page<T> {
-  if (page.next) void reply.header('Link', nextLink(request.url, page.next));
-  return page;
-}
+/** The last segment of the route, e.g. `pay` of `/v1/orders/:id/pay`. */
+const actionOf = ({ routeOptions }: FastifyRequest): OrderAction =>
+  routeOptions.url?.split('/').at(-1) as OrderAction;

@@ -1,22 +1,38 @@
-/** What is said to and by the orders' routes. Money is whole minor units (cents) with an ISO 4217 currency. */
+/**
+ * The requests and responses of the orders' routes. Money is an integer in minor units (e.g. cents)
+ * of an ISO 4217 currency.
+ */
 import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
 import { isISO4217CurrencyCode } from 'class-validator';
-import { Day, Id, Integer, isId, List, OneOf, rule, Text, Time } from '../http/fields.js';
-import { PageQuery, PageShape } from '../http/pagination.js';
-import { represent } from '../cache/representation.js';
+import {
+  Id,
+  Integer,
+  isId,
+  List,
+  OneOf,
+  rule,
+  Text,
+  Time,
+} from '../platform/http/validation/fields.js';
+import { PageQuery, PageShape } from '../platform/http/pagination.js';
+import { represent } from '../platform/http/conditional/representation.js';
 import type { Order } from './order.entity.js';
-import { upcast } from './order-events.js';
+import { upcast } from './projection/order-events.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
-import type { OrderEvent } from './order-event.entity.js';
+import type { OrderEvent } from './projection/order-event.entity.js';
 
-const UUID_FORM = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$';
-const LARGEST_UNIT_PRICE = 1_000_000_000_000;
+const UUID_PATTERN = '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$';
+const MAX_UNIT_PRICE = 1_000_000_000_000;
+const MAX_IDS = 100;
 const ID_EXAMPLE = '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a';
 const TIME_EXAMPLE = '2026-01-31T09:30:00.000Z';
 
-const Currency = (): PropertyDecorator =>
+const isCurrency = (value: unknown): boolean =>
+  typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value);
+
+export const Currency = (): PropertyDecorator =>
   applyDecorators(
     ApiProperty({
       type: String,
@@ -24,17 +40,12 @@ const Currency = (): PropertyDecorator =>
       minLength: 3,
       maxLength: 3,
       example: 'EUR',
-      description: 'ISO 4217, upper case.',
+      description: 'An ISO 4217 code in upper case.',
     }),
-    rule(
-      'currency',
-      (value) =>
-        typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value),
-      'must be an ISO 4217 currency code in upper case',
-    ),
+    rule('currency', isCurrency, 'must be an ISO 4217 currency code in upper case'),
   );
 
-const Note = (optional: boolean): PropertyDecorator =>
+const Note = ({ optional }: { optional: boolean }): PropertyDecorator =>
   Text({ optional, nullable: true, max: 1000, multiline: true, example: 'Ring twice.' });
 
 @ApiSchema({ name: 'OrderItem' })
@@ -50,7 +61,7 @@ export class OrderItemInput {
 
   @Integer({
     min: 0,
-    max: LARGEST_UNIT_PRICE,
+    max: MAX_UNIT_PRICE,
     example: 4_999,
     description: 'In minor units of the currency.',
   })
@@ -64,11 +75,11 @@ export class PlaceOrder {
   @List(() => OrderItemInput, {
     min: 1,
     max: 100,
-    description: 'Their total must not pass 2^53 - 1 minor units.',
+    description: 'The total is at most 2^53 - 1 minor units.',
   })
   items: OrderItemInput[];
 
-  @Note(true)
+  @Note({ optional: true })
   note?: string | null;
 }
 
@@ -77,11 +88,11 @@ export class ChangeOrder {
     optional: true,
     min: 1,
     max: 100,
-    description: 'All items from now on.',
+    description: 'Replaces all items.',
   })
   items?: OrderItemInput[];
 
-  @Note(true)
+  @Note({ optional: true })
   note?: string | null;
 }
 
@@ -90,88 +101,85 @@ export class ActOnOrder {
   reason?: string;
 }
 
-/** `at`: a version, or a time. */
 export class GetOrderQuery {
   @Text({
     optional: true,
     min: 1,
     max: 40,
-    description: 'A version (`2`) or an RFC 3339 time: the order as it was then.',
+    description:
+      'A version, for example `2`, or an RFC 3339 time: returns the order as it was then.',
   })
   at?: string;
 }
 
-/** The filters of any list of orders. */
+/** The filters that every list of orders has. */
 export class UserOrdersQuery extends PageQuery {
-  @OneOf(ORDER_STATUSES, { optional: true, description: 'Only orders in this state.' })
+  @OneOf(ORDER_STATUSES, { optional: true, description: 'Only orders with this status.' })
   status?: OrderStatus;
 
-  @Time({ optional: true, description: 'Made at this time or later.' })
+  @Time({ optional: true, description: 'Only orders that were placed at this time or later.' })
   createdFrom?: string;
 
-  @Time({ optional: true, description: 'Made before this time.' })
+  @Time({ optional: true, description: 'Only orders that were placed before this time.' })
   createdTo?: string;
 }
 
-/** One list of ids in lower case, each once; a repeated parameter is not one list. */
-const splitIds = ({ value }: { value: unknown }): unknown =>
-  typeof value === 'string' ? value.toLowerCase().split(',') : value && null;
+/**
+ * Text becomes a list of ids in lower case. A repeated parameter becomes null, which is invalid.
+ */
+function splitIds({ value }: { value: unknown }): unknown {
+  if (typeof value === 'string') return value.toLowerCase().split(',');
+  return value === undefined ? undefined : null;
+}
+
+const isListOfIds = (value: unknown): boolean =>
+  Array.isArray(value) && value.length <= MAX_IDS && value.every(isId);
 
 export class ListOrdersQuery extends UserOrdersQuery {
   @ApiProperty({
     type: 'array',
-    // By its form: Swagger UI has no field for a list of "uuid".
-    items: { type: 'string', pattern: UUID_FORM },
+    // A pattern, because Swagger UI shows no field for a list with the format "uuid".
+    items: { type: 'string', pattern: UUID_PATTERN },
     minItems: 1,
-    maxItems: 100,
-    // One parameter, its values separated by commas.
+    maxItems: MAX_IDS,
+    // One parameter whose values are separated by commas.
     ...{ style: 'form', explode: false },
     required: false,
     description:
-      'Up to 100 ids; nothing else beside it. Those that exist and may be seen, each once, in this order.',
+      'Up to 100 ids, without any other parameter. Returns the orders that exist and that the ' +
+      'caller may see, each once, in this order.',
   })
   @rule(
     'ids',
-    (value) =>
-      value === undefined || (Array.isArray(value) && value.length <= 100 && value.every(isId)),
-    'must be 1 to 100 UUIDs separated by commas',
+    (value) => value === undefined || isListOfIds(value),
+    `must be 1 to ${MAX_IDS} UUIDs separated by commas`,
   )
   @Transform(splitIds)
   ids?: string[];
 
-  @Id({ optional: true, description: "Only this user's (support, admin)." })
+  @Id({ optional: true, description: "Only this user's orders (`support` and `admin`)." })
   userId?: string;
 }
 
 export class ListEventsQuery extends PageQuery {}
 
-export class SummaryQuery {
-  @Day({
-    optional: true,
-    description: 'The first day (UTC), e.g. `2026-01-01`; 30 days back when absent.',
-  })
-  from?: string;
-
-  @Day({
-    optional: true,
-    description:
-      'The last day (UTC), e.g. `2026-01-31`; today when absent. At most 366 days in all.',
-  })
-  to?: string;
-}
-
 @ApiSchema({ name: 'Order' })
 export class OrderView {
   @Id({ example: ID_EXAMPLE })
   id: string;
-  @Id({ example: ID_EXAMPLE, description: 'Whose it is.' })
+
+  @Id({ example: ID_EXAMPLE, description: 'The user who placed the order.' })
   userId: string;
+
   @OneOf(ORDER_STATUSES, { example: 'placed' })
   status: OrderStatus;
+
   @Currency()
   currency: string;
+
   @ApiProperty({ type: OrderItemInput, isArray: true })
   items: OrderItemInput[];
+
   @Integer({
     min: 0,
     max: Number.MAX_SAFE_INTEGER,
@@ -179,17 +187,21 @@ export class OrderView {
     description: 'In minor units of the currency.',
   })
   total: number;
-  @Note(false)
+
+  @Note({ optional: false })
   note: string | null;
+
   @Integer({
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
     example: 1,
-    description: 'How many events made it what it is.',
+    description: 'The number of events of the order.',
   })
   version: number;
+
   @Time({ example: TIME_EXAMPLE })
   createdAt: string;
+
   @Time({ example: TIME_EXAMPLE })
   updatedAt: string;
 }
@@ -205,20 +217,24 @@ export class OrderEventView {
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
     example: 1,
-    description: "The order's version after it.",
+    description: "The order's version after the event.",
   })
   version: number;
+
   @ApiProperty({ type: String, example: 'order.paid' })
   type: string;
+
   @ApiProperty({
     type: 'object',
     additionalProperties: true,
-    description: 'What the event says, by its type.',
+    description: 'The data of the event; its members depend on `type`.',
     example: { reason: 'As agreed by telephone.' },
   })
   data: Record<string, unknown>;
-  @Id({ example: ID_EXAMPLE, description: 'Who did it.' })
+
+  @Id({ example: ID_EXAMPLE, description: 'The user who caused the event.' })
   actorId: string;
+
   @Time({ example: TIME_EXAMPLE })
   occurredAt: string;
 }
@@ -226,35 +242,6 @@ export class OrderEventView {
 export class OrderEventPage extends PageShape {
   @ApiProperty({ type: OrderEventView, isArray: true })
   data: OrderEventView[];
-}
-
-export class SummaryRow {
-  @Day({ example: '2026-01-31' })
-  day: string;
-  @OneOf(ORDER_STATUSES, { example: 'paid' })
-  status: OrderStatus;
-  @Currency()
-  currency: string;
-  @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 3 })
-  count: number;
-  @ApiProperty({
-    oneOf: [
-      { type: 'integer', format: 'int64' },
-      { type: 'string', pattern: '^[0-9]+$' },
-    ],
-    example: 29_994,
-    description: 'In minor units; decimal text where the sum passes 2^53 - 1.',
-  })
-  total: number | string;
-}
-
-export class OrderSummary {
-  @Day({ example: '2026-01-01' })
-  from: string;
-  @Day({ example: '2026-01-31' })
-  to: string;
-  @ApiProperty({ type: SummaryRow, isArray: true })
-  data: SummaryRow[];
 }
 
 export const orderView = (order: Order): OrderView => ({
@@ -275,10 +262,10 @@ export const orderView = (order: Order): OrderView => ({
   updatedAt: order.updatedAt.toISOString(),
 });
 
-/** The order's JSON, made once for each row that was read. */
+/** The order's JSON, built once for each row in memory. */
 export const orderRepresentation = represent(orderView);
 
-/** In the present form, whatever form it is kept in. */
+/** The event in the current form, whatever form is stored. */
 export const orderEventView = ({
   version,
   actorId,

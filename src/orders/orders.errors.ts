@@ -1,13 +1,14 @@
-/** What can be wrong with an order. */
-import { defineProblem } from '../http/problem.js';
+/** The problems of orders. */
+import { defineProblem } from '../platform/http/problems/problem.js';
 
 export const orderProblems = {
   invalidTransition: defineProblem({
     code: 'invalid-transition',
     status: 409,
-    title: 'The order is not in a state for that',
+    title: "The order's status does not allow this",
     explanation:
-      'The order\'s state does not allow this for this caller; "allowed" names the actions that it does allow.',
+      'This caller cannot do this to an order with this status. "allowed" lists the actions ' +
+      'that the caller can take now.',
     example: { allowed: ['pay', 'cancel'] },
   }),
 } as const;

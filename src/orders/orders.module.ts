@@ -1,34 +1,36 @@
-/** The orders' door. */
+/** Provides orders: placing, changing, listing, their history, summary and export. */
 import { Module } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import { AuthModule } from '../auth/auth.module.js';
-import { CacheModule } from '../cache/cache.module.js';
-import { Idempotency } from '../http/idempotency.js';
-import { IdempotencyRecord } from '../http/idempotency.entity.js';
-import { StreamedAnswers } from '../http/streamed-answers.js';
+import { CacheModule } from '../platform/cache/cache.module.js';
+import { IdempotencyModule } from '../platform/idempotency/idempotency.module.js';
 import { UsersModule } from '../users/users.module.js';
-import { faultsOfLifecycle, TRANSITIONS } from './order-lifecycle.js';
-import { OrderEvent } from './order-event.entity.js';
-import { OrderFigure, OrderFigures } from './order-figures.js';
-import { OrderSummaryService } from './order-summary.service.js';
+import { DailyTotal } from './daily-totals/daily-total.entity.js';
+import { DailyTotalsService } from './daily-totals/daily-totals.service.js';
+import { OrderSummaryService } from './daily-totals/order-summary.service.js';
+import { TRANSITIONS, validateLifecycle } from './order-lifecycle.js';
 import { Order } from './order.entity.js';
-import { OrdersController, UserOrdersController } from './orders.controller.js';
+import { OrdersController } from './orders.controller.js';
 import { OrdersService } from './orders.service.js';
+import { OrderEvent } from './projection/order-event.entity.js';
+import { OrderHistoryService } from './projection/order-history.service.js';
+import { UserOrdersController } from './user-orders.controller.js';
 
 @Module({
   imports: [
-    AuthModule,
+    IdempotencyModule,
     UsersModule,
-    TypeOrmModule.forFeature([Order, OrderEvent, OrderFigure, IdempotencyRecord]),
+    TypeOrmModule.forFeature([Order, OrderEvent, DailyTotal]),
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderSummaryService, OrderFigures, StreamedAnswers, Idempotency],
+  providers: [OrdersService, OrderHistoryService, OrderSummaryService, DailyTotalsService],
   exports: [OrdersService],
 })
 export class OrdersModule {
   constructor() {
-    const faults = faultsOfLifecycle(TRANSITIONS);
-    if (faults.length > 0) throw new Error(`order-lifecycle.ts: ${faults.join('; ')}`);
+    const problems = validateLifecycle(TRANSITIONS);
+    if (problems.length > 0) {
+      throw new Error(`The table in order-lifecycle.ts is inconsistent: ${problems.join('; ')}`);
+    }
   }
 }

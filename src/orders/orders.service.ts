@@ -1,309 +1,328 @@
 /**
- * Orders: each change is an event appended under the row's lock, the projection that `evolve` makes of it, and a message in
- * the outbox, in one transaction. Reads go through the cache; what a caller may not see is "not found".
+ * Places, changes, finds and lists orders. A write appends an event, updates the projection that
+ * `evolve` computes, and puts a message into the outbox, all in one transaction under the row's
+ * lock. Reads use the cache. An order that the caller may not see is reported as not found.
  */
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { AuthService } from '../auth/auth.service.js';
-import { CachedRepository } from '../cache/cached-repository.js';
-import { InjectCachedRepository } from '../cache/cached.decorator.js';
-import type { Reading } from '../cache/reading.js';
-import type { Representation } from '../cache/representation.js';
-import { Replicas } from '../database/replicas.js';
-import type { Transaction } from '../database/unit-of-work.js';
-import type { Actor } from '../http/actor.js';
-import { isTime } from '../http/fields.js';
+import type { Actor } from '../platform/access/actor.js';
+import { may } from '../platform/access/policy.js';
+import { CachedRepository } from '../platform/cache/cached-repository.js';
+import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
+import type { ReadContext } from '../platform/cache/read/read-context.js';
+import { Replicas } from '../platform/database/replicas.js';
+import type { Transaction } from '../platform/database/transaction.js';
+import { UnitOfWork } from '../platform/database/unit-of-work.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
+import type { IfMatch } from '../platform/http/conditional/if-match.decorator.js';
+import type { Representation } from '../platform/http/conditional/representation.js';
 import {
   decodeCursor,
-  decodePosition,
   DEFAULT_LIMIT,
-  encodePosition,
-  keyset,
+  applyKeyset,
   type Page,
-  pageOf,
-} from '../http/pagination.js';
-import type { IfMatch } from '../http/preconditions.js';
-import { problems } from '../http/problem.js';
-import { invalid } from '../http/validation.js';
-import { OutboxService } from '../outbox/outbox.service.js';
-import { UsersService } from '../users/users.service.js';
-import { OrderEvent } from './order-event.entity.js';
+  toPage,
+} from '../platform/http/pagination.js';
+import { problems } from '../platform/http/problems/problem.js';
+import { invalidParameter } from '../platform/http/validation/validation-problem.js';
 import {
-  changed,
-  EVENT_SCHEMA,
-  evolve,
-  type OrderFact,
-  type OrderState,
-  placed,
-  replay,
-  totalOf,
-} from './order-events.js';
+  IdempotencyService,
+  type IdempotentResponse,
+} from '../platform/idempotency/idempotency.service.js';
+import type { IdempotentRequest } from '../platform/idempotency/idempotent.decorator.js';
+import { OutboxService } from '../platform/outbox/outbox.service.js';
+import { UsersService } from '../users/users.service.js';
 import {
   allowedActions,
-  EDITABLE,
-  mayEver,
+  canEverAct,
+  EDITABLE_STATUS,
   type OrderAction,
   transitionOf,
 } from './order-lifecycle.js';
 import { Order } from './order.entity.js';
-import type {
-  ChangeOrder,
-  ListEventsQuery,
-  ListOrdersQuery,
-  OrderEventView,
-  OrderItemInput,
-  OrderView,
-  PlaceOrder,
+import {
+  type ActOnOrder,
+  type ChangeOrder,
+  type ListOrdersQuery,
+  type OrderItemInput,
+  orderRepresentation,
+  orderView,
+  type OrderView,
+  type PlaceOrder,
 } from './orders.dto.js';
-import { orderEventView, orderRepresentation, orderView } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
+import { orderEventMessage } from './projection/order-event-message.js';
+import { OrderEvent } from './projection/order-event.entity.js';
+import {
+  EVENT_SCHEMA,
+  evolve,
+  type OrderChange,
+  toChangedEvent,
+  toPlacedEvent,
+  totalOf,
+} from './projection/order-events.js';
 
-/** Rows that the export reads at a time: what it holds in memory, whatever the table's size. */
-const EXPORT_BATCH = 500;
+/** Rows that an export reads at a time: its memory does not grow with the table. */
+const EXPORT_BATCH_SIZE = 500;
 
 @Injectable()
 export class OrdersService {
   constructor(
     @InjectCachedRepository(Order) private readonly orders: CachedRepository<Order>,
-    @InjectRepository(Order) private readonly table: Repository<Order>,
-    @InjectRepository(OrderEvent) private readonly events: Repository<OrderEvent>,
+    @InjectRepository(Order) private readonly repository: Repository<Order>,
     private readonly users: UsersService,
-    private readonly auth: AuthService,
     private readonly outbox: OutboxService,
     private readonly replicas: Replicas,
+    private readonly unitOfWork: UnitOfWork,
+    private readonly idempotency: IdempotencyService,
   ) {}
 
-  /** @throws Problem validation-failed when the total passes 2^53 - 1 */
-  async place(
-    transaction: Transaction,
+  /**
+   * Places an order, once for each Idempotency-Key.
+   * @throws Problem validation-failed when the total exceeds 2^53 - 1, idempotency-key-reused,
+   *   idempotency-key-in-flight
+   */
+  place(
     actor: Actor,
+    request: IdempotentRequest,
     { currency, items, note = null }: PlaceOrder,
-  ): Promise<OrderView> {
-    this.checkTotal(items);
-    const fact = placed({ userId: actor.userId, currency, items: items.map(itemOf), note });
-    return this.append(transaction, actor, null, fact);
+  ): Promise<IdempotentResponse> {
+    return this.idempotency.runOnce(request, actor, async (transaction) => {
+      requireSafeTotal(items);
+      const placed = { userId: actor.userId, currency, items: items.map(itemOf), note };
+      const order = await this.appendEvent(transaction, actor, null, toPlacedEvent(placed));
+      const headers = {
+        Location: `/v1/orders/${order.id}`,
+        ETag: entityTagOf(order.version),
+      };
+      return { status: 201, headers, body: order };
+    });
   }
 
-  /** @throws Problem not-found, forbidden, precondition-required, version-mismatch, invalid-transition, validation-failed */
-  async change(
-    transaction: Transaction,
+  /**
+   * Replaces items, note or both. Without either, returns the order as it is.
+   * @throws Problem not-found, forbidden, precondition-required, version-mismatch,
+   *   invalid-transition, validation-failed
+   */
+  change(
     actor: Actor,
     id: string,
     ifMatch: IfMatch,
     { items, note }: ChangeOrder,
   ): Promise<OrderView> {
-    const order = await this.lockVisible(transaction, actor, id);
-    if (!this.auth.may(actor, 'order.change', order.userId)) throw problems.forbidden();
-    ifMatch.require(order.version);
-    if (order.status !== EDITABLE)
-      throw this.notNow(
-        actor,
-        order,
-        `An order can be changed while it is ${EDITABLE}; this one is ${order.status}.`,
-      );
-    if (items) this.checkTotal(items);
-    if (items === undefined && note === undefined) return orderView(order);
-    const changes = {
-      ...(items ? { items: items.map(itemOf) } : {}),
-      ...(note === undefined ? {} : { note }),
-    };
-    return this.append(transaction, actor, order, changed(changes));
+    return this.unitOfWork.runAs(actor, async (transaction) => {
+      const order = await this.lockReadable(transaction, actor, id);
+      if (!may(actor, 'order.change', order.userId)) throw problems.forbidden();
+      ifMatch.require(order.version);
+      if (order.status !== EDITABLE_STATUS) {
+        throw invalidTransition(
+          actor,
+          order,
+          `An order can be changed only while it is ${EDITABLE_STATUS}; this order is ` +
+            `${order.status}.`,
+        );
+      }
+      if (items) requireSafeTotal(items);
+      const changesNothing = items === undefined && note === undefined;
+      if (changesNothing) return orderView(order);
+      const changes = {
+        ...(items && { items: items.map(itemOf) }),
+        ...(note !== undefined && { note }),
+      };
+      return this.appendEvent(transaction, actor, order, toChangedEvent(changes));
+    });
   }
 
-  /** @throws Problem not-found, forbidden, version-mismatch, invalid-transition */
-  async act(
-    transaction: Transaction,
+  /**
+   * Takes an order to the next status, once for each Idempotency-Key.
+   * @throws Problem not-found, forbidden, version-mismatch, invalid-transition,
+   *   idempotency-key-reused, idempotency-key-in-flight
+   */
+  applyAction(
     actor: Actor,
     id: string,
     action: OrderAction,
+    request: IdempotentRequest,
     ifMatch: IfMatch,
-    reason?: string,
-  ): Promise<OrderView> {
-    const order = await this.lockVisible(transaction, actor, id);
-    if (!mayEver(actor, order.userId, action)) throw problems.forbidden();
-    ifMatch.check(order.version);
-    const step = transitionOf(actor, order, action);
-    if (!step)
-      throw this.notNow(
-        actor,
-        order,
-        `An order that is ${order.status} has no ${action} for this caller.`,
-      );
-    return this.append(transaction, actor, order, {
-      type: step.event,
-      data: reason === undefined ? {} : { reason },
+    { reason }: ActOnOrder,
+  ): Promise<IdempotentResponse> {
+    return this.idempotency.runOnce(request, actor, async (transaction) => {
+      const before = await this.lockReadable(transaction, actor, id);
+      if (!canEverAct(actor, before.userId, action)) throw problems.forbidden();
+      ifMatch.check(before.version);
+      const transition = transitionOf(actor, before, action);
+      if (!transition) {
+        throw invalidTransition(
+          actor,
+          before,
+          `This caller cannot ${action} an order that is ${before.status}.`,
+        );
+      }
+      const order = await this.appendEvent(transaction, actor, before, {
+        type: transition.event,
+        data: reason === undefined ? {} : { reason },
+      });
+      return { status: 200, headers: { ETag: entityTagOf(order.version) }, body: order };
     });
   }
 
   /** @throws Problem not-found */
-  async get(actor: Actor, id: string, reading?: Reading): Promise<Representation> {
-    return orderRepresentation(await this.visible(actor, id, reading));
+  async get(actor: Actor, id: string, readContext?: ReadContext): Promise<Representation> {
+    return orderRepresentation(await this.findReadable(actor, id, readContext));
   }
 
-  /** The order as it was at a version or a time. @throws Problem not-found, validation-failed */
-  async getAt(actor: Actor, id: string, at: string, reading?: Reading): Promise<OrderView> {
-    const version = /^[1-9]\d{0,14}$/.test(at) ? Number(at) : undefined;
-    if (version === undefined && !isTime(at))
-      throw invalid('at', 'at', 'at must be a version or an RFC 3339 time with an offset');
-    const order = await this.visible(actor, id, reading);
-    const query = this.events
-      .createQueryBuilder('event')
-      .where('event.orderId = :id', { id })
-      .orderBy('event.version', 'ASC');
-    if (version === undefined) query.andWhere('event.occurredAt <= :at', { at: new Date(at) });
-    else query.andWhere('event.version <= :version', { version });
-    const events = await query.getMany();
-    const last = events.at(-1);
-    if (!last || (version !== undefined && last.version !== version)) throw problems.notFound();
-    return orderView({
-      ...order,
-      ...(replay(events) as OrderState),
-      version: last.version,
-      updatedAt: last.occurredAt,
-    });
+  /** The orders that exist and that the caller may see, each once, in the order of `ids`. */
+  async getMany(
+    actor: Actor,
+    ids: readonly string[],
+    readContext?: ReadContext,
+  ): Promise<OrderView[]> {
+    const orders = await this.orders.findByIds([...new Set(ids)], readContext);
+    return orders.filter((order) => isReadable(actor, order)).map(orderView);
   }
 
-  /** Those that exist and may be seen, each once, in the order asked. */
-  async getMany(actor: Actor, ids: readonly string[], reading?: Reading): Promise<OrderView[]> {
-    const orders = await this.orders.findByIds([...new Set(ids)], reading);
-    return orders
-      .filter(
-        (order): order is Order =>
-          order !== null && this.auth.may(actor, 'order.read', order.userId),
-      )
-      .map(orderView);
-  }
-
-  /** @throws Problem forbidden for another's list without a role; validation-failed for a bad cursor */
+  /**
+   * One page of orders, newest first. The first page of a user without other filters is cached.
+   * @throws Problem forbidden for the orders of another user without a role; validation-failed for
+   *   an invalid cursor
+   */
   async list(
     actor: Actor,
     { status, createdFrom, createdTo, userId, limit = DEFAULT_LIMIT, cursor }: ListOrdersQuery,
-    reading?: Reading,
+    readContext?: ReadContext,
   ): Promise<Page<OrderView>> {
-    const all = this.auth.may(actor, 'order.list-all');
-    if (userId !== undefined && userId !== actor.userId && !all) throw problems.forbidden();
-    const owner = userId ?? (all ? undefined : actor.userId);
-    const filters = [owner ?? null, status ?? null, createdFrom ?? null, createdTo ?? null];
-    const after = decodeCursor(cursor, filters);
+    const maySeeAll = may(actor, 'order.list-all');
+    const isOfAnotherUser = userId !== undefined && userId !== actor.userId;
+    if (isOfAnotherUser && !maySeeAll) throw problems.forbidden();
+    const ownerId = userId ?? (maySeeAll ? undefined : actor.userId);
 
-    if (owner !== undefined && !after && !status && !createdFrom && !createdTo) {
-      return pageOf(
-        await this.orders.findCollection('ofUser', owner, limit + 1, reading),
-        limit,
-        filters,
-        orderView,
-      );
+    const filters = [ownerId ?? null, status ?? null, createdFrom ?? null, createdTo ?? null];
+    const after = decodeCursor(cursor, filters);
+    const isFirstPage = after === undefined;
+    const hasFilter = status !== undefined || createdFrom !== undefined || createdTo !== undefined;
+    if (ownerId !== undefined && isFirstPage && !hasFilter) {
+      const rows = await this.orders.findCollection('ofUser', ownerId, limit + 1, readContext);
+      return toPage(rows, limit, filters, orderView);
     }
-    const part = {
-      where: { ...(status && { status }), ...(owner !== undefined && { userId: owner }) },
-      from: createdFrom === undefined ? undefined : new Date(createdFrom),
-      to: createdTo === undefined ? undefined : new Date(createdTo),
+
+    const where = {
+      ...(status !== undefined && { status }),
+      ...(ownerId !== undefined && { userId: ownerId }),
     };
-    const query = keyset(this.table.createQueryBuilder('row'), after, limit, part);
-    return pageOf(await query.getMany(), limit, filters, orderView);
+    const range = { where, from: dateOf(createdFrom), to: dateOf(createdTo) };
+    const query = applyKeyset(this.repository.createQueryBuilder('row'), after, limit, range);
+    return toPage(await query.getMany(), limit, filters, orderView);
   }
 
-  /** One user's; a deleted user's orders stay. @throws Problem not-found for a user that never was */
-  async listOf(
+  /**
+   * One page of a user's orders. The orders of a deleted user remain.
+   * @throws Problem not-found for a user that never existed; see {@link list}
+   */
+  async listOfUser(
     actor: Actor,
     userId: string,
     query: ListOrdersQuery,
-    reading?: Reading,
+    readContext?: ReadContext,
   ): Promise<Page<OrderView>> {
-    if (!(await this.users.everExisted(userId))) throw problems.notFound();
-    return this.list(actor, { ...query, userId }, reading);
+    if (!(await this.users.hasEverExisted(userId))) throw problems.notFound();
+    return this.list(actor, { ...query, userId }, readContext);
   }
 
-  /** Oldest first. @throws Problem not-found, validation-failed */
-  async listEvents(
-    actor: Actor,
-    id: string,
-    { limit = DEFAULT_LIMIT, cursor }: ListEventsQuery,
-    reading?: Reading,
-  ): Promise<Page<OrderEventView>> {
-    await this.visible(actor, id, reading);
-    const after = decodePosition(cursor, id) ?? 0;
-    const rows = await this.events
-      .createQueryBuilder('event')
-      .where('event.orderId = :id AND event.version > :after', { id, after })
-      .orderBy('event.version', 'ASC')
-      .limit(limit + 1)
-      .getMany();
-    const data = rows.slice(0, limit).map(orderEventView);
-    const last = data.at(-1);
-    return { data, next: rows.length > limit && last ? encodePosition(last.version, id) : null };
-  }
-
-  /** Every order, newest first, one JSON text a line, as a replica has it; read as fast as the client takes it, a bounded number at a time. */
+  /**
+   * All orders, newest first, as lines of JSON. The next batch is read when the consumer has taken
+   * the last one. It reads from a replica and is not a snapshot.
+   */
   async *export(): AsyncGenerator<string> {
     let after: Order | undefined;
-    do {
-      const rows: Order[] = await this.replicas.read((manager) =>
-        keyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH - 1).getMany(),
-      );
-      yield rows.map((row) => JSON.stringify(orderView(row)) + '\n').join('');
-      after = rows.length === EXPORT_BATCH ? rows.at(-1) : undefined;
-    } while (after);
+    let hasMore = true;
+    while (hasMore) {
+      const rows = await this.readExportBatch(after);
+      yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
+      after = rows.at(-1);
+      hasMore = rows.length === EXPORT_BATCH_SIZE;
+    }
   }
 
-  private async visible(actor: Actor, id: string, reading: Reading | undefined): Promise<Order> {
-    const order = await this.orders.findById(id, reading);
-    return this.shown(actor, order);
+  /** @throws Problem not-found, also for an order that the caller may not see */
+  async findReadable(
+    actor: Actor,
+    id: string,
+    readContext: ReadContext | undefined,
+  ): Promise<Order> {
+    return requireReadable(actor, await this.orders.findById(id, readContext));
   }
 
-  /** What a caller may not see is not there; only the log can tell the two apart. */
-  private shown(actor: Actor, order: Order | null): Order {
-    if (order && this.auth.may(actor, 'order.read', order.userId)) return order;
-    throw problems.notFound(undefined, { hides: order !== null });
+  private async lockReadable(transaction: Transaction, actor: Actor, id: string): Promise<Order> {
+    return requireReadable(actor, await transaction.lock(Order, id));
   }
 
-  private async lockVisible(transaction: Transaction, actor: Actor, id: string): Promise<Order> {
-    const order = await transaction.lock(Order, id);
-    return this.shown(actor, order);
+  private readExportBatch(after: Order | undefined): Promise<Order[]> {
+    return this.replicas.read((manager) =>
+      // applyKeyset reads one row more than the limit.
+      applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
+    );
   }
 
-  /** The one place where an order changes: the projection that `evolve` makes, the event, and the message that tells of it. */
-  private async append(
+  /**
+   * The one place where the service changes an order: the projection, the event and the message.
+   * @param before the locked row; null for a new order
+   */
+  private async appendEvent(
     transaction: Transaction,
     actor: Actor,
     before: Order | null,
-    fact: OrderFact,
+    change: OrderChange,
   ): Promise<OrderView> {
-    const state = evolve(before, fact);
+    const state = evolve(before, change);
     const order = before
       ? await transaction.update(before, state)
       : await transaction.insert(Order, { id: uuidv7(), ...state });
     if (!order) throw problems.versionMismatch();
-    const { id, version, userId, status, currency, total, createdAt, updatedAt } = order;
-    const { type, data } = fact;
-    const event = { orderId: id, version, type, schema: EVENT_SCHEMA, data, actorId: actor.userId };
-    await transaction.manager.insert(OrderEvent, { ...event, occurredAt: updatedAt } as never);
-    const previous = before && { status: before.status, total: before.total };
-    await this.outbox.append(transaction, {
+    const { type, data } = change;
+    await transaction.manager.insert(OrderEvent, {
+      orderId: order.id,
+      version: order.version,
       type,
-      subject: `orders/${id}`,
-      data: { version, userId, status, currency, total, createdAt, previous },
-    });
+      schema: EVENT_SCHEMA,
+      data,
+      actorId: actor.userId,
+      occurredAt: order.updatedAt,
+    } as never);
+    await this.outbox.append(transaction, orderEventMessage(type, order, before));
     return orderView(order);
-  }
-
-  private notNow(actor: Actor, order: Order, detail: string): Error {
-    return orderProblems.invalidTransition(detail, {
-      extensions: { allowed: allowedActions(actor, order) },
-    });
-  }
-
-  private checkTotal(items: readonly OrderItemInput[]): void {
-    if (Number.isNaN(totalOf(items)))
-      throw invalid('items', 'total', 'items must not total more than 2^53 - 1 minor units');
   }
 }
 
+const isReadable = (actor: Actor, order: Order | null): order is Order =>
+  order !== null && may(actor, 'order.read', order.userId);
+
+/** The response is the same for a hidden and a missing order; only the security log differs. */
+function requireReadable(actor: Actor, order: Order | null): Order {
+  if (isReadable(actor, order)) return order;
+  throw problems.notFound(undefined, { isHidden: order !== null });
+}
+
+const invalidTransition = (actor: Actor, order: Order, detail: string): Error =>
+  orderProblems.invalidTransition(detail, {
+    extensions: { allowed: allowedActions(actor, order) },
+  });
+
+function requireSafeTotal(items: readonly OrderItemInput[]): void {
+  const exceedsLimit = Number.isNaN(totalOf(items));
+  if (exceedsLimit) {
+    throw invalidParameter('items', 'total', 'items must total at most 2^53 - 1 minor units');
+  }
+}
+
+/** Named fields only: the validated object may carry more. */
 const itemOf = ({ sku, name, quantity, unitPrice }: OrderItemInput): OrderItemInput => ({
   sku,
   name,
   quantity,
   unitPrice,
 });
+
+const dateOf = (time: string | undefined): Date | undefined =>
+  time === undefined ? undefined : new Date(time);

@@ -1,8 +1,11 @@
-/** A person who may call the API. Rows are emptied, never deleted, so that the id of an order's owner keeps its meaning. */
+/**
+ * A user of the API. Deleting a user empties the row, because orders keep the id of their owner
+ * (docs/adr/0002-deleted-users.md).
+ */
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
-import { Cached } from '../cache/cached.decorator.js';
-import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.js';
-import type { Role } from '../http/actor.js';
+import { Cached } from '../platform/cache/cached.decorator.js';
+import { safeInteger, timestamp, timestampOfInsert } from '../platform/database/columns.js';
+import type { Role } from '../platform/access/actor.js';
 
 @Entity('users')
 @Check('users_username_form', `username ~ '^[a-z0-9_.-]{3,32}$'`)

@@ -1,16 +1,21 @@
-/** The routes of users, but for those that touch a password or end sessions: they are auth's (auth/accounts.controller.ts). */
+/**
+ * The users' routes that concern profiles and roles. Routes that concern a password or end sessions
+ * are in src/auth/accounts.controller.ts.
+ */
 import { Body, Controller, Get, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CurrentReading } from '../cache/cache.headers.js';
-import { Reading } from '../cache/reading.js';
-import type { Representation } from '../cache/representation.js';
-import { type Actor, CurrentActor } from '../http/actor.js';
-import { Operation } from '../http/openapi.js';
-import { nextLink } from '../http/pagination.js';
-import { etagOf, IfMatch, IfMatchHeader } from '../http/preconditions.js';
-import { problems } from '../http/problem.js';
-import { IdPipe } from '../http/validation.js';
+import { CurrentReadContext } from '../platform/http/conditional/read-context.decorator.js';
+import { ReadContext } from '../platform/cache/read/read-context.js';
+import type { Representation } from '../platform/http/conditional/representation.js';
+import type { Actor } from '../platform/access/actor.js';
+import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
+import { Operation } from '../platform/http/openapi/operation.decorator.js';
+import { nextLink } from '../platform/http/pagination.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
+import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
+import { problems } from '../platform/http/problems/problem.js';
+import { IdPipe } from '../platform/http/validation/id.pipe.js';
 import { ChangeRoles, ChangeUser, ListUsersQuery, UserPage, UserView } from './users.dto.js';
 import { userProblems } from './users.errors.js';
 import { UsersService } from './users.service.js';
@@ -25,7 +30,7 @@ export class UsersController {
     allow: 'user.list',
     summary: 'List users',
     description:
-      'All users, newest first, page by page. With `username`: the one who has it, or an empty list.',
+      'Returns users page by page, newest first. With `username`, returns that user only.',
     type: UserPage,
     returns: 'A page of users.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
@@ -34,11 +39,11 @@ export class UsersController {
   })
   async listUsers(
     @Query() query: ListUsersQuery,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserPage> {
-    const page = await this.users.list(query, reading);
+    const page = await this.users.list(query, readContext);
     if (page.next) void reply.header('Link', nextLink(request.url, page.next));
     return page;
   }
@@ -46,15 +51,18 @@ export class UsersController {
   @Get('me')
   @Operation({
     allow: 'user.me',
-    summary: 'Read the caller',
-    description: 'The user whose token this request carries.',
+    summary: 'Read your own user',
+    description: 'Returns the user that the token belongs to.',
     type: UserView,
     returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
     accepts: ['If-None-Match', 'Cache-Control'],
   })
-  getMe(@CurrentActor() actor: Actor, @CurrentReading() reading: Reading): Promise<Representation> {
-    return this.users.get(actor.userId, reading);
+  getMe(
+    @CurrentActor() actor: Actor,
+    @CurrentReadContext() readContext: ReadContext,
+  ): Promise<Representation> {
+    return this.users.get(actor.userId, readContext);
   }
 
   @Get(':id')
@@ -62,7 +70,7 @@ export class UsersController {
     allow: 'user.read',
     summary: 'Read a user',
     description:
-      'A user by id. A deleted user is not found, and neither is one that this caller may not see.',
+      'Returns a user by id: 404 for deleted users and for users that the caller may not see.',
     type: UserView,
     returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
@@ -71,9 +79,9 @@ export class UsersController {
   })
   getUser(
     @Param('id', IdPipe) id: string,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
   ): Promise<Representation> {
-    return this.users.get(id, reading);
+    return this.users.get(id, readContext);
   }
 
   @Patch(':id')
@@ -81,12 +89,13 @@ export class UsersController {
     allow: 'user.change',
     summary: 'Change a username or an email address',
     description:
-      'Changes what the body names and leaves the rest. `If-Match` says which version is meant, so that no change of another is lost.',
+      'Changes the properties in the body. `If-Match` names the version that the change ' +
+      'replaces, so that no concurrent change is lost.',
     type: UserView,
-    returns: 'The user, changed.',
+    returns: 'The changed user.',
     headers: ['ETag'],
     accepts: ['If-Match!'],
-    body: true,
+    hasBody: true,
     problems: [
       problems.notFound,
       problems.versionMismatch,
@@ -103,7 +112,7 @@ export class UsersController {
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserView> {
     const user = await this.users.change(actor, id, ifMatch, body);
-    void reply.header('ETag', etagOf(user.version));
+    void reply.header('ETag', entityTagOf(user.version));
     return user;
   }
 
@@ -111,13 +120,12 @@ export class UsersController {
   @Operation({
     allow: 'user.roles',
     summary: "Set a user's roles",
-    description:
-      "Sets a user's roles. They are in force on that user's next request, on every node.",
+    description: "Replaces a user's roles. They apply to that user's next request, on every node.",
     type: UserView,
-    returns: 'The user, changed.',
+    returns: 'The changed user.',
     headers: ['ETag'],
     accepts: ['If-Match'],
-    body: true,
+    hasBody: true,
     problems: [problems.forbidden, problems.notFound, problems.versionMismatch],
   })
   async setRoles(
@@ -128,7 +136,7 @@ export class UsersController {
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserView> {
     const user = await this.users.setRoles(actor, id, ifMatch, roles);
-    void reply.header('ETag', etagOf(user.version));
+    void reply.header('ETag', entityTagOf(user.version));
     return user;
   }
 }

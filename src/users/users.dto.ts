@@ -1,18 +1,21 @@
-/** What is said to and by the users' routes. */
+/** The requests and responses of the users' routes. */
 import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { Transform } from 'class-transformer';
-import { type Role, ROLES } from '../http/actor.js';
-import { Email, Id, Integer, SomeOf, Text, Time } from '../http/fields.js';
-import { PageQuery, PageShape } from '../http/pagination.js';
-import { represent } from '../cache/representation.js';
+import { type Role, ROLES } from '../platform/access/actor.js';
+import { Email, Id, Integer, SomeOf, Text, Time } from '../platform/http/validation/fields.js';
+import { PageQuery, PageShape } from '../platform/http/pagination.js';
+import { represent } from '../platform/http/conditional/representation.js';
 import type { User } from './user.entity.js';
 
-/** `A` to `Z` in lower case and nothing else: Unicode's folding makes a `k` of the Kelvin sign, which is no letter of a name. */
-export const foldAscii = (text: string): string =>
+/**
+ * Lowercases `A` to `Z` only. Unicode's lowercasing would turn the Kelvin sign into a `k`, and a
+ * username may not contain that sign.
+ */
+export const lowercaseAscii = (text: string): string =>
   text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 
-/** Upper case is taken for lower case: there is one name, however it is typed. */
+/** A username: upper case becomes lower case, so that names differ in more than case. */
 export const Username = (
   options: { optional?: boolean; example?: string; description?: string } = {},
 ): PropertyDecorator =>
@@ -22,11 +25,11 @@ export const Username = (
       max: 32,
       pattern: /^[A-Za-z0-9_.-]*$/,
       form: 'made of a-z, 0-9, "_", "." and "-"',
-      description: 'Upper case is kept as lower case: unique whatever its case.',
+      description: 'Unique. Upper case is converted to lower case.',
       ...options,
     }),
     Transform(({ value }: { value: unknown }) =>
-      typeof value === 'string' ? foldAscii(value) : value,
+      typeof value === 'string' ? lowercaseAscii(value) : value,
     ),
   );
 
@@ -34,20 +37,24 @@ export class ChangeUser {
   @Username({ optional: true, example: 'ada.lovelace' })
   username?: string;
 
-  @Email({ optional: true, example: 'ada@example.org', description: 'Unique whatever its case.' })
+  @Email({
+    optional: true,
+    example: 'ada@example.org',
+    description: 'Unique, compared without case.',
+  })
   email?: string;
 }
 
 export class ChangeRoles {
   @SomeOf(ROLES, {
     example: ['user', 'support'],
-    description: 'All roles that the user has from now on.',
+    description: 'Replaces all roles of the user.',
   })
   roles: Role[];
 }
 
 export class ListUsersQuery extends PageQuery {
-  @Username({ optional: true, description: 'Only the user with this name.' })
+  @Username({ optional: true, description: 'Only the user with this username.' })
   username?: string;
 }
 
@@ -55,21 +62,27 @@ export class ListUsersQuery extends PageQuery {
 export class UserView {
   @Id({ example: '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a' })
   id: string;
+
   @ApiProperty({ type: String, example: 'ada' })
   username: string;
+
   @ApiProperty({ type: String, format: 'email', example: 'ada@example.com' })
   email: string;
+
   @SomeOf(ROLES, { example: ['user'] })
   roles: Role[];
+
   @Integer({
     min: 1,
     max: Number.MAX_SAFE_INTEGER,
     example: 1,
-    description: 'Moves by one with every change.',
+    description: 'Increases by one with every change.',
   })
   version: number;
+
   @Time({ example: '2026-01-31T09:30:00.000Z' })
   createdAt: string;
+
   @Time({ example: '2026-01-31T09:30:00.000Z' })
   updatedAt: string;
 }
@@ -79,7 +92,7 @@ export class UserPage extends PageShape {
   data: UserView[];
 }
 
-/** A live user's view. */
+/** The response for a user who is not deleted. */
 export const userView = ({
   id,
   username,
@@ -98,5 +111,5 @@ export const userView = ({
   updatedAt: updatedAt.toISOString(),
 });
 
-/** The user's JSON, made once for each row that was read. */
+/** The same as JSON, serialised once for each row that was read. */
 export const userRepresentation = represent(userView);

@@ -1,5 +1,6 @@
-/** What can be wrong with a user. */
-import { defineProblem, mapConstraint } from '../http/problem.js';
+/** The problems of users. */
+import { mapConstraint } from '../platform/http/problems/database-problems.js';
+import { defineProblem } from '../platform/http/problems/problem.js';
 
 export const userProblems = {
   usernameTaken: defineProblem({
@@ -7,13 +8,13 @@ export const userProblems = {
     status: 409,
     title: 'The username is taken',
     explanation:
-      'Another user has this username; upper and lower case are the same. Choose another.',
+      'Another user has this username. Usernames are compared without case. Choose another one.',
   }),
   emailTaken: defineProblem({
     code: 'email-taken',
     status: 409,
     title: 'The email address is taken',
-    explanation: 'Another user has this email address; upper and lower case are the same.',
+    explanation: 'Another user has this email address. Email addresses are compared without case.',
   }),
 } as const;
 

@@ -1,102 +1,122 @@
 /**
- * Users: who they are and which roles they have. Reads go through the cache; each change is optimistic on the version, and
- * is told in the outbox. A deleted user keeps its row, emptied of names, and is "not found" to everyone.
+ * Users and their roles. Reads go through the cache. Each change requires the version that it
+ * replaces and appends an event to the outbox. A deleted user keeps an emptied row: callers get
+ * "not found", orders keep their owner's id (docs/adr/0002-deleted-users.md).
  */
 import { Injectable } from '@nestjs/common';
-import { v7 as uuidv7 } from 'uuid';
-import { CachedRepository } from '../cache/cached-repository.js';
-import { InjectCachedRepository } from '../cache/cached.decorator.js';
-import type { Reading } from '../cache/reading.js';
-import type { Representation } from '../cache/representation.js';
-import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
-import type { Actor, Role } from '../http/actor.js';
-import { decodeCursor, DEFAULT_LIMIT, keyset, type Page, pageOf } from '../http/pagination.js';
-import type { IfMatch } from '../http/preconditions.js';
-import { problems } from '../http/problem.js';
-import { OutboxService } from '../outbox/outbox.service.js';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
+import { v7 as uuidv7 } from 'uuid';
+import type { Actor, Role } from '../platform/access/actor.js';
+import { CachedRepository } from '../platform/cache/cached-repository.js';
+import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
+import type { ReadContext } from '../platform/cache/read/read-context.js';
+import type { Transaction } from '../platform/database/transaction.js';
+import { UnitOfWork } from '../platform/database/unit-of-work.js';
+import type { IfMatch } from '../platform/http/conditional/if-match.decorator.js';
+import type { Representation } from '../platform/http/conditional/representation.js';
+import {
+  decodeCursor,
+  DEFAULT_LIMIT,
+  applyKeyset,
+  type Page,
+  toPage,
+} from '../platform/http/pagination.js';
+import { problems } from '../platform/http/problems/problem.js';
+import { OutboxService } from '../platform/outbox/outbox.service.js';
 import { User } from './user.entity.js';
 import {
   type ChangeUser,
-  foldAscii,
+  lowercaseAscii,
   type ListUsersQuery,
   userRepresentation,
   userView,
   type UserView,
 } from './users.dto.js';
 
+/** Binds a cursor to the list of all users. */
+const CURSOR_SCOPE = 'users';
+
 @Injectable()
 export class UsersService {
   constructor(
     @InjectCachedRepository(User) private readonly users: CachedRepository<User>,
-    @InjectRepository(User) private readonly table: Repository<User>,
+    @InjectRepository(User) private readonly repository: Repository<User>,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
   ) {}
 
-  /** A live user; null for one that never was or is deleted. */
-  async find(id: string, reading?: Reading): Promise<User | null> {
-    const user = await this.users.findById(id, reading);
-    return user && user.deletedAt === null ? user : null;
+  /** Null for a deleted user and for an id that no user has. */
+  async findLive(id: string, readContext?: ReadContext): Promise<User | null> {
+    const user = await this.users.findById(id, readContext);
+    const isLive = user !== null && user.deletedAt === null;
+    return isLive ? user : null;
   }
 
-  /** Whether this id is or was a user's: a deleted user's orders stay. */
-  async everExisted(id: string): Promise<boolean> {
+  /** True for a deleted user, too: the user's orders remain. */
+  async hasEverExisted(id: string): Promise<boolean> {
     return (await this.users.findById(id)) !== null;
   }
 
   /**
-   * By username, or by email address when there is an "@". From the primary, in one query whether there is such a user or not:
-   * through the cache, the time of a login would tell.
+   * Finds a user by email address if the name contains "@", else by username. Always one query to
+   * the primary: with the cache, the duration of a login would reveal which users exist.
    */
-  findByLogin(login: string): Promise<User | null> {
-    const query = this.table.createQueryBuilder('row');
-    if (login.includes('@'))
-      query.where('lower(row.email) = :email', { email: login.toLowerCase() });
-    else query.where('row.username = :username', { username: foldAscii(login) });
+  findByLogin(loginName: string): Promise<User | null> {
+    const query = this.repository.createQueryBuilder('row');
+    if (loginName.includes('@')) {
+      query.where('lower(row.email) = :email', { email: loginName.toLowerCase() });
+    } else {
+      query.where('row.username = :username', { username: lowercaseAscii(loginName) });
+    }
     return query.getOne();
   }
 
   /** @throws Problem not-found */
-  async get(id: string, reading?: Reading): Promise<Representation> {
-    const user = await this.find(id, reading);
+  async get(id: string, readContext?: ReadContext): Promise<Representation> {
+    const user = await this.findLive(id, readContext);
     if (!user) throw problems.notFound();
     return userRepresentation(user);
   }
 
+  /**
+   * One page of users, newest first.
+   * @throws Problem validation-failed for an invalid cursor
+   */
   async list(
     { username, limit = DEFAULT_LIMIT, cursor }: ListUsersQuery,
-    reading?: Reading,
+    readContext?: ReadContext,
   ): Promise<Page<UserView>> {
     if (username !== undefined) {
-      decodeCursor(cursor, ['users', username]); // One user has one page, which gives out no cursor.
-      const user = await this.users.findByAlias('username', username, reading);
+      // A list of one user has no second page: every cursor is invalid.
+      decodeCursor(cursor, [CURSOR_SCOPE, username]);
+      const user = await this.users.findByAlias('username', username, readContext);
       return { data: user ? [userView(user)] : [], next: null };
     }
-    const query = this.table.createQueryBuilder('row').where('row.deletedAt IS NULL');
-    const rows = await keyset(query, decodeCursor(cursor, 'users'), limit).getMany();
-    return pageOf(rows, limit, 'users', userView);
+    const query = this.repository.createQueryBuilder('row').where('row.deletedAt IS NULL');
+    const rows = await applyKeyset(query, decodeCursor(cursor, CURSOR_SCOPE), limit).getMany();
+    return toPage(rows, limit, CURSOR_SCOPE, userView);
   }
 
   /** @throws Problem username-taken, email-taken */
   async create(
     transaction: Transaction,
-    user: { username: string; email: string; roles?: Role[] },
+    { username, email, roles = ['user'] }: { username: string; email: string; roles?: Role[] },
   ): Promise<User> {
-    const { username, email, roles = ['user'] } = user;
-    const created = await transaction.insert(User, {
+    const user = await transaction.insert(User, {
       id: uuidv7(),
       username,
       email,
       roles,
       deletedAt: null,
     });
-    await this.tell(transaction, 'user.registered', created, { username, roles });
-    return created;
+    await this.appendEvent(transaction, 'user.registered', user, { username, roles });
+    return user;
   }
 
-  /** @throws Problem not-found, precondition-required, version-mismatch, username-taken, email-taken */
+  /**
+   * @throws Problem not-found, precondition-required, version-mismatch, username-taken, email-taken
+   */
   change(
     actor: Actor,
     id: string,
@@ -104,16 +124,17 @@ export class UsersService {
     { username, email }: ChangeUser,
   ): Promise<UserView> {
     return this.unitOfWork.runAs(actor, async (transaction) => {
-      const before = await this.live(transaction, id);
+      const before = await this.lockLive(transaction, id);
       ifMatch.require(before.version);
       const changes = {
-        ...(username === undefined ? {} : { username }),
-        ...(email === undefined ? {} : { email }),
+        ...(username !== undefined && { username }),
+        ...(email !== undefined && { email }),
       };
-      if (Object.keys(changes).length === 0) return userView(before);
+      const changed = Object.keys(changes);
+      if (changed.length === 0) return userView(before);
       const after = await transaction.update(before, changes);
       if (!after) throw problems.versionMismatch();
-      await this.tell(transaction, 'user.changed', after, { changed: Object.keys(changes) });
+      await this.appendEvent(transaction, 'user.changed', after, { changed });
       return userView(after);
     });
   }
@@ -121,19 +142,27 @@ export class UsersService {
   /** @throws Problem not-found, version-mismatch */
   setRoles(actor: Actor, id: string, ifMatch: IfMatch, roles: Role[]): Promise<UserView> {
     return this.unitOfWork.runAs(actor, async (transaction) => {
-      const before = await this.live(transaction, id);
+      const before = await this.lockLive(transaction, id);
       ifMatch.check(before.version);
-      transaction.inForceWhenAnswered();
-      const after = await transaction.update(before, { roles });
-      if (!after) throw problems.versionMismatch();
-      await this.tell(transaction, 'user.roles-changed', after, { roles });
-      return userView(after);
+      return userView(await this.updateRoles(transaction, before, roles));
     });
   }
 
-  /** Empties the row; sessions and credentials are auth's to end, in the same transaction. @throws Problem not-found, version-mismatch */
+  /**
+   * Adds a role that the user does not have.
+   * @throws Problem not-found
+   */
+  async grantRole(transaction: Transaction, id: string, role: Role): Promise<void> {
+    const before = await this.lockLive(transaction, id);
+    await this.updateRoles(transaction, before, [...before.roles, role]);
+  }
+
+  /**
+   * Empties the user's row. The caller deletes sessions and credential in the same transaction.
+   * @throws Problem not-found, version-mismatch
+   */
   async remove(transaction: Transaction, id: string, ifMatch: IfMatch): Promise<void> {
-    const before = await this.live(transaction, id);
+    const before = await this.lockLive(transaction, id);
     ifMatch.check(before.version);
     const after = await transaction.update(before, {
       username: null,
@@ -141,11 +170,15 @@ export class UsersService {
       deletedAt: new Date(),
     });
     if (!after) throw problems.versionMismatch();
-    await this.tell(transaction, 'user.deleted', after, {});
+    await this.appendEvent(transaction, 'user.deleted', after, {});
   }
 
-  /** The row as it is now, locked: a check of its version cannot be overtaken. @throws Problem not-found */
-  async live(
+  /**
+   * Reads and locks the row, so that no other transaction changes its version.
+   * @param mode `share` when the transaction does not change the user
+   * @throws Problem not-found
+   */
+  async lockLive(
     transaction: Transaction,
     id: string,
     mode: 'update' | 'share' = 'update',
@@ -155,7 +188,15 @@ export class UsersService {
     return user;
   }
 
-  private tell(
+  private async updateRoles(transaction: Transaction, before: User, roles: Role[]): Promise<User> {
+    transaction.requireGlobalInvalidation();
+    const after = await transaction.update(before, { roles });
+    if (!after) throw problems.versionMismatch();
+    await this.appendEvent(transaction, 'user.roles-changed', after, { roles });
+    return after;
+  }
+
+  private appendEvent(
     transaction: Transaction,
     type: string,
     { id, version }: User,

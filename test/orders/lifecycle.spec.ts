@@ -1,30 +1,42 @@
-/** An order's life: every state, every action, every role, expected out of the table that the service itself reads. */
+/**
+ * The life of an order over HTTP: every status, action and role, compared with the table of
+ * transitions that the service itself reads (src/orders/order-lifecycle.ts).
+ */
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { withLifecycle } from '../../scripts/docs/lifecycle.js';
 import {
   ORDER_ACTIONS,
   ORDER_STATUSES,
   type OrderAction,
   type OrderStatus,
-  faultsOfLifecycle,
   type Party,
   type Transition,
   TRANSITIONS,
+  validateLifecycle,
 } from '../../src/orders/order-lifecycle.js';
-import { withLifecycle } from '../../scripts/lifecycle.js';
-import { type Reply, startApp, type TestApp } from '../support/app.js';
+import { startApp, type TestApp } from '../support/app.js';
 import {
-  adminToken,
+  logInAsAdmin,
   ORDER,
-  person,
-  type Person,
   placeOrder,
-  supportPerson,
+  registerSupportUser,
+  registerUser,
+  type TestUser,
 } from '../support/factories.js';
-import { anonymous, expectProblem, faultsOf, pointersOf } from '../support/problem.js';
+import type { Reply } from '../support/http-client.js';
+import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
+import {
+  expectProblem,
+  pointersOf,
+  validationErrorsOf,
+  withoutRequestFields,
+} from '../support/problem.js';
 
-/** Actions that bring a new order into a state, each with the one who takes it. */
-const WAY: Readonly<Record<OrderStatus, readonly (readonly [OrderAction, Party])[]>> = {
+type Path = readonly (readonly [action: OrderAction, party: Party])[];
+
+/** The actions that move a new order into a status, and who takes them. */
+const PATHS: Readonly<Record<OrderStatus, Path>> = {
   placed: [],
   paid: [['pay', 'owner']],
   shipped: [
@@ -45,90 +57,115 @@ const WAY: Readonly<Record<OrderStatus, readonly (readonly [OrderAction, Party])
   ],
 };
 
-const ROLES = [
-  'owner',
-  'admin',
-  'admin who owns it',
-  'support',
-  'support who owns it',
-  'stranger',
-] as const;
-type Role = (typeof ROLES)[number];
-/** As which parties of the table a role acts. */
-const PARTIES: Readonly<Record<Role, readonly Party[]>> = {
-  owner: ['owner'],
-  admin: ['admin'],
-  'admin who owns it': ['owner', 'admin'],
-  support: [],
-  'support who owns it': ['owner'],
-  stranger: [],
-};
+/** A caller of the tests: the parties of the table that it is, and whether it sees the order. */
+const ROLES = {
+  owner: { parties: ['owner'], sees: true },
+  admin: { parties: ['admin'], sees: true },
+  'admin who owns the order': { parties: ['owner', 'admin'], sees: true },
+  support: { parties: [], sees: true },
+  'support who owns the order': { parties: ['owner'], sees: true },
+  stranger: { parties: [], sees: false },
+} as const satisfies Record<string, { parties: readonly Party[]; sees: boolean }>;
+type Role = keyof typeof ROLES;
+const ROLE_NAMES = Object.keys(ROLES) as Role[];
 
-describe('the life of an order', () => {
-  let app: TestApp;
-  let owner: Person;
-  let support: Person;
-  let stranger: Person;
-  let admin: string;
+interface OrderBody {
+  readonly id: string;
+  readonly version: number;
+  readonly status: OrderStatus;
+}
 
-  beforeAll(async () => {
-    app = await startApp();
-    [owner, support, stranger, admin] = [
-      await person(app),
-      await supportPerson(app),
-      await person(app),
-      await adminToken(app),
-    ];
+let app: TestApp;
+let owner: TestUser;
+let support: TestUser;
+let stranger: TestUser;
+let adminToken: string;
+
+beforeAll(async () => {
+  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  owner = await registerUser(app);
+  support = await registerSupportUser(app);
+  stranger = await registerUser(app);
+  adminToken = await logInAsAdmin(app);
+});
+afterAll(() => app?.close());
+
+const act = (
+  token: string,
+  id: string,
+  action: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<Reply> => app.call('POST', `/v1/orders/${id}/${action}`, { token, body, headers });
+
+const patch = (token: string, id: string, body: object, ifMatch?: string): Promise<Reply> =>
+  app.call('PATCH', `/v1/orders/${id}`, {
+    token,
+    body,
+    headers: ifMatch === undefined ? {} : { 'If-Match': ifMatch },
   });
-  afterAll(() => app.close());
 
-  const act = (
-    token: string,
-    id: string,
-    action: string,
-    body?: unknown,
-    headers: Record<string, string> = {},
-  ): Promise<Reply> => app.call('POST', `/v1/orders/${id}/${action}`, { token, body, headers });
-  const patch = (token: string, id: string, body: object, ifMatch?: string): Promise<Reply> =>
-    app.call('PATCH', `/v1/orders/${id}`, {
-      token,
-      body,
-      headers: ifMatch === undefined ? {} : { 'If-Match': ifMatch },
-    });
-  const read = async (id: string): Promise<Record<string, unknown>> =>
-    (await app.call('GET', `/v1/orders/${id}`, { token: admin })).body;
-  const tokenOf = (role: Role): string =>
-    ({
-      owner: owner.token,
-      admin,
-      'admin who owns it': admin,
-      support: support.token,
-      'support who owns it': support.token,
-      stranger: stranger.token,
-    })[role];
-  const ownerOf = (role: Role): string =>
-    role === 'admin who owns it'
-      ? admin
-      : role === 'support who owns it'
-        ? support.token
-        : owner.token;
+const readOrder = async (id: string): Promise<Record<string, unknown>> =>
+  (await app.call('GET', `/v1/orders/${id}`, { token: adminToken })).body;
 
-  /** A new order of `by`, walked into a state. */
-  const orderIn = async (
-    state: OrderStatus,
-    by: string = owner.token,
-  ): Promise<{ id: string; version: number }> => {
-    let order = await placeOrder(app, by);
-    for (const [action, party] of WAY[state]) {
-      const step = await act(party === 'owner' ? by : admin, order.id, action);
-      if (step.status !== 200) throw new Error(step.text);
-      order = step.body;
-    }
-    expect(order.status).toBe(state);
-    return order;
+function tokenOf(role: Role): string {
+  const tokens: Record<Role, string> = {
+    owner: owner.token,
+    admin: adminToken,
+    'admin who owns the order': adminToken,
+    support: support.token,
+    'support who owns the order': support.token,
+    stranger: stranger.token,
   };
+  return tokens[role];
+}
 
-  it('is the contract’s', () => {
+/** The token of the user whose order a caller of this role acts on. */
+const ownerTokenFor = (role: Role): string =>
+  role.endsWith('who owns the order') ? tokenOf(role) : owner.token;
+
+/** Places an order and moves it into a status. */
+async function orderIn(status: OrderStatus, ownerToken: string = owner.token): Promise<OrderBody> {
+  let order: OrderBody = await placeOrder(app, ownerToken);
+  for (const [action, party] of PATHS[status]) {
+    const token = party === 'owner' ? ownerToken : adminToken;
+    const reply = await act(token, order.id, action);
+    if (reply.status !== 200) throw new Error(reply.text);
+    order = reply.body;
+  }
+  return order;
+}
+
+const canTake = (role: Role, { by }: Transition): boolean =>
+  (ROLES[role].parties as readonly Party[]).includes(by);
+
+/** The actions that the table allows, each once, in the order of the table. */
+function actionsOf(role: Role, status: OrderStatus): OrderAction[] {
+  const open = TRANSITIONS.filter((step) => step.from === status && canTake(role, step));
+  return [...new Set(open.map(({ action }) => action))];
+}
+
+function expectedOutcome(role: Role, status: OrderStatus, action: OrderAction): string {
+  if (!ROLES[role].sees) return '404 not-found';
+  const steps = TRANSITIONS.filter((step) => step.action === action && canTake(role, step));
+  if (steps.length === 0) return '403 forbidden';
+  const step = steps.find(({ from }) => from === status);
+  if (step) return `200 ${step.to}`;
+  return `409 invalid-transition, allowed: ${actionsOf(role, status).join(' ')}`;
+}
+
+function outcomeOf({ status, body }: Reply): string {
+  if (status === 200) return `200 ${body.status}`;
+  const { code, allowed } = body as { code: string; allowed?: string[] };
+  return allowed ? `${status} ${code}, allowed: ${allowed.join(' ')}` : `${status} ${code}`;
+}
+
+describe('the table of transitions', () => {
+  const copy = (index: number): Transition => ({ ...(TRANSITIONS[index] as Transition) });
+  const replace = (index: number, changes: object): Transition[] =>
+    TRANSITIONS.with(index, { ...copy(index), ...changes });
+
+  it('holds the transitions of the HTTP contract', () => {
     const lines = TRANSITIONS.map(
       ({ action, from, to, by }) => `${action}: ${from} → ${to}, ${by}`,
     );
@@ -140,251 +177,286 @@ describe('the life of an order', () => {
       'refund: delivered → refunded, admin',
       'ship: paid → shipped, admin',
     ]);
-    expect([...new Set(TRANSITIONS.flatMap(({ from, to }) => [from, to]))].sort()).toEqual(
-      [...ORDER_STATUSES].sort(),
-    );
+    const statuses = new Set(TRANSITIONS.flatMap(({ from, to }) => [from, to]));
+    expect([...statuses].sort()).toEqual([...ORDER_STATUSES].sort());
   });
 
-  it.each<[what: string, change: (table: Transition[]) => unknown, fault: string]>([
-    ['a state out of reach', (table) => table.pop(), 'no way leads to "refunded"'],
-    [
-      'an island',
-      (table) => (table[5] = { ...step(table, 5), from: 'refunded' }),
-      'no way leads to "refunded"',
-    ],
-    [
-      'an unknown state',
-      (table) => (table[0] = { ...step(table, 0), to: 'lost' as never }),
-      '"lost" is no state',
-    ],
-    [
-      'an unknown action',
-      (table) => table.push({ ...step(table, 0), action: 'lose' as never }),
-      '"lose" is no action',
-    ],
-    ['an action that never happens', (table) => table.splice(3, 2), '"cancel" is never possible'],
-    [
-      'a step twice',
-      (table) => table.push(step(table, 0)),
-      '"pay" from "placed" by owner is there twice',
-    ],
-    [
-      'an event of two states',
-      (table) => (table[1] = { ...step(table, 1), event: 'order.paid' }),
-      '"order.paid" does not tell one state',
-    ],
-    [
-      'the event of a beginning',
-      (table) => (table[1] = { ...step(table, 1), event: 'order.placed' }),
-      '"order.placed" does not tell one state',
-    ],
-  ])('is none with %s', (_, change, fault) => {
-    const table = [...TRANSITIONS];
-    change(table);
-    expect(faultsOfLifecycle(table)).toContain(fault);
-    expect(faultsOfLifecycle(TRANSITIONS)).toEqual([]);
+  it('is consistent', () => {
+    expect(validateLifecycle(TRANSITIONS)).toEqual([]);
   });
-  const step = (table: readonly Transition[], at: number): Transition => table[at] as Transition;
 
-  it('that is none stops the start', async () => {
+  it.each<[change: string, table: Transition[], problem: string]>([
+    ['without the refund', TRANSITIONS.slice(0, -1), 'no transition leads to "refunded"'],
+    [
+      'with a status that only itself leads to',
+      replace(5, { from: 'refunded' }),
+      'no transition leads to "refunded"',
+    ],
+    ['with an unknown status', replace(0, { to: 'lost' }), '"lost" is not a status'],
+    [
+      'with an unknown action',
+      [...TRANSITIONS, { ...copy(0), action: 'lose' as never }],
+      '"lose" is not an action',
+    ],
+    ['without any cancel', TRANSITIONS.toSpliced(3, 2), '"cancel" is never possible'],
+    [
+      'with a transition twice',
+      [...TRANSITIONS, copy(0)],
+      '"pay" from "placed" by owner is listed twice',
+    ],
+    [
+      'with one event for two statuses',
+      replace(1, { event: 'order.paid' }),
+      '"order.paid" does not identify one status',
+    ],
+    [
+      'with the event of a new order',
+      replace(1, { event: 'order.placed' }),
+      '"order.placed" does not identify one status',
+    ],
+  ])('%s → is reported as inconsistent', (_, table, problem) => {
+    expect(validateLifecycle(table)).toContain(problem);
+  });
+
+  it('is inconsistent → startup fails and names the problem', async () => {
     const table = TRANSITIONS as Transition[];
-    const lost = table.pop() as Transition;
+    const removed = table.pop() as Transition;
     try {
-      await expect(startApp({}, app.databaseUrl)).rejects.toThrow(
-        /order-lifecycle.ts: no way leads to "refunded"/,
+      await expect(startApp({}, app.databaseUrl, undefined, [LONG_TIMEOUTS])).rejects.toThrow(
+        /order-lifecycle\.ts is inconsistent: no transition leads to "refunded"/,
       );
     } finally {
-      table.push(lost);
+      table.push(removed);
     }
   });
 
-  it('is drawn and listed in docs/orders.md as the table has it (else: npm run lifecycle)', async () => {
-    const document = await readFile('docs/orders.md', 'utf8');
-    expect(document).toBe(withLifecycle(document));
-    expect(document).toContain('placed --> paid: pay (owner)');
+  it('is shown in docs/reference/orders.md (else run npm run docs -- lifecycle)', async () => {
+    const page = await readFile('docs/reference/orders.md', 'utf8');
+    expect(page).toBe(withLifecycle(page));
+    expect(page).toContain('placed --> paid: pay (owner)');
   });
 
-  it('is told by the OpenAPI: every action’s steps and who may take them', async () => {
-    const { paths } = (await app.call('GET', '/docs/openapi.json')).body as {
-      paths: Record<string, { post?: { description: string } }>;
-    };
-    const actions = Object.keys(paths).flatMap(
+  it('is shown in the OpenAPI document: a path for each action', async () => {
+    const { body } = await app.call('GET', '/docs/openapi.json');
+    const actions = Object.keys(body.paths as object).flatMap(
       (path) => /^\/v1\/orders\/\{id\}\/(?!events)(.+)$/.exec(path)?.[1] ?? [],
     );
     expect(actions.sort()).toEqual([...ORDER_ACTIONS].sort());
-    for (const { action, from, to, by } of TRANSITIONS)
-      expect(paths[`/v1/orders/{id}/${action}`]?.post?.description).toContain(
-        `from \`${from}\` to \`${to}\` (${by})`,
-      );
   });
 
-  describe.each(ORDER_STATUSES)('when %s', (state) => {
-    it.each(ROLES)('goes for %s where the table says, and nowhere else', async (role) => {
-      const [token, parties] = [tokenOf(role), PARTIES[role]];
-      const open = TRANSITIONS.filter(({ from, by }) => from === state && parties.includes(by));
-      const allowed = [...new Set(open.map(({ action }) => action))];
-      const order = await orderIn(state, ownerOf(role));
-      const before = await read(order.id);
-      const stepsLast = [...ORDER_ACTIONS].sort(
-        (one, other) => Number(allowed.includes(one)) - Number(allowed.includes(other)),
-      );
-      let fresh: { id: string; version: number } | undefined = order;
-      for (const action of stepsLast) {
-        const step = open.find((one) => one.action === action);
-        fresh ??= await orderIn(state, ownerOf(role));
-        const reply = await act(token, fresh.id, action, { reason: 'as agreed' });
-        const told = `${role} ${action} ${state}: ${reply.status}`;
-        if (role === 'stranger') {
-          expectProblem(reply, 404, 'not-found');
-          expect(anonymous(reply)).toEqual(
-            anonymous(await act(token, crypto.randomUUID(), action)),
-          );
-        } else if (!TRANSITIONS.some((one) => one.action === action && parties.includes(one.by))) {
-          expect(told).toBe(`${role} ${action} ${state}: 403`);
-          expectProblem(reply, 403, 'forbidden');
-        } else if (!step) {
-          expect(told).toBe(`${role} ${action} ${state}: 409`);
-          expectProblem(reply, 409, 'invalid-transition');
-          expect(reply.body.allowed).toEqual(allowed);
-        } else {
-          expect(told).toBe(`${role} ${action} ${state}: 200`);
-          expect(reply.body).toMatchObject({
-            id: fresh.id,
-            status: step.to,
-            version: fresh.version + 1,
-            items: ORDER.items,
-            total: 9_998,
-          });
-          expect(reply.headers.get('etag')).toBe(`"${fresh.version + 1}"`);
-          expect(await read(fresh.id)).toEqual(reply.body);
-          fresh = undefined;
-          continue;
-        }
-        expect(await read(order.id)).toEqual(before);
-      }
-    });
+  it.each(TRANSITIONS)(
+    'is shown in the OpenAPI document: $action from $from to $to by $by',
+    async ({ action, from, to, by }) => {
+      const { body } = await app.call('GET', '/docs/openapi.json');
+      const { description } = body.paths[`/v1/orders/{id}/${action}`].post;
+      expect(description).toContain(`from \`${from}\` to \`${to}\` (${by})`);
+    },
+  );
+});
 
-    it(`${state === 'placed' ? 'may' : 'may not'} be changed by its owner, and by nobody else`, async () => {
-      const order = await orderIn(state);
-      const before = await read(order.id);
-      const tag = `"${order.version}"`;
-      expectProblem(await patch(stranger.token, order.id, { note: 'x' }, tag), 404, 'not-found');
-      for (const token of [support.token, admin])
-        expectProblem(await patch(token, order.id, { note: 'x' }, tag), 403, 'forbidden');
-      expect(await read(order.id)).toEqual(before);
-      const reply = await patch(owner.token, order.id, { note: 'x' }, tag);
-      if (state === 'placed') {
-        expect([reply.status, reply.body]).toEqual([
-          200,
-          { ...before, note: 'x', version: 2, updatedAt: reply.body.updatedAt },
-        ]);
-      } else {
-        expectProblem(reply, 409, 'invalid-transition');
-        expect(reply.body.allowed).toEqual([]);
-        expect(await read(order.id)).toEqual(before);
-      }
-    });
+describe.each(ORDER_STATUSES)('an order that is %s', (status) => {
+  it.each(ROLE_NAMES)('can be moved by the %s exactly as the table says', async (role) => {
+    const ownerToken = ownerTokenFor(role);
+    const allowed = actionsOf(role, status);
+    const rejected = ORDER_ACTIONS.filter((action) => !allowed.includes(action));
+    const expected = Object.fromEntries(
+      ORDER_ACTIONS.map((action) => [action, expectedOutcome(role, status, action)]),
+    );
+
+    // All rejected actions on one order, each allowed action on an order of its own.
+    const outcomes: Record<string, string> = {};
+    const order = await orderIn(status, ownerToken);
+    const before = await readOrder(order.id);
+    for (const action of rejected) {
+      const reply = await act(tokenOf(role), order.id, action, { reason: 'as agreed' });
+      expectProblem(reply, reply.status, reply.body.code);
+      outcomes[action] = outcomeOf(reply);
+    }
+    const after = await readOrder(order.id);
+    for (const action of allowed) {
+      const { id } = await orderIn(status, ownerToken);
+      outcomes[action] = outcomeOf(await act(tokenOf(role), id, action, { reason: 'as agreed' }));
+    }
+
+    expect(outcomes).toEqual(expected);
+    expect(after).toEqual(before);
   });
 
-  describe('a change', () => {
-    it('replaces what it names and nothing else', async () => {
-      const { id } = await placeOrder(app, owner.token, { ...ORDER, note: 'first' });
-      const items = [{ sku: 'ROPE', name: 'Rope', quantity: 3, unitPrice: 250 }];
-      const steps: [object, object][] = [
-        [{ items }, { items, total: 750, note: 'first', version: 2 }],
-        [{ note: null }, { items, total: 750, note: null, version: 3 }],
-        [
-          { note: 'third', items: ORDER.items },
-          { items: ORDER.items, total: 9_998, note: 'third', version: 4 },
-        ],
-        [{}, { note: 'third', version: 4 }],
-      ];
-      for (const [at, [body, expected]] of steps.entries()) {
-        const reply = await patch(owner.token, id, body, `"${at + 1}"`);
-        expect([reply.status, reply.body]).toEqual([200, expect.objectContaining(expected)]);
-        expect(reply.headers.get('etag')).toBe(`"${reply.body.version}"`);
-        expect(await read(id)).toEqual(reply.body);
-      }
-    });
+  it('cannot be changed by anyone but its owner', async () => {
+    const order = await orderIn(status);
+    const before = await readOrder(order.id);
+    const tag = `"${order.version}"`;
+    expectProblem(await patch(stranger.token, order.id, { note: 'x' }, tag), 404, 'not-found');
+    expectProblem(await patch(support.token, order.id, { note: 'x' }, tag), 403, 'forbidden');
+    expectProblem(await patch(adminToken, order.id, { note: 'x' }, tag), 403, 'forbidden');
+    expect(await readOrder(order.id)).toEqual(before);
+  });
+});
 
-    it('names what it cannot change', async () => {
+describe('a change by the owner', () => {
+  it('of a placed order → replaces the note and takes the next version', async () => {
+    const order = await orderIn('placed');
+    const before = await readOrder(order.id);
+    const reply = await patch(owner.token, order.id, { note: 'x' }, '"1"');
+    expect([reply.status, reply.body]).toEqual([
+      200,
+      { ...before, note: 'x', version: 2, updatedAt: reply.body.updatedAt },
+    ]);
+  });
+
+  it.each(ORDER_STATUSES.filter((status) => status !== 'placed'))(
+    'of an order that is %s → 409, and no action is allowed to the owner',
+    async (status) => {
+      const order = await orderIn(status);
+      const before = await readOrder(order.id);
+      const reply = await patch(owner.token, order.id, { note: 'x' }, `"${order.version}"`);
+      expectProblem(reply, 409, 'invalid-transition');
+      expect(reply.body.allowed).toEqual([]);
+      expect(await readOrder(order.id)).toEqual(before);
+    },
+  );
+
+  const ITEMS = [{ sku: 'ROPE', name: 'Rope', quantity: 3, unitPrice: 250 }];
+  it.each<[what: string, change: object, expected: object]>([
+    ['items', { items: ITEMS }, { items: ITEMS, total: 750, note: 'first', version: 2 }],
+    ['note', { note: null }, { items: ORDER.items, total: 9_998, note: null, version: 2 }],
+    [
+      'items and note',
+      { items: ITEMS, note: 'second' },
+      { items: ITEMS, total: 750, note: 'second', version: 2 },
+    ],
+    ['nothing', {}, { items: ORDER.items, total: 9_998, note: 'first', version: 1 }],
+  ])('that names %s → changes nothing else', async (_, change, expected) => {
+    const { id } = await placeOrder(app, owner.token, { ...ORDER, note: 'first' });
+    const reply = await patch(owner.token, id, change, '"1"');
+    expect([reply.status, reply.body]).toEqual([200, expect.objectContaining(expected)]);
+    expect(reply.headers.get('etag')).toBe(`"${reply.body.version}"`);
+    expect(await readOrder(id)).toEqual(reply.body);
+  });
+
+  it.each(['currency', 'status', 'total', 'userId'])(
+    'of %s → is rejected as an unknown property',
+    async (name) => {
       const { id } = await placeOrder(app, owner.token);
-      for (const name of ['currency', 'status', 'total', 'userId'])
-        expect(faultsOf(await patch(owner.token, id, { [name]: 'EUR' }, '"1"'))).toEqual([
-          `/${name} unknown-property`,
-        ]);
-      for (const items of [null, [], [{}], Array(101).fill(ORDER.items[0])])
-        for (const pointer of pointersOf(await patch(owner.token, id, { items }, '"1"')))
-          expect(pointer).toMatch(/^\/items/);
-    });
+      const reply = await patch(owner.token, id, { [name]: 'EUR' }, '"1"');
+      expect(validationErrorsOf(reply)).toEqual([`/${name} unknown-property`]);
+    },
+  );
 
-    it('is refused in the order 400, 401, 403 or 404, 412 or 428, 409', async () => {
-      const order = await orderIn('paid');
-      const refusals: [number, string, Promise<Reply>][] = [
-        [401, 'unauthenticated', patch('nobody', order.id, { note: 'x' })],
-        [404, 'not-found', patch(stranger.token, order.id, { note: 'x' })],
-        [403, 'forbidden', patch(admin, order.id, { note: 'x' })],
-        [428, 'precondition-required', patch(owner.token, order.id, { note: 'x' })],
-        [412, 'version-mismatch', patch(owner.token, order.id, { note: 'x' }, '"1"')],
-        [412, 'version-mismatch', patch(owner.token, order.id, { note: 'x' }, 'W/"2"')],
-        [409, 'invalid-transition', patch(owner.token, order.id, { note: 'x' }, '"2"')],
-        [409, 'invalid-transition', patch(owner.token, order.id, { note: 'x' }, '*')],
-      ];
-      for (const [status, code, reply] of refusals) expectProblem(await reply, status, code);
-    });
+  it.each<[what: string, items: unknown]>([
+    ['null', null],
+    ['an empty list', []],
+    ['an empty item', [{}]],
+    ['101 items', Array(101).fill(ORDER.items[0])],
+  ])('of items to %s → is rejected with pointers into items', async (_, items) => {
+    const { id } = await placeOrder(app, owner.token);
+    const pointers = pointersOf(await patch(owner.token, id, { items }, '"1"'));
+    expect(pointers.filter((pointer) => !pointer.startsWith('/items'))).toEqual([]);
+    expect(pointers).not.toEqual([]);
   });
 
-  describe('an action', () => {
-    it('honours If-Match and needs none', async () => {
-      const order = await placeOrder(app, owner.token);
-      for (const tags of ['"2"', 'W/"1"', '"x"', '1']) {
-        const stale = await act(owner.token, order.id, 'pay', undefined, { 'If-Match': tags });
-        expectProblem(stale, 412, 'version-mismatch');
-        expect(stale.headers.get('etag')).toBe('"1"');
-      }
-      expect(
-        (await act(owner.token, order.id, 'pay', undefined, { 'If-Match': '"9", "1"' })).status,
-      ).toBe(200);
-      expect((await act(admin, order.id, 'ship', undefined, { 'If-Match': '*' })).status).toBe(200);
-      expect((await act(admin, order.id, 'deliver')).status).toBe(200);
-    });
+  it('that fails several checks → 401, then 403 or 404, then 412 or 428, then 409', async () => {
+    const { id } = await orderIn('paid');
+    const change = { note: 'x' };
+    expectProblem(await patch('nobody', id, change), 401, 'unauthenticated');
+    expectProblem(await patch(stranger.token, id, change), 404, 'not-found');
+    expectProblem(await patch(adminToken, id, change), 403, 'forbidden');
+    expectProblem(await patch(owner.token, id, change), 428, 'precondition-required');
+    expectProblem(await patch(owner.token, id, change, '"1"'), 412, 'version-mismatch');
+    expectProblem(await patch(owner.token, id, change, 'W/"2"'), 412, 'version-mismatch');
+    expectProblem(await patch(owner.token, id, change, '"2"'), 409, 'invalid-transition');
+    expectProblem(await patch(owner.token, id, change, '*'), 409, 'invalid-transition');
+  });
+});
 
-    it('is refused in the order 401, 403 or 404, 412, 409', async () => {
-      const order = await orderIn('shipped');
-      const stale = { 'If-Match': '"1"' };
-      expectProblem(await act('nobody', order.id, 'pay', {}, stale), 401, 'unauthenticated');
-      expectProblem(await act(stranger.token, order.id, 'pay', {}, stale), 404, 'not-found');
-      expectProblem(await act(owner.token, order.id, 'ship', {}, stale), 403, 'forbidden');
-      expectProblem(await act(owner.token, order.id, 'pay', {}, stale), 412, 'version-mismatch');
-      expectProblem(
-        await act(owner.token, order.id, 'pay', {}, { 'If-Match': '"3"' }),
-        409,
-        'invalid-transition',
-      );
-    });
+describe('an action', () => {
+  it.each(TRANSITIONS)(
+    '$action from $from by $by → answers with the next version, which reads return too',
+    async ({ action, from, to, by }) => {
+      const order = await orderIn(from);
+      const reply = await act(by === 'owner' ? owner.token : adminToken, order.id, action);
+      expect(reply.body).toMatchObject({
+        id: order.id,
+        status: to,
+        version: order.version + 1,
+        items: ORDER.items,
+        total: 9_998,
+      });
+      expect(reply.headers.get('etag')).toBe(`"${order.version + 1}"`);
+      expect(await readOrder(order.id)).toEqual(reply.body);
+    },
+  );
 
-    it('happens once of many at the same moment', async () => {
-      const order = await placeOrder(app, owner.token);
-      const replies = await Promise.all(
-        ['pay', 'cancel', 'pay', 'cancel', 'pay', 'cancel'].map((action) =>
-          act(owner.token, order.id, action),
-        ),
-      );
-      expect(replies.map(({ status }) => status).sort()).toEqual([200, 409, 409, 409, 409, 409]);
-      const won = replies.find(({ status }) => status === 200) as Reply;
-      expect(await read(order.id)).toEqual(won.body);
-      const events = await app.call('GET', `/v1/orders/${order.id}/events`, { token: owner.token });
-      expect(events.body.data).toHaveLength(2);
-    });
+  it.each(ORDER_ACTIONS)(
+    '%s by a stranger → gets the same 404 as for a missing order',
+    async (action) => {
+      const { id } = await placeOrder(app, owner.token);
+      const hidden = await act(stranger.token, id, action);
+      const missing = await act(stranger.token, crypto.randomUUID(), action);
+      expectProblem(hidden, 404, 'not-found');
+      expect(withoutRequestFields(hidden)).toEqual(withoutRequestFields(missing));
+    },
+  );
 
-    it('takes a reason of up to 500 characters, no body, or an empty one', async () => {
-      const order = await placeOrder(app, owner.token);
-      for (const reason of ['', 'x'.repeat(501), 1, null, 'a\nb'])
-        expect(pointersOf(await act(owner.token, order.id, 'pay', { reason }))).toEqual([
-          '/reason',
-        ]);
-      expect((await act(owner.token, order.id, 'pay', '')).status).toBe(200);
-      expect((await act(admin, order.id, 'ship', { reason: '🐙'.repeat(500) })).status).toBe(200);
-    });
+  it.each(['"2"', 'W/"1"', '"x"', '1'])('with If-Match: %s on version 1 → 412', async (tags) => {
+    const { id } = await placeOrder(app, owner.token);
+    const reply = await act(owner.token, id, 'pay', undefined, { 'If-Match': tags });
+    expectProblem(reply, 412, 'version-mismatch');
+    expect(reply.headers.get('etag')).toBe('"1"');
+  });
+
+  it.each(['"9", "1"', '*'])('with If-Match: %s on version 1 → 200', async (tags) => {
+    const { id } = await placeOrder(app, owner.token);
+    const reply = await act(owner.token, id, 'pay', undefined, { 'If-Match': tags });
+    expect(reply.status).toBe(200);
+  });
+
+  it('without If-Match → 200', async () => {
+    const { id } = await placeOrder(app, owner.token);
+    expect((await act(owner.token, id, 'pay')).status).toBe(200);
+  });
+
+  it('that fails several checks → 401, then 403 or 404, then 412, then 409', async () => {
+    const { id } = await orderIn('shipped');
+    const outdated = { 'If-Match': '"1"' };
+    const current = { 'If-Match': '"3"' };
+    expectProblem(await act('nobody', id, 'pay', {}, outdated), 401, 'unauthenticated');
+    expectProblem(await act(stranger.token, id, 'pay', {}, outdated), 404, 'not-found');
+    expectProblem(await act(owner.token, id, 'ship', {}, outdated), 403, 'forbidden');
+    expectProblem(await act(owner.token, id, 'pay', {}, outdated), 412, 'version-mismatch');
+    expectProblem(await act(owner.token, id, 'pay', {}, current), 409, 'invalid-transition');
+  });
+
+  it('sent six times at once → happens once, and the others get 409', async () => {
+    const order = await placeOrder(app, owner.token);
+    const actions = ['pay', 'cancel', 'pay', 'cancel', 'pay', 'cancel'];
+    const replies = await Promise.all(actions.map((action) => act(owner.token, order.id, action)));
+    expect(replies.map(({ status }) => status).sort()).toEqual([200, 409, 409, 409, 409, 409]);
+    const winner = replies.find(({ status }) => status === 200) as Reply;
+    expect(await readOrder(order.id)).toEqual(winner.body);
+    const events = await app.call('GET', `/v1/orders/${order.id}/events`, { token: owner.token });
+    expect(events.body.data).toHaveLength(2);
+  });
+
+  it.each<[what: string, reason: unknown]>([
+    ['an empty reason', ''],
+    ['a reason of 501 characters', 'x'.repeat(501)],
+    ['a number as reason', 1],
+    ['null as reason', null],
+    ['a reason of two lines', 'a\nb'],
+  ])('with %s → is rejected', async (_, reason) => {
+    const { id } = await placeOrder(app, owner.token);
+    expect(pointersOf(await act(owner.token, id, 'pay', { reason }))).toEqual(['/reason']);
+  });
+
+  it('with an empty body → is accepted', async () => {
+    const { id } = await placeOrder(app, owner.token);
+    expect((await act(owner.token, id, 'pay', '')).status).toBe(200);
+  });
+
+  it('with a reason of 500 characters outside the BMP → is accepted', async () => {
+    const { id } = await placeOrder(app, owner.token);
+    const reply = await act(owner.token, id, 'pay', { reason: '🐙'.repeat(500) });
+    expect(reply.status).toBe(200);
   });
 });

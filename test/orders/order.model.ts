@@ -1,103 +1,131 @@
 /**
- * What the contract says of orders, in as few lines as it takes, and without a line of the service's: the test of the API
- * against it (order-model.spec.ts) is worth what this is.
+ * The contract of orders as a model: in as few lines as possible, and without any code of the
+ * service. order-model.spec.ts compares the API with it.
  */
-export type Who = 'ann' | 'ben' | 'support' | 'admin';
-export interface Order {
-  readonly owner: Who;
+export type UserName = 'ann' | 'ben' | 'support' | 'admin';
+
+export interface ModelOrder {
+  readonly owner: UserName;
   readonly status: string;
   readonly version: number;
   readonly quantity: number;
   readonly note: string | null;
-  readonly before: Order | undefined;
+  /** The order before its last change. */
+  readonly previous: ModelOrder | undefined;
 }
-/** `at`: which order, by its number; `tag`: If-Match, a version, "*" or none. */
+
+/** If-Match: a version, any version, or no header. */
+export type Tag = number | '*' | undefined;
+export type Change = Partial<Pick<ModelOrder, 'quantity' | 'note'>>;
+
+/** A request. `index` is the number of an order, in the order of their placing. */
 export type Command =
-  | { readonly kind: 'place'; readonly who: Who; readonly quantity: number }
+  | { readonly kind: 'place'; readonly user: UserName; readonly quantity: number }
   | {
       readonly kind: 'patch';
-      readonly who: Who;
-      readonly at: number;
+      readonly user: UserName;
+      readonly index: number;
       readonly tag: Tag;
       readonly change: Change;
     }
   | {
       readonly kind: 'act';
-      readonly who: Who;
-      readonly at: number;
+      readonly user: UserName;
+      readonly index: number;
       readonly tag: Tag;
       readonly action: string;
     }
   | {
       readonly kind: 'get';
-      readonly who: Who;
-      readonly at: number;
+      readonly user: UserName;
+      readonly index: number;
       readonly version: number | undefined;
     }
-  | { readonly kind: 'list'; readonly who: Who };
-export type Tag = number | '*' | undefined;
-export type Change = Partial<Pick<Order, 'quantity' | 'note'>>;
-/** The answer: its status, and the order or the numbers of the orders in it. */
-export type Expected = readonly [status: number, order?: Order, list?: readonly number[]];
+  | { readonly kind: 'list'; readonly user: UserName };
 
-/** action, from, to, by */
-const LIFE =
-  'pay placed paid owner, ship paid shipped admin, deliver shipped delivered admin, cancel placed cancelled owner, cancel paid cancelled admin, refund delivered refunded admin'
-    .split(', ')
-    .map((line) => line.split(' ') as [string, string, string, string]);
+/** The response: its status, and the order or the indexes of the listed orders. */
+export type Expected = readonly [status: number, order?: ModelOrder, list?: readonly number[]];
+type Step = [orders: readonly ModelOrder[], expected: Expected];
+type OrderCommand = Exclude<Command, { kind: 'place' | 'list' }>;
 
-const sees = (who: Who, order: Order): boolean =>
-  who === order.owner || who === 'support' || who === 'admin';
+const LIFECYCLE: readonly [action: string, from: string, to: string, by: string][] = [
+  ['pay', 'placed', 'paid', 'owner'],
+  ['ship', 'paid', 'shipped', 'admin'],
+  ['deliver', 'shipped', 'delivered', 'admin'],
+  ['cancel', 'placed', 'cancelled', 'owner'],
+  ['cancel', 'paid', 'cancelled', 'admin'],
+  ['refund', 'delivered', 'refunded', 'admin'],
+];
 
-/** What becomes of the orders, and what the caller is told. */
-export function step(orders: readonly Order[], command: Command): [readonly Order[], Expected] {
-  if (command.kind === 'place') {
-    const { who, quantity } = command;
-    const order = {
-      owner: who,
-      status: 'placed',
-      version: 1,
-      quantity,
-      note: null,
-      before: undefined,
-    };
-    return [
-      [...orders, order],
-      [201, order],
-    ];
-  }
+const sees = (user: UserName, order: ModelOrder): boolean =>
+  user === order.owner || user === 'support' || user === 'admin';
+
+/** The orders after a command, and its response. */
+export function step(orders: readonly ModelOrder[], command: Command): Step {
+  if (command.kind === 'place') return place(orders, command.user, command.quantity);
   if (command.kind === 'list') {
-    const seen = [...orders.keys()].filter((at) => sees(command.who, orders[at] as Order));
-    return [orders, [200, undefined, seen.reverse()]];
+    const visible = [...orders.keys()].filter((index) =>
+      sees(command.user, orders[index] as ModelOrder),
+    );
+    return [orders, [200, undefined, visible.reverse()]];
   }
-  const { who, at } = command;
-  const order = orders[at];
-  const refuse = (status: number): [readonly Order[], Expected] => [orders, [status]];
-  if (!order || !sees(who, order)) return refuse(404);
-  if (command.kind === 'get') {
-    let found: Order | undefined = order;
-    while (found && command.version !== undefined && found.version !== command.version)
-      found = found.before;
-    return found ? [orders, [200, found]] : refuse(404);
-  }
-  const become = (change: Partial<Order>): [readonly Order[], Expected] => {
-    const next = { ...order, ...change, version: order.version + 1, before: order };
-    return [orders.with(at, next), [200, next]];
+  const order = orders[command.index];
+  if (!order || !sees(command.user, order)) return [orders, [404]];
+  return stepWithOrder(orders, order, command);
+}
+
+function place(orders: readonly ModelOrder[], owner: UserName, quantity: number): Step {
+  const order: ModelOrder = {
+    owner,
+    status: 'placed',
+    version: 1,
+    quantity,
+    note: null,
+    previous: undefined,
   };
-  const { tag } = command;
-  const isStale = tag !== undefined && tag !== '*' && tag !== order.version;
-  if (command.kind === 'patch') {
-    if (who !== order.owner) return refuse(403);
-    if (tag === undefined) return refuse(428);
-    if (isStale) return refuse(412);
-    return order.status === 'placed' ? become(command.change) : refuse(409);
+  return [
+    [...orders, order],
+    [201, order],
+  ];
+}
+
+function stepWithOrder(
+  orders: readonly ModelOrder[],
+  order: ModelOrder,
+  command: OrderCommand,
+): Step {
+  const reject = (status: number): Step => [orders, [status]];
+  const change = (changes: Partial<ModelOrder>): Step => {
+    const next = { ...order, ...changes, version: order.version + 1, previous: order };
+    return [orders.with(command.index, next), [200, next]];
+  };
+
+  if (command.kind === 'get') {
+    const found = atVersion(order, command.version);
+    return found ? [orders, [200, found]] : reject(404);
   }
-  const steps = LIFE.filter(
+  const { user, tag } = command;
+  const isOutdated = tag !== undefined && tag !== '*' && tag !== order.version;
+  if (command.kind === 'patch') {
+    if (user !== order.owner) return reject(403);
+    if (tag === undefined) return reject(428);
+    if (isOutdated) return reject(412);
+    return order.status === 'placed' ? change(command.change) : reject(409);
+  }
+  const transitions = LIFECYCLE.filter(
     ([action, , , by]) =>
-      action === command.action && (by === 'owner' ? who === order.owner : who === by),
+      action === command.action && (by === 'owner' ? user === order.owner : user === by),
   );
-  if (steps.length === 0) return refuse(403);
-  if (isStale) return refuse(412);
-  const [open] = steps.filter(([, from]) => from === order.status);
-  return open ? become({ status: open[2] }) : refuse(409);
+  if (transitions.length === 0) return reject(403);
+  if (isOutdated) return reject(412);
+  const [transition] = transitions.filter(([, from]) => from === order.status);
+  return transition ? change({ status: transition[2] }) : reject(409);
+}
+
+/** @param version undefined for the newest */
+function atVersion(order: ModelOrder, version: number | undefined): ModelOrder | undefined {
+  if (version === undefined) return order;
+  let found: ModelOrder | undefined = order;
+  while (found && found.version !== version) found = found.previous;
+  return found;
 }

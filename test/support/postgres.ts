@@ -1,26 +1,25 @@
 /**
- * PostgreSQL for tests. One server serves the whole run (global-setup.ts); each test file takes a database of its own,
- * copied from the migrated template, so that no test sees another's rows. A test that hurts its server starts a private
- * one. Nothing survives: not the processes when jest is SIGKILLed, nor the folders, which the next run sweeps away.
+ * PostgreSQL for tests. One server serves the whole run (global-setup.mjs); each test file takes a
+ * database of its own, copied from a migrated template. A test that disturbs its server starts a
+ * private one. Invariant: no server outlives the process that started it.
  */
-import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import * as fs from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
+import { childrenOf, isProcessRunning } from '../../scripts/process-table.mjs';
 import {
-  startEmbeddedPostgres,
   type EmbeddedPostgres,
-} from '../../src/database/embedded-postgres.js';
+  startEmbeddedPostgres,
+} from '../../src/platform/database/embedded/embedded-postgres.js';
+import { eventually } from './eventually.js';
 
-/** The database that `createTestDatabase()` copies; nobody may be connected to it. */
-export const TEMPLATE = 'holdfast_template';
+/** {@link createTestDatabase} copies this database. PostgreSQL refuses while it has connections. */
+const TEMPLATE_DATABASE = 'holdfast_template';
 
-/** Durability is not under test, speed is wanted; a test that asks what survives a crash passes `fsync=on`. */
-const FAST = [
+/** Tests need speed, not durability. A test of what survives a crash passes `fsync=on`. */
+const FAST_FLAGS = [
   'fsync=off',
   'synchronous_commit=off',
   'full_page_writes=off',
@@ -28,38 +27,48 @@ const FAST = [
   'shared_buffers=64MB',
 ];
 
+/** SQLSTATE object_in_use: another CREATE DATABASE is copying the template. */
+const OBJECT_IN_USE = '55006';
+
+/** How long a killed server's backends get to notice that their postmaster is gone. */
+const BACKEND_EXIT_MS = 2_000;
+
 export interface TestDatabase {
   readonly url: string;
   readonly name: string;
-  /** Also with connections open: they are cut. */
+  /** Also cuts connections that are still open. */
   drop(): Promise<void>;
 }
 
 /** A database of the caller's own, with every migration applied and no rows. */
 export async function createTestDatabase(): Promise<TestDatabase> {
-  const admin = process.env.TEST_POSTGRES_URL;
-  if (!admin)
+  const adminUrl = process.env.TEST_POSTGRES_URL;
+  if (!adminUrl) {
     throw new Error(
-      'TEST_POSTGRES_URL is not set: run under jest, whose globalSetup starts PostgreSQL',
+      'TEST_POSTGRES_URL is not set. Use `npm test`: it starts PostgreSQL and sets the variable.',
     );
+  }
   const name = `test_${process.pid}_${randomBytes(6).toString('hex')}`;
-  await retryWhileInUse(() => execute(admin, `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE}`));
-  const url = new URL(admin);
+  await eventually(`the template is free to be copied to ${name}`, () =>
+    copyTemplate(adminUrl, name),
+  );
+  const url = new URL(adminUrl);
   url.pathname = `/${name}`;
   return {
     url: url.href,
     name,
-    drop: () => execute(admin, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`),
+    drop: () => execute(adminUrl, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`),
   };
 }
 
-async function retryWhileInUse(action: () => Promise<void>): Promise<void> {
-  for (const deadline = Date.now() + 10_000; ; await sleep(50)) {
-    try {
-      return await action();
-    } catch (error) {
-      if ((error as { code?: string }).code !== '55006' || Date.now() > deadline) throw error;
-    }
+/** @returns false while another session copies the template */
+async function copyTemplate(adminUrl: string, name: string): Promise<boolean> {
+  try {
+    await execute(adminUrl, `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE_DATABASE}`);
+    return true;
+  } catch (error) {
+    if ((error as { code?: string }).code === OBJECT_IN_USE) return false;
+    throw error;
   }
 }
 
@@ -73,13 +82,23 @@ async function execute(url: string, sql: string): Promise<void> {
   }
 }
 
-/** The server of the whole run, with the template prepared by `migrate`. @returns the url that creates databases. */
+export interface SharedPostgres {
+  /** A superuser's, for `CREATE DATABASE`. */
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts the server of a whole run and prepares its template.
+ * @param migrate brings the database at this URL up to date
+ */
 export async function startSharedPostgres(
   migrate: (url: string) => Promise<unknown>,
-): Promise<{ url: string; stop(): Promise<void> }> {
+): Promise<SharedPostgres> {
   const dataDir = await makeTestFolder();
-  const server = await startEmbeddedPostgres({ dataDir, flags: FAST, database: TEMPLATE });
-  const stop = async () => {
+  const options = { dataDir, flags: FAST_FLAGS, database: TEMPLATE_DATABASE };
+  const server = await startEmbeddedPostgres(options);
+  const stop = async (): Promise<void> => {
     await server.stop();
     await fs.rm(dataDir, { recursive: true, force: true });
   };
@@ -89,25 +108,28 @@ export async function startSharedPostgres(
     await stop();
     throw error;
   }
-  return { url: server.url.replace(TEMPLATE, 'postgres'), stop };
+  return { url: server.url.replace(TEMPLATE_DATABASE, 'postgres'), stop };
 }
 
-/** A server of the test's own, to be stopped, killed and frozen; url and port stay the same across `restart()`. */
+/** A private server that a test may stop, kill and freeze. A restart keeps its URL and port. */
 export interface TestPostgres {
   readonly url: string;
   readonly port: number;
-  /** The postmaster's; another one after `restart()`. */
+  /** The postmaster's process id. It changes with {@link restart}. */
   readonly pid: number;
-  /** Shuts down in order, in whatever state it is, and removes the files. */
+  /** Shuts down in order, whatever state the server is in, and removes its files. */
   stop(): Promise<void>;
   /** SIGKILL to the postmaster; resolves when its other processes are gone too. */
   kill(): Promise<void>;
-  /** SIGSTOP to every process: connections hang, new ones are accepted by the kernel and get no answer. */
+  /** SIGSTOP to every process: the kernel still accepts connections, nothing answers. */
   pause(): void;
   resume(): void;
-  /** A streaming replica of its own port, made of a copy while this server is down for a moment; it answers when this resolves. */
+  /**
+   * Shuts the server down, copies its files, starts it again, and starts a streaming replica on the
+   * copy. Resolves when both answer.
+   */
   replicate(): Promise<TestPostgres>;
-  /** Shuts down when running, then starts on the same files and port, after `kill()` with crash recovery. */
+  /** Shuts the server down if it runs, then starts it. After `kill()` it recovers from its log. */
   restart(): Promise<void>;
 }
 
@@ -120,18 +142,22 @@ export async function startTestPostgres(flags: string[] = []): Promise<TestPostg
 }
 
 async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres> {
-  const start = (port?: number) =>
-    startEmbeddedPostgres({ dataDir, flags: [...FAST, ...flags], port });
-  let server: EmbeddedPostgres = await start();
-  let running = true;
+  const start = (port?: number): Promise<EmbeddedPostgres> =>
+    startEmbeddedPostgres({ dataDir, flags: [...FAST_FLAGS, ...flags], port });
+  let server = await start();
+  let isStarted = true;
 
-  const signal = (name: NodeJS.Signals, pids: number[]) => pids.forEach((pid) => send(pid, name));
-  const resume = () => signal('SIGCONT', [...childrenOf(server.pid), server.pid]);
-  const shutDown = async () => {
-    if (!running) return;
+  const resume = (): void => signalAll([...childrenOf(server.pid), server.pid], 'SIGCONT');
+  const shutDown = async (): Promise<void> => {
+    if (!isStarted) return;
     resume();
     await server.stop();
-    running = false;
+    isStarted = false;
+  };
+  const restart = async (): Promise<void> => {
+    await shutDown();
+    server = await start(server.port);
+    isStarted = true;
   };
   return {
     url: server.url,
@@ -144,20 +170,18 @@ async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres>
       await fs.rm(dataDir, { recursive: true, force: true });
     },
     async kill() {
-      if (!running) return;
-      const children = childrenOf(server.pid);
-      send(server.pid, 'SIGKILL');
-      signal('SIGCONT', children);
+      if (!isStarted) return;
+      const backends = childrenOf(server.pid);
+      signalAll([server.pid], 'SIGKILL');
+      signalAll(backends, 'SIGCONT');
       await server.exited;
-      running = false;
-      for (const begun = Date.now(); children.some(isRunning); await sleep(10)) {
-        if (Date.now() - begun > 2_000) signal('SIGKILL', children);
-      }
+      isStarted = false;
+      await awaitExit(backends);
     },
     pause() {
-      // The postmaster first, so that it does not take its silent children for crashed ones.
-      signal('SIGSTOP', [server.pid]);
-      signal('SIGSTOP', childrenOf(server.pid));
+      // The postmaster first: it must not take its silent children for crashed ones.
+      signalAll([server.pid], 'SIGSTOP');
+      signalAll(childrenOf(server.pid), 'SIGSTOP');
     },
     resume,
     async replicate() {
@@ -165,68 +189,38 @@ async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres>
       const copy = await makeTestFolder();
       await fs.cp(dataDir, copy, { recursive: true, preserveTimestamps: true });
       await fs.writeFile(join(copy, 'postgres', 'standby.signal'), '');
-      server = await start(server.port);
-      running = true;
+      await restart();
       const { username, password, port } = new URL(server.url);
       const primary = `host=127.0.0.1 port=${port} user=${username} password=${password}`;
       return serverIn(copy, [...flags, `primary_conninfo=${primary}`]);
     },
-    async restart() {
-      await shutDown();
-      server = await start(server.port);
-      running = true;
-    },
+    restart,
   };
 }
 
-/** @returns whether the process exists. */
-function send(pid: number, signal: NodeJS.Signals | 0): boolean {
-  try {
-    process.kill(pid, signal);
-    return true;
-  } catch {
-    return false;
+/** Processes that have ended meanwhile are skipped. */
+function signalAll(pids: readonly number[], signal: NodeJS.Signals): void {
+  for (const pid of pids) {
+    try {
+      process.kill(pid, signal);
+    } catch {
+      // ESRCH
+    }
   }
 }
 
-/** Every process as [pid, parent, state]. */
-function processes(): [number, number, string][] {
-  if (!existsSync('/proc/self/stat')) {
-    const table = execFileSync('ps', ['-A', '-o', 'pid=,ppid=,state='], { encoding: 'utf8' });
-    const rows = table.split('\n').map((row) => row.trim().split(/\s+/));
-    return rows.map(([pid, parent, state = '']) => [Number(pid), Number(parent), state]);
-  }
-  return readdirSync('/proc').flatMap((pid): [number, number, string][] => {
-    if (!/^\d+$/.test(pid)) return [];
-    try {
-      // The name, in parentheses, may hold anything; after it come the state and the parent.
-      const [state = '', parent] =
-        readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
-      return [[Number(pid), Number(parent), state]];
-    } catch {
-      return []; // ended meanwhile
-    }
+async function awaitExit(pids: readonly number[]): Promise<void> {
+  const began = performance.now();
+  await eventually('the processes of the killed server are gone', () => {
+    const running = pids.filter(isProcessRunning);
+    if (performance.now() - began > BACKEND_EXIT_MS) signalAll(running, 'SIGKILL');
+    return running.length === 0;
   });
 }
 
-function childrenOf(pid: number): number[] {
-  return processes().flatMap(([child, parent]) => (parent === pid ? [child] : []));
-}
-
-/** A zombie, which waits for a lazy init to take note of it, does not run. */
-export function isRunning(pid: number): boolean {
-  return processes().some(([other, , state]) => other === pid && !state.startsWith('Z'));
-}
-
-/** A folder that carries its owner's pid; those of killed owners are removed first. */
+/** A new folder that PostgreSQL's own user may enter: the server does not run as root. */
 export async function makeTestFolder(): Promise<string> {
-  for (const name of await fs.readdir(tmpdir())) {
-    const owner = Number(/^holdfast-test-(\d+)-/.exec(name)?.[1]);
-    if (!owner || send(owner, 0)) continue;
-    // Another user's, or being removed by another run: not ours to insist.
-    await fs.rm(join(tmpdir(), name), { recursive: true, force: true }).catch(() => undefined);
-  }
-  const folder = await fs.mkdtemp(join(tmpdir(), `holdfast-test-${process.pid}-`));
-  await fs.chmod(folder, 0o755); // the server does not run as root
+  const folder = await fs.mkdtemp(join(tmpdir(), 'holdfast-postgres-'));
+  await fs.chmod(folder, 0o755);
   return folder;
 }

@@ -1,61 +1,64 @@
-/** What every refusal must be (RFC 9457, docs of the API), asserted in one place. */
+/** Assertions about problems (RFC 9457): the form that every error response must have. */
 import { expect } from '@jest/globals';
-import type { Reply } from './app.js';
+import type { Reply } from './http-client.js';
 
-/** Text that only the inside of the service speaks: stacks, SQL, parsers, libraries. */
-const INSIDE =
-  /\bat \S+ \(|node_modules|\.ts:\d|\.js:\d|\b(SELECT|INSERT|UPDATE|DELETE) |QueryFailed|constraint|Unexpected token|in JSON at|FST_|HPE_|class-validator|undefined/;
+/** Text that must not leave the service: stacks, SQL, and messages of parsers and libraries. */
+const INTERNAL_TEXT = new RegExp(
+  [
+    String.raw`\bat \S+ \(|node_modules|\.ts:\d|\.js:\d`,
+    String.raw`\b(?:SELECT|INSERT|UPDATE|DELETE) |QueryFailed|constraint`,
+    String.raw`Unexpected token|in JSON at|FST_|HPE_|class-validator|undefined`,
+  ].join('|'),
+);
 
-/** Each type that was seen, so that a test can follow them all. */
-export const seenTypes = new Set<string>();
+const STATUSES_WITH_RETRY_AFTER = [429, 503];
 
-/** The reply is this problem and nothing else: form, headers, and no word of the inside. */
+/** Expects this problem: its form, its header fields, and no internal text. */
 export function expectProblem(reply: Reply, status: number, code: string): void {
-  expect([reply.status, (reply.body as { code?: string }).code ?? reply.text]).toEqual([
-    status,
-    code,
-  ]);
+  const body = reply.body as Record<string, unknown>;
+  expect([reply.status, body.code ?? reply.text]).toEqual([status, code]);
   expect(reply.headers.get('content-type')).toBe('application/problem+json; charset=utf-8');
   expect(reply.headers.get('cache-control')).toBe('no-store');
-  const {
-    type,
-    title,
-    status: told,
-    detail,
-    instance,
-    requestId,
-  } = reply.body as Record<string, unknown>;
-  expect({ type, told, requestId }).toEqual({
+  expect({ type: body.type, status: body.status, requestId: body.requestId }).toEqual({
     type: `/problems/${code}`,
-    told: status,
+    status,
     requestId: reply.headers.get('x-request-id'),
   });
-  for (const text of [title, detail, requestId]) expect(text).toEqual(expect.stringMatching(/./));
-  expect(typeof instance).toBe('string');
-  expect(reply.text).not.toMatch(INSIDE);
+  const nonEmpty: unknown = expect.stringMatching(/./);
+  expect([body.title, body.detail, body.requestId]).toEqual([nonEmpty, nonEmpty, nonEmpty]);
+  expect(typeof body.instance).toBe('string');
+  expect(reply.text).not.toMatch(INTERNAL_TEXT);
   if (status === 401) expect(reply.headers.get('www-authenticate')).toMatch(/^Bearer\b/);
-  if ([429, 503].includes(status)) expect(reply.headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
-  seenTypes.add(String(type));
+  if (STATUSES_WITH_RETRY_AFTER.includes(status)) {
+    expect(reply.headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
+  }
 }
 
-/** The faults of a validation-failed, as `pointer code`. */
-export function faultsOf(reply: Reply): string[] {
+interface ValidationError {
+  readonly pointer: string;
+  readonly code: string;
+  readonly detail: string;
+}
+
+/** The errors of a `validation-failed` problem, each as `<pointer> <code>`. */
+export function validationErrorsOf(reply: Reply): string[] {
   expectProblem(reply, 400, 'validation-failed');
-  return (reply.body.errors as { pointer: string; code: string; detail: string }[]).map(
-    ({ pointer, code, detail }) => {
-      expect(detail).toEqual(expect.stringMatching(/./));
-      return `${pointer} ${code}`;
-    },
-  );
+  const errors = reply.body.errors as ValidationError[];
+  expect(errors.filter(({ detail }) => !detail)).toEqual([]);
+  return errors.map(({ pointer, code }) => `${pointer} ${code}`);
 }
 
-/** The pointers of a validation-failed, each once. */
-export const pointersOf = (reply: Reply): string[] => [
-  ...new Set(faultsOf(reply).map((fault) => fault.split(' ')[0] as string)),
-];
+/** The pointers of a `validation-failed` problem, each once. */
+export function pointersOf(reply: Reply): string[] {
+  const pointers = validationErrorsOf(reply).map((error) => error.split(' ')[0] as string);
+  return [...new Set(pointers)];
+}
 
-/** A body without what is this request's own: two refusals that tell the same are equal in this. */
-export const anonymous = ({ body }: Reply): Record<string, unknown> =>
-  Object.fromEntries(
-    Object.entries(body as object).filter(([name]) => name !== 'instance' && name !== 'requestId'),
-  );
+/**
+ * The body without `instance` and `requestId`. Two problems are indistinguishable to a client when
+ * these are equal.
+ */
+export function withoutRequestFields({ body }: Reply): Record<string, unknown> {
+  const fields = Object.entries(body as Record<string, unknown>);
+  return Object.fromEntries(fields.filter(([name]) => name !== 'instance' && name !== 'requestId'));
+}

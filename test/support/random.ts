@@ -1,6 +1,6 @@
 /**
- * Numbers that look random and are the same for the same seed (mulberry32): what a campaign does to whom and when is decided
- * by its seed alone, so that a schedule of faults can be repeated.
+ * Pseudo-random numbers that are the same for the same seed (mulberry32), so that a test or a
+ * schedule of faults can be repeated.
  */
 export class Random {
   private state: number;
@@ -17,9 +17,9 @@ export class Random {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296;
   }
 
-  /** A whole number from `least` to `most`, both included. */
-  between(least: number, most: number): number {
-    return least + Math.floor(this.next() * (most - least + 1));
+  /** A whole number from `min` to `max`, both included. */
+  between(min: number, max: number): number {
+    return min + Math.floor(this.next() * (max - min + 1));
   }
 
   pick<T>(items: readonly T[]): T {
@@ -27,15 +27,19 @@ export class Random {
   }
 
   shuffled<T>(items: readonly T[]): T[] {
-    const left = [...items];
-    return items.map(() => left.splice(Math.floor(this.next() * left.length), 1)[0] as T);
+    const remaining = [...items];
+    return items.map(() => {
+      const index = Math.floor(this.next() * remaining.length);
+      return remaining.splice(index, 1)[0] as T;
+    });
   }
 
+  /** @param probability from 0 to 1 */
   chance(probability: number): boolean {
     return this.next() < probability;
   }
 
-  /** Another generator, decided by this one's seed and the name alone. */
+  /** A generator of its own, decided by this one's state and the name. */
   fork(name: string): Random {
     let hash = this.state ^ 0x9e3779b9;
     for (const char of name) hash = Math.imul(hash ^ char.charCodeAt(0), 0x01000193);

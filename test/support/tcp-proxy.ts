@@ -1,58 +1,50 @@
 /**
- * One network link that a test can hurt: a TCP proxy that delays (with jitter), stalls, cuts with RST, refuses, and swallows
- * one direction. It never reorders, alters or drops a byte that the receiver could notice missing: a direction that has
- * swallowed stays deaf until its connection ends, as after a lost NAT entry or a peer that lost its power.
+ * A network link that a test can disturb: a TCP proxy on 127.0.0.1 that delays, stalls, cuts,
+ * refuses, or swallows one direction. It never reorders or changes bytes. A direction that has
+ * swallowed bytes stays silent until its connection ends, as after a lost NAT entry.
  */
-import { createServer, connect, type Server, type Socket } from 'node:net';
-import type { Random } from './random.js';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { Random } from './random.js';
 
-/** To the server, or from it. */
+/** `up`: from the client to the target. `down`: from the target to the client. */
 export type Direction = 'up' | 'down';
 
-const MOST_BUFFERED = 1 << 20;
+const MAX_BUFFERED_BYTES = 1 << 20;
+/** Timers have a resolution of 1 ms; a chunk that is due sooner than this is sent at once. */
+const TIMER_SLACK_MS = 0.2;
 
-/** Bytes on their way from one socket to another. */
+/** One direction of one connection: a queue of chunks, each with the time at which it is due. */
 class Flow {
-  deaf = false;
-  private readonly queue: { readonly due: number; readonly bytes: Buffer | null }[] = [];
-  private buffered = 0;
-  private last = 0;
+  isSwallowing = false;
+  private readonly queue: { readonly dueAt: number; readonly bytes: Buffer | null }[] = [];
+  private bufferedBytes = 0;
+  private lastDueAt = 0;
   private timer: NodeJS.Timeout | undefined;
 
   constructor(
-    private readonly link: Link,
+    private readonly proxy: TcpProxy,
     private readonly from: Socket,
     private readonly to: Socket,
   ) {
-    from.on('data', (bytes: Buffer) => this.push(bytes));
-    from.on('end', () => this.push(null));
-    to.on('drain', () => this.move());
+    from.on('data', (bytes: Buffer) => this.enqueue(bytes));
+    from.on('end', () => this.enqueue(null));
+    to.on('drain', () => this.forward());
   }
 
-  private push(bytes: Buffer | null): void {
-    if (this.deaf) return;
-    const due = Math.max(this.last, performance.now() + this.link.lag());
-    this.last = due;
-    this.queue.push({ due, bytes });
-    this.buffered += bytes?.length ?? 0;
-    if (this.buffered > MOST_BUFFERED) this.from.pause();
-    this.move();
-  }
-
-  /** Sends what is due, and looks again when the next is. */
-  move(): void {
+  /** Sends every chunk that is due and sets a timer for the next one. */
+  forward(): void {
     clearTimeout(this.timer);
-    if (this.link.stalled || this.to.destroyed) return;
+    if (this.proxy.isStalled || this.to.destroyed) return;
     for (let next = this.queue[0]; next; next = this.queue[0]) {
-      if (this.deaf) return;
-      const wait = next.due - performance.now();
-      if (wait > 0.2) {
-        this.timer = setTimeout(() => this.move(), wait);
+      if (this.isSwallowing) return;
+      const waitMs = next.dueAt - performance.now();
+      if (waitMs > TIMER_SLACK_MS) {
+        this.timer = setTimeout(() => this.forward(), waitMs);
         return;
       }
       if (this.to.writableNeedDrain) return;
       this.queue.shift();
-      this.buffered -= next.bytes?.length ?? 0;
+      this.bufferedBytes -= next.bytes?.length ?? 0;
       if (next.bytes) this.to.write(next.bytes);
       else this.to.end();
     }
@@ -62,121 +54,166 @@ class Flow {
   stop(): void {
     clearTimeout(this.timer);
   }
+
+  /** @param bytes null for the end of the stream */
+  private enqueue(bytes: Buffer | null): void {
+    if (this.isSwallowing) return;
+    // With jitter a chunk could be due before its predecessor: keep their order.
+    const dueAt = Math.max(this.lastDueAt, performance.now() + this.proxy.nextDelayMs());
+    this.lastDueAt = dueAt;
+    this.queue.push({ dueAt, bytes });
+    this.bufferedBytes += bytes?.length ?? 0;
+    if (this.bufferedBytes > MAX_BUFFERED_BYTES) this.from.pause();
+    this.forward();
+  }
 }
 
-interface Pair {
+interface Connection {
   readonly client: Socket;
-  readonly server: Socket;
+  readonly target: Socket;
   readonly up: Flow;
   readonly down: Flow;
 }
 
-export class Link {
-  stalled = false;
-  private refusing = false;
-  private deaf: Direction | undefined;
+export class TcpProxy {
+  private stalled = false;
+  private isRefusing = false;
+  private swallowedDirection: Direction | undefined;
   private delay = { ms: 0, jitterMs: 0 };
-  private readonly pairs = new Set<Pair>();
+  private readonly connections = new Set<Connection>();
 
   private constructor(
     private readonly server: Server,
-    private readonly target: number,
+    private readonly targetPort: number,
     private readonly random: Random,
   ) {
     server.on('connection', (client: Socket) => this.accept(client));
   }
 
-  /** A link to a port of 127.0.0.1. `random` gives the jitter. */
-  static async to(target: number, random: Random): Promise<Link> {
+  /**
+   * Starts a proxy on a free port.
+   * @param targetPort a port of 127.0.0.1
+   * @param random decides the jitter of each chunk
+   */
+  static async start(targetPort: number, random: Random = new Random(1)): Promise<TcpProxy> {
     const server = createServer({ allowHalfOpen: true, noDelay: true });
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    return new Link(server, target, random);
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject).listen(0, '127.0.0.1', resolve);
+    });
+    return new TcpProxy(server, targetPort, random);
   }
 
   get port(): number {
-    return (this.server.address() as { port: number }).port;
+    return (this.server.address() as AddressInfo).port;
   }
 
-  /** From now on each byte takes `ms` to `ms + jitterMs` longer, in each direction. */
-  slow(ms: number, jitterMs: number): void {
+  get isStalled(): boolean {
+    return this.stalled;
+  }
+
+  /** From now on each chunk takes `ms` to `ms + jitterMs` longer, in each direction. */
+  setDelay(ms: number, jitterMs: number): void {
     this.delay = { ms, jitterMs };
   }
 
-  lag(): number {
+  /** The delay of the next chunk in milliseconds. */
+  nextDelayMs(): number {
     return this.delay.ms + this.delay.jitterMs * this.random.next();
   }
 
-  /** Resets every connection; new ones are reset too while `refuse`. */
-  cut(refuse: boolean): void {
-    this.refusing = refuse;
-    for (const pair of this.pairs) this.reset(pair);
+  /** Resets every connection (RST). New connections work. */
+  cut(): void {
+    for (const connection of this.connections) this.reset(connection);
   }
 
-  /** Nothing arrives, nothing is lost, until {@link resume}. */
+  /** Resets every connection, and each new one until {@link heal}. */
+  refuse(): void {
+    this.isRefusing = true;
+    this.cut();
+  }
+
+  /** No byte arrives and no byte is lost, until {@link resume}. */
   stall(): void {
     this.stalled = true;
   }
 
   resume(): void {
     this.stalled = false;
-    for (const { up, down } of this.pairs) [up, down].forEach((flow) => flow.move());
+    for (const { up, down } of this.connections) {
+      up.forward();
+      down.forward();
+    }
   }
 
-  /** Swallows one direction of all connections, also of those still to come. */
+  /** Swallows one direction of every connection, also of new ones, until {@link heal}. */
   halfOpen(direction: Direction): void {
-    this.deaf = direction;
-    for (const pair of this.pairs) pair[direction].deaf = true;
+    this.swallowedDirection = direction;
+    for (const connection of this.connections) connection[direction].isSwallowing = true;
   }
 
-  /** New connections work again. Those that were swallowed are reset, or left for their owner to notice (`silently`). */
-  heal(silently = false): void {
-    this.deaf = undefined;
-    this.refusing = false;
-    this.slow(0, 0);
-    this.resume();
-    for (const pair of [...this.pairs]) {
-      if (!pair.up.deaf && !pair.down.deaf) continue;
-      if (!silently || pair.client.destroyed) this.reset(pair);
-      else pair.server.destroy();
+  /** Ends every disturbance. Connections that have swallowed bytes are reset. */
+  heal(): void {
+    this.endDisturbances();
+    for (const connection of this.swallowingConnections()) this.reset(connection);
+  }
+
+  /**
+   * Ends every disturbance. Connections that have swallowed bytes stay open on the client's side:
+   * the client must notice by itself that they are dead.
+   */
+  healSilently(): void {
+    this.endDisturbances();
+    for (const connection of this.swallowingConnections()) {
+      if (connection.client.destroyed) this.reset(connection);
+      else connection.target.destroy();
     }
   }
 
   close(): void {
-    this.cut(true);
+    this.refuse();
     this.server.close();
+  }
+
+  private endDisturbances(): void {
+    this.swallowedDirection = undefined;
+    this.isRefusing = false;
+    this.setDelay(0, 0);
+    this.resume();
+  }
+
+  private swallowingConnections(): Connection[] {
+    return [...this.connections].filter(({ up, down }) => up.isSwallowing || down.isSwallowing);
   }
 
   private accept(client: Socket): void {
     client.on('error', () => undefined);
-    if (this.refusing) return void client.resetAndDestroy();
-    const server = connect({
-      port: this.target,
-      host: '127.0.0.1',
-      allowHalfOpen: true,
-      noDelay: true,
-    });
-    const pair = {
-      client,
-      server,
-      up: new Flow(this, client, server),
-      down: new Flow(this, server, client),
-    };
-    this.pairs.add(pair);
-    if (this.deaf) pair[this.deaf].deaf = true;
-    server.on('error', () => undefined);
-    // A connection that ended without deafness ends for both; a deaf one is known to be gone only to the side that hears.
-    server.on('close', () => {
-      if (!pair.down.deaf && !pair.up.deaf) this.reset(pair);
+    if (this.isRefusing) {
+      client.resetAndDestroy();
+      return;
+    }
+    const address = { host: '127.0.0.1', port: this.targetPort };
+    const target = connect({ ...address, allowHalfOpen: true, noDelay: true });
+    target.on('error', () => undefined);
+    const up = new Flow(this, client, target);
+    const down = new Flow(this, target, client);
+    const connection = { client, target, up, down };
+    this.connections.add(connection);
+    if (this.swallowedDirection) connection[this.swallowedDirection].isSwallowing = true;
+    // While a direction swallows, its receiver must not learn that the sender is gone.
+    target.on('close', () => {
+      if (!down.isSwallowing && !up.isSwallowing) this.reset(connection);
     });
     client.on('close', () => {
-      if (!pair.up.deaf) this.reset(pair);
+      if (!up.isSwallowing || target.destroyed) this.reset(connection);
     });
   }
 
-  private reset(pair: Pair): void {
-    this.pairs.delete(pair);
-    for (const flow of [pair.up, pair.down]) flow.stop();
-    for (const socket of [pair.client, pair.server]) {
+  private reset(connection: Connection): void {
+    const { client, target, up, down } = connection;
+    this.connections.delete(connection);
+    up.stop();
+    down.stop();
+    for (const socket of [client, target]) {
       if (!socket.destroyed) socket.resetAndDestroy();
     }
   }

@@ -1,583 +1,336 @@
-/** Users through the API: registered, read by whom they concern, changed under their version, deleted without their orders. */
+/** Users through the API: read, list, change, set roles. Accounts: test/auth/accounts.spec.ts. */
+import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { type Call, type Reply, startApp, type TestApp } from '../support/app.js';
+import { startApp, type TestApp } from '../support/app.js';
 import {
-  adminToken,
-  logIn,
-  PASSWORD,
-  person,
-  type Person,
-  placeOrder,
-  supportPerson,
-  uniqueName,
+  logInAsAdmin,
+  registerSupportUser,
+  registerUser,
+  type TestUser,
+  uniqueUsername,
 } from '../support/factories.js';
-import { anonymous, expectProblem, faultsOf, pointersOf } from '../support/problem.js';
+import type { Reply } from '../support/http-client.js';
+import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
+import {
+  expectProblem,
+  pointersOf,
+  validationErrorsOf,
+  withoutRequestFields,
+} from '../support/problem.js';
 
-const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
-const MILLISECONDS = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
+type Headers = Readonly<Record<string, string | string[]>>;
 
 describe('users', () => {
   let app: TestApp;
   let admin: string;
 
   beforeAll(async () => {
-    app = await startApp();
-    admin = await adminToken(app);
+    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    admin = await logInAsAdmin(app);
   });
   afterAll(() => app.close());
 
-  const register = (change: object = {}): Promise<Reply> => {
-    const username = uniqueName();
-    return app.call('POST', '/v1/users', {
-      body: { username, email: `${username}@example.com`, password: PASSWORD, ...change },
-    });
-  };
-  const get = (
-    path: string,
-    token?: string,
-    headers: Record<string, string> = {},
-  ): Promise<Reply> => app.call('GET', path, { token, headers });
-  const patch = (
+  const get = (path: string, token: string, headers: Headers = {}): Promise<Reply> =>
+    app.call('GET', path, { token, headers });
+  const getMe = (token: string): Promise<Reply> => get('/v1/users/me', token);
+
+  /** @param ifMatch a list sends the header once for each item; undefined sends none */
+  function patch(
     id: string,
     token: string,
     body: object,
     ifMatch?: string | string[],
-  ): Promise<Reply> =>
-    app.call('PATCH', `/v1/users/${id}`, {
-      token,
-      body,
-      headers: ifMatch === undefined ? {} : { 'If-Match': ifMatch },
-    });
-  const status = async (reply: Promise<Reply>): Promise<number> => (await reply).status;
+  ): Promise<Reply> {
+    const headers: Headers = ifMatch === undefined ? {} : { 'If-Match': ifMatch };
+    return app.call('PATCH', `/v1/users/${id}`, { token, body, headers });
+  }
 
-  describe('registering', () => {
-    it('answers 201 with the user, where it is and its version, and no trace of the password', async () => {
-      const username = uniqueName();
-      const reply = await register({ username, email: `${username}@Example.COM` });
-      expect(reply.status).toBe(201);
-      expect(reply.body).toEqual({
-        id: expect.stringMatching(UUID_V7),
-        username,
-        email: `${username}@Example.COM`,
-        roles: ['user'],
-        version: 1,
-        createdAt: expect.stringMatching(MILLISECONDS),
-        updatedAt: reply.body.createdAt,
-      });
-      expect(reply.headers.get('location')).toBe(`/v1/users/${reply.body.id}`);
-      expect(reply.headers.get('etag')).toBe('"1"');
-      const read = await get(reply.headers.get('location') as string, admin);
-      expect([read.status, read.body]).toEqual([200, reply.body]);
-    });
-
-    it('takes a username once, whatever its case', async () => {
-      const username = uniqueName();
-      expect((await register({ username: username.toUpperCase() })).body.username).toBe(username);
-      for (const again of [username, username.toUpperCase(), `U${username.slice(1)}`])
-        expectProblem(await register({ username: again }), 409, 'username-taken');
-    });
-
-    it('takes an email address once, whatever its case', async () => {
-      const email = `${uniqueName()}@example.com`;
-      expect(await status(register({ email }))).toBe(201);
-      for (const again of [email, email.toUpperCase(), email.replace('example', 'ExAmPlE')])
-        expectProblem(await register({ email: again }), 409, 'email-taken');
-    });
-
-    it('takes a name once of many who want it at the same moment', async () => {
-      const username = uniqueName();
-      const replies = await Promise.all(Array.from({ length: 6 }, () => register({ username })));
-      expect(replies.map((reply) => reply.status).sort()).toEqual([201, 409, 409, 409, 409, 409]);
-      replies
-        .filter((reply) => reply.status === 409)
-        .forEach((reply) => expectProblem(reply, 409, 'username-taken'));
-    });
-
-    it('takes usernames of 3 to 32 characters', async () => {
-      const tail = Date.now().toString(36).slice(-4);
-      for (const username of [`${tail.slice(-2)}_`, `._-${tail}`, `${tail}${'z'.repeat(28)}`])
-        expect(await status(register({ username }))).toBe(201);
-    });
-
-    it('gives nobody a role, a version or an id of their own choice', async () => {
-      for (const extra of ['roles', 'id', 'version', 'isAdmin', 'createdAt', 'deletedAt'])
-        expect(faultsOf(await register({ [extra]: ['admin'] }))).toEqual([
-          `/${extra} unknown-property`,
-        ]);
-    });
-  });
-
-  describe('passwords', () => {
-    it('have 15 to 128 code points, of any Unicode', async () => {
-      const fine = [
-        'fifteen letters'.slice(0, 15),
-        '🐙🦀🐡🦈🐳🐬🦭🐧🦜🦢🦩🐊🐢🦎🐍',
-        'пароль из слов на кириллице',
-        '灯台守は波を数えて朝を待ちながら歌う',
-        `${'long lines of words that nobody guesses, '.repeat(4).slice(0, 127)}🐙`,
-        '   spaces   count   ',
-      ];
-      for (const password of fine)
-        expect([password, await status(register({ password }))]).toEqual([password, 201]);
-      for (const password of [
-        '🐙🦀🐡🦈🐳🐬🦭🐧🦜🦢🦩🐊🐢🦎',
-        'fourteen chars',
-        `${'nobody guesses this line of words '.repeat(4)}`.slice(0, 129),
-      ])
-        expect(pointersOf(await register({ password }))).toEqual(['/password']);
-    });
-
-    it('are not common ones', async () => {
-      const common = [
-        'passwordpassword',
-        'PASSWORDPASSWORD',
-        '123456789012345',
-        'qwertyuiopasdfgh',
-        'password1234567',
-        'iloveyouiloveyou',
-        '111111111111111',
-        'abcdefghijklmnop',
-        '1qaz2wsx3edc4rfv',
-        'qwerty123456789',
-        'P@ssw0rdP@ssw0rd',
-      ];
-      for (const password of common) {
-        const reply = await register({ password });
-        expect([password, reply.status]).toEqual([password, 400]);
-        expect(faultsOf(reply)).toEqual(['/password common']);
-      }
-    });
-
-    it('are not common ones in other letters, spaced out, or with a tail', async () => {
-      for (const password of [
-        'pàsswördpàsswörd',
-        'ｐａｓｓｗｏｒｄ１２３４５６７８',
-        'парольпарольпароль',
-        'абвгдежзийклмно',
-        '🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙🐙',
-        'i l o v e y o u i l o v e y o u',
-        '123-456-789-012-345',
-        'Holdfast-Holdfast-1',
-        'holdfast password!',
-      ]) {
-        const reply = await register({ password });
-        expect([password, reply.status]).toEqual([password, 400]);
-        expect(faultsOf(reply)).toEqual(['/password common']);
-      }
-    });
-
-    it('are not made of the username or the email address', async () => {
-      const username = `lighthouse.keeper.${Date.now().toString(36)}`;
-      const email = `${username}@windy-shore.example`;
-      const mine = [
-        ...[
-          username,
-          username.toUpperCase(),
-          email,
-          email.toUpperCase(),
-          `${username}2026!`,
-          `x-${email}-1`,
-        ],
-        ...[
-          'lighthouse keeper',
-          'LightHouse_Keeper_99',
-          'lïghthöuse.këeper',
-          'keeperkeeperkeeper',
-          'windy-shore-lighthouse',
-        ],
-      ];
-      for (const password of mine)
-        expect([password, faultsOf(await register({ username, email, password }))]).toEqual([
-          password,
-          ['/password own-name'],
-        ]);
-      const phrase = 'the lighthouse keeper counts waves';
-      expect(await status(register({ username, email, password: phrase }))).toBe(201);
-      const token = await logIn(app, username, phrase);
-      const { body } = await get('/v1/users/me', token);
-      const change = await app.call('PUT', `/v1/users/${body.id as string}/password`, {
-        token,
-        body: { currentPassword: phrase, newPassword: 'LightHouse_Keeper_99' },
-      });
-      expect(faultsOf(change)).toEqual(['/newPassword own-name']);
-    });
-
-    it('are counted in NFC', async () => {
-      const accented = 'ế'.normalize('NFD');
-      expect([...accented]).toHaveLength(3);
-      const words = 'lőng wörds thát nobódy guessés, '.repeat(4).normalize('NFC').slice(0, 120);
-      expect(await status(register({ password: words + accented.repeat(8) }))).toBe(201);
-      expect(pointersOf(await register({ password: words + accented.repeat(9) }))).toEqual([
-        '/password',
-      ]);
-      expect(pointersOf(await register({ password: 'gélé òù çà'.normalize('NFD') }))).toEqual([
-        '/password',
-      ]);
-    });
-
-    it('are the same in either normal form', async () => {
-      const username = uniqueName();
-      const password = 'é à ü ñ å ç ő š ł – été';
-      expect(password.normalize('NFD')).not.toBe(password.normalize('NFC'));
-      await register({ username, password: password.normalize('NFD') });
-      for (const form of ['NFC', 'NFD'] as const)
-        expect(await logIn(app, username, password.normalize(form))).toMatch(/./);
-    });
-
-    it('change for who knows the old one, and end every session but this', async () => {
-      const someone = await person(app);
-      const others = [await logIn(app, someone.username), await logIn(app, someone.username)];
-      const next = 'eleven tall ships at anchor';
-      const change = (body: object): Promise<Reply> =>
-        app.call('PUT', `/v1/users/${someone.id}/password`, { token: someone.token, body });
-
-      expectProblem(
-        await change({ currentPassword: 'not the one it was', newPassword: next }),
-        403,
-        'wrong-password',
-      );
-      expect(
-        pointersOf(await change({ currentPassword: PASSWORD, newPassword: 'too short' })),
-      ).toEqual(['/newPassword']);
-      expect(
-        faultsOf(await change({ currentPassword: PASSWORD, newPassword: 'passwordpassword' })),
-      ).toEqual(['/newPassword common']);
-      expect(
-        faultsOf(await change({ currentPassword: PASSWORD, newPassword: someone.email })),
-      ).toEqual(['/newPassword own-name']);
-      for (const token of others) expect(await status(get('/v1/users/me', token))).toBe(200);
-
-      const changed = await change({ currentPassword: PASSWORD, newPassword: next });
-      expect([changed.status, changed.text]).toEqual([204, '']);
-      for (const token of others)
-        expectProblem(await get('/v1/users/me', token), 401, 'unauthenticated');
-      expect(await status(get('/v1/users/me', someone.token))).toBe(200);
-      expectProblem(
-        await app.call('POST', '/v1/sessions', {
-          body: { username: someone.username, password: PASSWORD },
-        }),
-        401,
-        'invalid-credentials',
-      );
-      expect(await logIn(app, someone.username, next)).toMatch(/./);
-    });
-
-    it('are nobody else’s to change: 404 to a stranger, 403 to an admin', async () => {
-      const [someone, stranger] = [await person(app), await person(app)];
-      const body = { currentPassword: PASSWORD, newPassword: 'eleven tall ships at anchor' };
-      const path = `/v1/users/${someone.id}/password`;
-      expectProblem(await app.call('PUT', path, { token: stranger.token, body }), 404, 'not-found');
-      expectProblem(await app.call('PUT', path, { token: admin, body }), 403, 'forbidden');
-      expectProblem(
-        await app.call('PUT', `/v1/users/${crypto.randomUUID()}/password`, { token: admin, body }),
-        404,
-        'not-found',
-      );
-      expect(await status(get('/v1/users/me', someone.token))).toBe(200);
-    });
-  });
+  const uniqueEmail = (): string => `${uniqueUsername()}@example.com`;
 
   describe('reading', () => {
-    it('is for oneself and an admin; to others there is no such user', async () => {
-      const [someone, stranger, support] = [
-        await person(app),
-        await person(app),
-        await supportPerson(app),
-      ];
-      const me = await get('/v1/users/me', someone.token);
+    it('a user is readable by the user and by an admin', async () => {
+      const user = await registerUser(app);
+      const me = await getMe(user.token);
       expect(me.body).toMatchObject({
-        id: someone.id,
-        username: someone.username,
-        email: someone.email,
+        id: user.id,
+        username: user.username,
+        email: user.email,
         roles: ['user'],
       });
-      for (const token of [someone.token, admin]) {
-        for (const id of [someone.id, someone.id.toUpperCase()]) {
-          const read = await get(`/v1/users/${id}`, token);
-          expect([read.status, read.body]).toEqual([200, me.body]);
-        }
-      }
-      const missing = await get(`/v1/users/${crypto.randomUUID()}`, stranger.token);
-      for (const token of [stranger.token, support.token]) {
-        const hidden = await get(`/v1/users/${someone.id}`, token);
-        expectProblem(hidden, 404, 'not-found');
-        expect(anonymous(hidden)).toEqual(anonymous(missing));
-      }
+      const byUser = await get(`/v1/users/${user.id}`, user.token);
+      expect([byUser.status, byUser.body]).toEqual([200, me.body]);
+      const byAdmin = await get(`/v1/users/${user.id.toUpperCase()}`, admin);
+      expect([byAdmin.status, byAdmin.body]).toEqual([200, me.body]);
     });
 
-    it('carries a strong ETag, Cache-Control and Cache-Status, and gives 304 for what the caller has', async () => {
-      const someone = await person(app);
-      const path = `/v1/users/${someone.id}`;
-      const read = await get(path, someone.token);
-      expect(
-        ['etag', 'cache-control', 'cache-status'].map((name) => read.headers.get(name)),
-      ).toEqual([
-        '"1"',
-        'private, no-cache',
-        'holdfast; hit', // the guard has just read it
-      ]);
-      expect(
-        (await get(path, someone.token, { 'Cache-Control': 'no-cache' })).headers.get(
-          'cache-status',
-        ),
-      ).toBe('holdfast; fwd=request');
-      for (const tags of ['"1"', 'W/"1"', '"0", "1"', '*']) {
-        const same = await get(path, someone.token, { 'If-None-Match': tags });
-        expect([
-          same.status,
-          same.text,
-          same.headers.get('etag'),
-          same.headers.get('cache-control'),
-        ]).toEqual([304, '', '"1"', 'private, no-cache']);
-        expect(same.headers.get('cache-status')).toBe('holdfast; hit');
-        expect(same.headers.get('content-type')).toBeNull();
-      }
-      for (const tags of ['"2"', '1', '"11"'])
-        expect(await status(get(path, someone.token, { 'If-None-Match': tags }))).toBe(200);
-      expect((await get('/v1/users/me', someone.token, { 'If-None-Match': '"1"' })).status).toBe(
-        304,
-      );
+    it('to other users, an existing user looks like one that does not exist', async () => {
+      const [user, stranger] = [await registerUser(app), await registerUser(app)];
+      const support = await registerSupportUser(app);
+      const missing = await get(`/v1/users/${randomUUID()}`, stranger.token);
+      const toStranger = await get(`/v1/users/${user.id}`, stranger.token);
+      const toSupport = await get(`/v1/users/${user.id}`, support.token);
+      expectProblem(toStranger, 404, 'not-found');
+      expect(withoutRequestFields(toStranger)).toEqual(withoutRequestFields(missing));
+      expect(withoutRequestFields(toSupport)).toEqual(withoutRequestFields(missing));
     });
+
+    it('a user has a strong ETag, Cache-Control and Cache-Status', async () => {
+      const user = await registerUser(app);
+      const path = `/v1/users/${user.id}`;
+      const { headers } = await get(path, user.token);
+      expect(headers.get('etag')).toBe('"1"');
+      expect(headers.get('cache-control')).toBe('private, no-cache');
+      // A hit, because the guard has read the user before.
+      expect(headers.get('cache-status')).toBe('holdfast; hit');
+      const uncached = await get(path, user.token, { 'Cache-Control': 'no-cache' });
+      expect(uncached.headers.get('cache-status')).toBe('holdfast; fwd=request');
+    });
+
+    it.each(['"1"', 'W/"1"', '"0", "1"', '*'])(
+      'If-None-Match: %s of an unchanged user → 304 without a body',
+      async (tags) => {
+        const user = await registerUser(app);
+        const reply = await get(`/v1/users/${user.id}`, user.token, { 'If-None-Match': tags });
+        expect([reply.status, reply.text]).toEqual([304, '']);
+        expect(reply.headers.get('etag')).toBe('"1"');
+        expect(reply.headers.get('cache-control')).toBe('private, no-cache');
+        expect(reply.headers.get('cache-status')).toBe('holdfast; hit');
+        expect(reply.headers.get('content-type')).toBeNull();
+      },
+    );
+
+    it('If-None-Match works on /v1/users/me, too', async () => {
+      const user = await registerUser(app);
+      const reply = await get('/v1/users/me', user.token, { 'If-None-Match': '"1"' });
+      expect(reply.status).toBe(304);
+    });
+
+    it.each(['"2"', '1', '"11"'])(
+      'If-None-Match: %s, which is not the current version → 200',
+      async (tags) => {
+        const user = await registerUser(app);
+        const reply = await get(`/v1/users/${user.id}`, user.token, { 'If-None-Match': tags });
+        expect([reply.status, reply.body.id]).toEqual([200, user.id]);
+      },
+    );
   });
 
   describe('listing', () => {
-    it('is for admins', async () => {
-      for (const { token } of [await person(app), await supportPerson(app)])
-        expectProblem(await get('/v1/users', token), 403, 'forbidden');
+    const idsOf = (reply: Reply): string[] => reply.body.data.map(({ id }: TestUser) => id);
+
+    it('the list of users is for admins', async () => {
+      const [user, support] = [await registerUser(app), await registerSupportUser(app)];
+      expectProblem(await get('/v1/users', user.token), 403, 'forbidden');
+      expectProblem(await get('/v1/users', support.token), 403, 'forbidden');
       const page = await get('/v1/users?limit=1', admin);
-      expect([page.status, page.body.data.length, page.headers.get('cache-control')]).toEqual([
-        200,
-        1,
-        'private, no-cache',
-      ]);
+      expect([page.status, page.body.data.length]).toEqual([200, 1]);
+      expect(page.headers.get('cache-control')).toBe('private, no-cache');
     });
 
-    it('finds one by username in any case, as it is now', async () => {
-      const someone = await person(app);
+    it('the list finds a user by the current username, whatever its case', async () => {
+      const user = await registerUser(app);
       const find = async (username: string): Promise<string[]> =>
-        (await get(`/v1/users?username=${username}`, admin)).body.data.map(({ id }: Person) => id);
-      expect(await find(someone.username)).toEqual([someone.id]);
-      expect(await find(someone.username.toUpperCase())).toEqual([someone.id]);
+        idsOf(await get(`/v1/users?username=${username}`, admin));
+      expect(await find(user.username)).toEqual([user.id]);
+      expect(await find(user.username.toUpperCase())).toEqual([user.id]);
       expect(await find('nobody-has-this')).toEqual([]);
-      const renamed = uniqueName();
-      await patch(someone.id, someone.token, { username: renamed }, '*');
-      expect([await find(someone.username), await find(renamed)]).toEqual([[], [someone.id]]);
-      expect(pointersOf(await get('/v1/users?username=a%20b', admin))).toEqual(['/username']);
-      expect(pointersOf(await get(`/v1/users?username=${renamed}&cursor=W10`, admin))).toEqual([
-        '/cursor',
-      ]);
+      const newUsername = uniqueUsername();
+      await patch(user.id, user.token, { username: newUsername }, '*');
+      expect(await find(user.username)).toEqual([]);
+      expect(await find(newUsername)).toEqual([user.id]);
     });
 
-    it('pages newest first by Link, each user once, while users come and go', async () => {
-      const people: Person[] = [];
-      for (let made = 0; made < 7; made++) people.push(await person(app));
-      const seen: string[] = [];
-      let next: string | undefined = '/v1/users?limit=3';
-      for (let page = 0; next !== undefined; page++) {
-        const reply: Reply = await get(next, admin);
-        seen.push(...reply.body.data.map(({ id }: Person) => id));
-        next = /^<([^>]+)>; rel="next"$/.exec(reply.headers.get('link') ?? '')?.[1];
-        expect(next === undefined).toBe(reply.body.next === null);
-        if (next) expect(new URL(next, app.url).searchParams.get('cursor')).toBe(reply.body.next);
-        if (page === 0) {
-          await person(app);
-          await app.call('DELETE', `/v1/users/${people[6]?.id}`, { token: admin });
-          await patch((people[1] as Person).id, admin, { username: uniqueName() }, '*');
-        }
+    it.each([
+      ['a malformed username', 'username=a%20b', '/username'],
+      ['a cursor with a username', 'username=ada&cursor=W10', '/cursor'],
+    ])('the list rejects %s', async (_, query, pointer) => {
+      expect(pointersOf(await get(`/v1/users?${query}`, admin))).toEqual([pointer]);
+    });
+
+    /** Reads pages until there is no `Link`; calls `afterFirstPage` between the first two. */
+    async function readAllPages(
+      firstPath: string,
+      afterFirstPage: () => Promise<void>,
+    ): Promise<string[]> {
+      const ids: string[] = [];
+      let path: string | undefined = firstPath;
+      let pages = 0;
+      while (path !== undefined) {
+        const reply: Reply = await get(path, admin);
+        ids.push(...idsOf(reply));
+        path = /^<([^>]+)>; rel="next"$/.exec(reply.headers.get('link') ?? '')?.[1];
+        const linkedCursor = path && new URL(path, app.url).searchParams.get('cursor');
+        expect(linkedCursor ?? null).toBe(reply.body.next);
+        pages++;
+        if (pages === 1) await afterFirstPage();
       }
-      expect(new Set(seen).size).toBe(seen.length);
-      expect(seen.filter((id) => people.some((one) => one.id === id))).toEqual(
-        people.map(({ id }) => id).reverse(),
-      );
-      expect(
-        (await get('/v1/users?limit=100', admin)).body.data.map(({ id }: Person) => id),
-      ).not.toContain(people[6]?.id);
+      return ids;
+    }
+
+    it('pages newest first by Link, each user once, while users come, change and go', async () => {
+      const users: TestUser[] = [];
+      for (let count = 0; count < 7; count++) users.push(await registerUser(app));
+      const [, changed, , , , , newest] = users as [TestUser, TestUser, ...TestUser[]];
+      const ids = await readAllPages('/v1/users?limit=3', async () => {
+        await registerUser(app);
+        await app.call('DELETE', `/v1/users/${newest?.id}`, { token: admin });
+        await patch(changed.id, admin, { username: uniqueUsername() }, '*');
+      });
+      expect(new Set(ids).size).toBe(ids.length);
+      const expected = users.map(({ id }) => id).reverse();
+      expect(ids.filter((id) => expected.includes(id))).toEqual(expected);
+      expect(idsOf(await get('/v1/users?limit=100', admin))).not.toContain(newest?.id);
     });
   });
 
   describe('changing', () => {
-    it('needs If-Match: 428 without, 412 with an old, a weak or a garbled one', async () => {
-      const someone = await person(app);
-      const body = { email: `${uniqueName()}@example.com` };
-      expectProblem(await patch(someone.id, someone.token, body), 428, 'precondition-required');
-      for (const tags of ['"0"', '"2"', 'W/"1"', '1', '"1', '', '"0", W/"1"', '"0","2"']) {
-        const stale = await patch(someone.id, someone.token, body, tags);
-        expectProblem(stale, 412, 'version-mismatch');
-        expect(stale.headers.get('etag')).toBe('"1"');
-      }
-      expect((await get('/v1/users/me', someone.token)).body).toMatchObject({
-        version: 1,
-        email: someone.email,
-      });
+    it('a change without If-Match → 428, and nothing changes', async () => {
+      const user = await registerUser(app);
+      const reply = await patch(user.id, user.token, { email: uniqueEmail() });
+      expectProblem(reply, 428, 'precondition-required');
+      expect((await getMe(user.token)).body).toMatchObject({ version: 1, email: user.email });
     });
 
-    it('takes the tag, a list with it, a repeated header, or *', async () => {
-      const someone = await person(app);
-      let version = 1;
-      for (const tags of ['"1"', '"0", "2"', ['"7"', '"3"'], '*', ' W/"5", "5" ']) {
-        const email = `${uniqueName()}@example.com`;
-        const reply = await patch(someone.id, someone.token, { email }, tags);
-        version++;
-        expect([
-          reply.status,
-          reply.body.version,
-          reply.headers.get('etag'),
-          reply.body.email,
-        ]).toEqual([200, version, `"${version}"`, email]);
-        expect((await get('/v1/users/me', someone.token)).body).toEqual(reply.body);
-        expect(reply.body.updatedAt >= reply.body.createdAt).toBe(true);
-      }
+    it.each(['"0"', '"2"', 'W/"1"', '1', '"1', '', '"0", W/"1"', '"0","2"'])(
+      'a change with If-Match: %s, which does not name the version → 412, and nothing changes',
+      async (tags) => {
+        const user = await registerUser(app);
+        const reply = await patch(user.id, user.token, { email: uniqueEmail() }, tags);
+        expectProblem(reply, 412, 'version-mismatch');
+        expect(reply.headers.get('etag')).toBe('"1"');
+        expect((await getMe(user.token)).body).toMatchObject({ version: 1, email: user.email });
+      },
+    );
+
+    it.each([
+      ['its tag', '"1"'],
+      ['a list with its tag', '"0", "1"'],
+      ['a repeated header', ['"7"', '"1"']],
+      ['any tag', '*'],
+      ['its tag among a weak one and spaces', ' W/"1", "1" '],
+    ])('a change with If-Match that names the version is made: %s', async (_, tags) => {
+      const user = await registerUser(app);
+      const email = uniqueEmail();
+      const reply = await patch(user.id, user.token, { email }, tags);
+      expect([reply.status, reply.headers.get('etag')]).toEqual([200, '"2"']);
+      expect(reply.body).toMatchObject({ version: 2, email });
+      expect(reply.body.updatedAt >= reply.body.createdAt).toBe(true);
+      expect((await getMe(user.token)).body).toEqual(reply.body);
     });
 
-    it('lets one of many writers with the same tag win', async () => {
-      const someone = await person(app);
+    it('each change increases the version by one', async () => {
+      const user = await registerUser(app);
+      const first = await patch(user.id, user.token, { email: uniqueEmail() }, '"1"');
+      const second = await patch(user.id, user.token, { email: uniqueEmail() }, '"2"');
+      expect([first.body.version, second.body.version]).toEqual([2, 3]);
+      expect((await getMe(user.token)).body).toEqual(second.body);
+    });
+
+    it('of several changes of one version at the same moment, one is made', async () => {
+      const user = await registerUser(app);
       const replies = await Promise.all(
         Array.from({ length: 8 }, () =>
-          patch(someone.id, someone.token, { username: uniqueName() }, '"1"'),
+          patch(user.id, user.token, { username: uniqueUsername() }, '"1"'),
         ),
       );
-      expect(replies.map((reply) => reply.status).sort()).toEqual([
-        200,
-        ...Array<number>(7).fill(412),
-      ]);
-      const won = replies.find((reply) => reply.status === 200) as Reply;
-      expect((await get('/v1/users/me', someone.token)).body).toEqual(won.body);
+      const made = replies.filter(({ status }) => status === 200);
+      expect(made).toHaveLength(1);
+      expect(replies.filter(({ status }) => status === 412)).toHaveLength(7);
+      expect((await getMe(user.token)).body).toEqual(made[0]?.body);
     });
 
-    it('keeps names unique and is refused in the order 404, 428, 412, 409', async () => {
-      const [someone, other, stranger] = [await person(app), await person(app), await person(app)];
-      const taken = { username: other.username.toUpperCase() };
-      expectProblem(await patch(someone.id, stranger.token, taken), 404, 'not-found');
-      expectProblem(await patch(someone.id, someone.token, taken), 428, 'precondition-required');
-      expectProblem(await patch(someone.id, someone.token, taken, '"9"'), 412, 'version-mismatch');
-      expectProblem(await patch(someone.id, someone.token, taken, '"1"'), 409, 'username-taken');
-      expectProblem(
-        await patch(someone.id, someone.token, { email: other.email.toUpperCase() }, '"1"'),
-        409,
-        'email-taken',
-      );
-      expect(
-        (await patch(someone.id, admin, { username: someone.username.toUpperCase() }, '"1"')).body
-          .username,
-      ).toBe(someone.username);
+    it('a change that breaks several rules is rejected as 404, 428, 412, 409', async () => {
+      const [user, neighbour] = [await registerUser(app), await registerUser(app)];
+      const stranger = await registerUser(app);
+      const taken = { username: neighbour.username.toUpperCase() };
+      expectProblem(await patch(user.id, stranger.token, taken), 404, 'not-found');
+      expectProblem(await patch(user.id, user.token, taken), 428, 'precondition-required');
+      expectProblem(await patch(user.id, user.token, taken, '"9"'), 412, 'version-mismatch');
+      expectProblem(await patch(user.id, user.token, taken, '"1"'), 409, 'username-taken');
     });
 
-    it('touches nothing but username and email', async () => {
-      const someone = await person(app);
-      for (const name of ['roles', 'password', 'id', 'version'])
-        expect(faultsOf(await patch(someone.id, someone.token, { [name]: 'admin' }, '*'))).toEqual([
-          `/${name} unknown-property`,
-        ]);
-      for (const name of ['username', 'email'])
-        expect(pointersOf(await patch(someone.id, someone.token, { [name]: null }, '*'))).toEqual([
-          `/${name}`,
-        ]);
-      const same = await patch(someone.id, someone.token, {}, '"1"');
-      expect([same.status, same.body.version]).toEqual([200, 1]);
+    it('the names of another user are taken, whatever their case; your own are not', async () => {
+      const [user, neighbour] = [await registerUser(app), await registerUser(app)];
+      const username = { username: neighbour.username.toUpperCase() };
+      expectProblem(await patch(user.id, user.token, username, '"1"'), 409, 'username-taken');
+      const email = { email: neighbour.email.toUpperCase() };
+      expectProblem(await patch(user.id, user.token, email, '"1"'), 409, 'email-taken');
+      const ownUsername = { username: user.username.toUpperCase() };
+      const reply = await patch(user.id, admin, ownUsername, '"1"');
+      expect([reply.status, reply.body.username]).toEqual([200, user.username]);
+    });
+
+    it.each(['roles', 'password', 'id', 'version'])('a change cannot set %s', async (property) => {
+      const user = await registerUser(app);
+      const reply = await patch(user.id, user.token, { [property]: 'admin' }, '*');
+      expect(validationErrorsOf(reply)).toEqual([`/${property} unknown-property`]);
+    });
+
+    it.each(['username', 'email'])('a change cannot set %s to null', async (property) => {
+      const user = await registerUser(app);
+      const reply = await patch(user.id, user.token, { [property]: null }, '*');
+      expect(pointersOf(reply)).toEqual([`/${property}`]);
+    });
+
+    it('a change without properties keeps the version', async () => {
+      const user = await registerUser(app);
+      const reply = await patch(user.id, user.token, {}, '"1"');
+      expect([reply.status, reply.body.version]).toEqual([200, 1]);
     });
   });
 
   describe('roles', () => {
-    const setRoles = (id: string, token: string, roles: unknown, headers = {}): Promise<Reply> =>
-      app.call('PUT', `/v1/users/${id}/roles`, { token, body: { roles }, headers } as Call);
+    const setRoles = (
+      id: string,
+      token: string,
+      roles: unknown,
+      headers: Headers = {},
+    ): Promise<Reply> =>
+      app.call('PUT', `/v1/users/${id}/roles`, { token, body: { roles }, headers });
 
-    it('are an admin’s to set and in force on the very next request', async () => {
-      const someone = await person(app);
-      expectProblem(await get('/v1/users', someone.token), 403, 'forbidden');
-      const raised = await setRoles(someone.id, admin, ['user', 'admin']);
-      expect([
-        raised.status,
-        raised.body.roles,
-        raised.body.version,
-        raised.headers.get('etag'),
-      ]).toEqual([200, ['user', 'admin'], 2, '"2"']);
-      expect(await status(get('/v1/users', someone.token))).toBe(200);
-      await setRoles(someone.id, admin, ['user']);
-      expectProblem(await get('/v1/users', someone.token), 403, 'forbidden');
+    it("roles that an admin sets apply to the user's next request", async () => {
+      const user = await registerUser(app);
+      expectProblem(await get('/v1/users', user.token), 403, 'forbidden');
+      const reply = await setRoles(user.id, admin, ['user', 'admin']);
+      expect([reply.status, reply.headers.get('etag')]).toEqual([200, '"2"']);
+      expect(reply.body).toMatchObject({ roles: ['user', 'admin'], version: 2 });
+      expect((await get('/v1/users', user.token)).status).toBe(200);
+      await setRoles(user.id, admin, ['user']);
+      expectProblem(await get('/v1/users', user.token), 403, 'forbidden');
     });
 
-    it('are refused to others, whether the user exists or not', async () => {
-      const [someone, support] = [await person(app), await supportPerson(app)];
-      for (const token of [someone.token, support.token])
-        for (const id of [someone.id, crypto.randomUUID()])
-          expectProblem(await setRoles(id, token, ['admin']), 403, 'forbidden');
-      expectProblem(await setRoles(crypto.randomUUID(), admin, ['admin']), 404, 'not-found');
+    it('only admins set roles; others get 403, whether the user exists or not', async () => {
+      const [user, support] = [await registerUser(app), await registerSupportUser(app)];
+      const setAdmin = (id: string, token: string): Promise<Reply> =>
+        setRoles(id, token, ['admin']);
+      expectProblem(await setAdmin(user.id, user.token), 403, 'forbidden');
+      expectProblem(await setAdmin(randomUUID(), user.token), 403, 'forbidden');
+      expectProblem(await setAdmin(user.id, support.token), 403, 'forbidden');
+      expectProblem(await setAdmin(randomUUID(), support.token), 403, 'forbidden');
+      expectProblem(await setAdmin(randomUUID(), admin), 404, 'not-found');
     });
 
-    it('are known words, each once, at least one', async () => {
-      const someone = await person(app);
-      for (const roles of [
-        [],
-        ['root'],
-        ['user', 'user'],
-        'admin',
-        null,
-        [null],
-        ['ADMIN'],
-        ['user', 'support', 'admin', 'x'],
-        {},
-      ])
-        expect(pointersOf(await setRoles(someone.id, admin, roles))).toEqual(['/roles']);
-      expectProblem(
-        await setRoles(someone.id, admin, ['user'], { 'If-Match': '"9"' }),
-        412,
-        'version-mismatch',
-      );
-      expect(
-        (await setRoles(someone.id, admin, ['support', 'user'], { 'If-Match': '"1"' })).body.roles,
-      ).toEqual(['support', 'user']);
-    });
-  });
-
-  describe('deleting', () => {
-    it('ends the sessions at once, keeps the orders, frees the names', async () => {
-      const someone = await person(app);
-      const second = await logIn(app, someone.username);
-      const order = await placeOrder(app, someone.token);
-      const gone = await app.call('DELETE', `/v1/users/${someone.id}`, { token: someone.token });
-      expect([gone.status, gone.text]).toEqual([204, '']);
-
-      for (const token of [someone.token, second])
-        expectProblem(await get('/v1/users/me', token), 401, 'unauthenticated');
-      expectProblem(
-        await app.call('POST', '/v1/sessions', {
-          body: { username: someone.username, password: PASSWORD },
-        }),
-        401,
-        'invalid-credentials',
-      );
-      expectProblem(await get(`/v1/users/${someone.id}`, admin), 404, 'not-found');
-      for (const method of ['DELETE', 'PATCH', 'PUT'])
-        expectProblem(
-          await app.call(method, `/v1/users/${someone.id}${method === 'PUT' ? '/roles' : ''}`, {
-            token: admin,
-            headers: { 'If-Match': '*' },
-            ...(method === 'DELETE' ? {} : { body: method === 'PUT' ? { roles: ['user'] } : {} }),
-          }),
-          404,
-          'not-found',
-        );
-      expect((await get(`/v1/orders/${order.id}`, admin)).body).toEqual(order);
-      expect((await get(`/v1/users/${someone.id}/orders`, admin)).body.data).toEqual([order]);
-
-      const heir = await register({ username: someone.username, email: someone.email });
-      expect(heir.status).toBe(201);
-      expect(heir.body.id).not.toBe(someone.id);
-      expect((await get(`/v1/users?username=${someone.username}`, admin)).body.data).toEqual([
-        heir.body,
-      ]);
-      expect((await get('/v1/orders', await logIn(app, someone.username))).body.data).toEqual([]);
+    it.each([
+      ['no role', []],
+      ['an unknown role', ['root']],
+      ['a repeated role', ['user', 'user']],
+      ['a string', 'admin'],
+      ['null', null],
+      ['a list with null', [null]],
+      ['a role in upper case', ['ADMIN']],
+      ['more roles than there are', ['user', 'support', 'admin', 'x']],
+      ['an object', {}],
+    ])('roles must be a list of known roles, each once: %s is rejected', async (_, roles) => {
+      const user = await registerUser(app);
+      expect(pointersOf(await setRoles(user.id, admin, roles))).toEqual(['/roles']);
     });
 
-    it('is for oneself and an admin, and honours If-Match', async () => {
-      const [someone, stranger] = [await person(app), await person(app)];
-      const remove = (token: string, headers = {}): Promise<Reply> =>
-        app.call('DELETE', `/v1/users/${someone.id}`, { token, headers });
-      expectProblem(await remove(stranger.token), 404, 'not-found');
-      expectProblem(await remove(admin, { 'If-Match': '"9"' }), 412, 'version-mismatch');
-      expect(await status(get('/v1/users/me', someone.token))).toBe(200);
-      expect((await remove(admin, { 'If-Match': '"1"' })).status).toBe(204);
-      expectProblem(await get('/v1/users/me', someone.token), 401, 'unauthenticated');
+    it('If-Match is optional for roles, and applies when it is sent', async () => {
+      const user = await registerUser(app);
+      const outdated = await setRoles(user.id, admin, ['user'], { 'If-Match': '"9"' });
+      expectProblem(outdated, 412, 'version-mismatch');
+      const current = await setRoles(user.id, admin, ['support', 'user'], { 'If-Match': '"1"' });
+      expect(current.body.roles).toEqual(['support', 'user']);
     });
   });
 });

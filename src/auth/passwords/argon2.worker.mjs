@@ -1,9 +1,12 @@
 /**
- * One thread that hashes, at a lower priority than the threads that answer (passwords.ts). A password comes in and a hash or a
- * verdict goes out; nothing is kept.
+ * One hashing thread of passwords.service.ts. A task with a `hash` is verified, a task without one
+ * is hashed. The thread keeps no state.
  */
 import { hashSync, verifySync } from '@node-rs/argon2';
 
-/** @param {{ password: string, hash?: string, parameters?: import('@node-rs/argon2').Options }} task */
+/**
+ * @param {{ password: string, hash?: string, parameters?: import('@node-rs/argon2').Options }} task
+ * @returns {string | boolean} the hash as a PHC string, or whether the password is correct
+ */
 export default ({ password, hash, parameters }) =>
   hash === undefined ? hashSync(password, parameters) : verifySync(hash, password);

@@ -1,170 +1,123 @@
 /**
- * Passwords (NIST SP 800-63B-4, 3.1.1): any Unicode in NFC, 15 to 128 code points, no composition rules, none that is common
- * or made of the user's own words. Hashed with argon2id, at one set of parameters, on threads that give way to all others; only
- * so many wait for it, and the rest is shed: a storm of logins makes logins slow, not reads.
+ * Hashes and verifies passwords with argon2id, on threads with a lower priority than the event
+ * loop. Invariant: a bounded number of requests hash or wait for it, the rest is rejected. So a
+ * storm of logins slows down logins, not reads (docs/benchmarks/logins.md).
  */
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { Injectable, type OnApplicationShutdown } from '@nestjs/common';
-import { ZxcvbnFactory } from '@zxcvbn-ts/core';
-import * as common from '@zxcvbn-ts/language-common';
+import { Inject, Injectable, type OnApplicationShutdown, Optional } from '@nestjs/common';
 import { bulkhead, BulkheadRejectedError } from 'cockatiel';
 import { Piscina } from 'piscina';
-import { problems, retryLater } from '../http/problem.js';
-import { invalid } from '../http/validation.js';
+import { problems, RETRY_LATER } from '../../platform/http/problems/problem.js';
 
 /**
- * Memory in KiB, passes, lanes (OWASP Password Storage Cheat Sheet, argon2id). Raised here, they are every new hash's, and an
- * older hash is replaced at its user's next login.
+ * `memoryCost` in KiB, `timeCost` in passes (OWASP Password Storage Cheat Sheet). When a value is
+ * raised, a user's hash is replaced at the next login.
  */
 export const ARGON2ID = { algorithm: 2, memoryCost: 19_456, timeCost: 2, parallelism: 1 } as const;
-/** Threads that hash. One core less than there are: libuv's own threads would be as urgent as the event loop, and are not used. */
-const RUNNING = Math.min(3, Math.max(1, availableParallelism() - 1));
-/** Added to the threads' niceness (setpriority(2)): whoever answers a read takes the core from whoever hashes. */
-const NICE = 15;
-/** A hashing thread ends when it had nothing to do for so many milliseconds. */
-const IDLE_MS = 60_000;
-/** About two seconds' worth: who would wait longer is told to come back. */
-const WAITING = 40 * RUNNING;
-/** Code points that are looked at: more cost time, and what begins like this is no common password any more. */
-const LOOKED_AT = 48;
-/** A password that takes fewer guesses than 10 to this, by lists and patterns, is a common one with a tail; or one spaced out. */
-const FEW_GUESSES_LOG10 = { typed: 9, bare: 7 } as const;
-/** Letters and digits that must be left of a password when words that anyone would try first are taken out. */
-const OWN_PART = 8;
 
-/** Patterns that a whole password must not be: a listed one, one chunk over and over, a run of the alphabet or the keyboard. */
-const WEAK_PATTERNS = new Set(['dictionary', 'repeat', 'sequence', 'spatial', 'date']);
-/** What a guesser tries first here, whoever the user is (ASVS 5.0, 6.1.2 and 6.2.11). */
-const CONTEXT_WORDS = [
-  'holdfast',
-  'password',
-  'passphrase',
-  'administrator',
-  'admin',
-  'welcome',
-  'changeme',
-  'letmein',
-];
+/**
+ * One core is left for the event loop. Hashing does not use libuv's threads: they would have the
+ * priority of the event loop.
+ */
+export const MAX_HASHING_THREADS = Math.min(3, Math.max(1, availableParallelism() - 1));
 
-/** Compatibility forms, accents and case do not make a password another one to a guesser. */
-const fold = (text: string): string => text.normalize('NFKD').replace(/\p{M}/gu, '').toLowerCase();
-const bare = (folded: string): string => folded.replace(/[^\p{L}\p{N}]/gu, '');
-/** A name or an address and its parts, longest first: what is taken out of a password must not hide a longer word. */
-const wordsOf = (names: readonly string[]): string[] => {
-  const parts = names
-    .map(fold)
-    .flatMap((name) => [name, bare(name), ...name.split(/[^\p{L}\p{N}]+/u)]);
-  return [...new Set(parts)]
-    .filter(({ length }) => length > 2)
-    .sort((one, other) => other.length - one.length);
-};
-const isMadeOf = (folded: string, words: readonly string[]): boolean => {
-  const rest = words.reduce((left, word) => left.replaceAll(word, ' '), folded);
-  return rest !== folded && [...bare(rest)].length < OWN_PART;
-};
+/** About two seconds of hashing. A request that would wait longer is rejected. */
+export const MAX_QUEUED_HASHES = 40 * MAX_HASHING_THREADS;
+
+/** Niceness of the hashing threads (setpriority(2)): the kernel runs the event loop first. */
+const THREAD_NICENESS = 15;
+
+/**
+ * Injection token for a niceness that replaces {@link THREAD_NICENESS}. The service does not
+ * provide it. Tests do: on a busy machine, threads of a low priority hardly run.
+ */
+export const HASHING_NICENESS = Symbol('HashingNiceness');
+
+/** An unused hashing thread ends after this time. */
+const THREAD_IDLE_MS = 60_000;
+
+/** The cost parameters of a PHC string: `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. */
+const PHC_PARAMETERS = /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/;
+
+interface StoredHash {
+  /** A PHC string; undefined for an unknown user. */
+  readonly passwordHash: string | undefined;
+}
 
 @Injectable()
-export class Passwords implements OnApplicationShutdown {
-  private readonly threads = new Piscina<object, string | boolean>({
-    filename: fileURLToPath(new URL('./argon2.worker.mjs', import.meta.url)),
-    minThreads: 0,
-    maxThreads: RUNNING,
-    idleTimeout: IDLE_MS,
-    niceIncrement: NICE,
-  });
-  private readonly slots = bulkhead(RUNNING, WAITING);
-  private readonly analyser = new ZxcvbnFactory({
-    dictionary: common.dictionary,
-    graphs: common.adjacencyGraphs,
-  });
-  /** What an unknown user's password is verified against, so that it costs what a known one's does. */
-  private readonly decoy = this.hash('the password of nobody at all');
+export class PasswordsService implements OnApplicationShutdown {
+  private readonly threads: Piscina<object, string | boolean>;
+  private readonly slots = bulkhead(MAX_HASHING_THREADS, MAX_QUEUED_HASHES);
+  /** Verified in place of an unknown user's hash, so that both cost the same time. */
+  private readonly decoyHash: Promise<string>;
 
-  constructor() {
-    // A process that stops before it is made has not failed; whoever verifies is told.
-    this.decoy.catch(() => undefined);
+  constructor(@Optional() @Inject(HASHING_NICENESS) niceness: number = THREAD_NICENESS) {
+    this.threads = new Piscina({
+      filename: fileURLToPath(new URL('./argon2.worker.mjs', import.meta.url)),
+      minThreads: 0,
+      maxThreads: MAX_HASHING_THREADS,
+      idleTimeout: THREAD_IDLE_MS,
+      niceIncrement: niceness,
+    });
+    this.decoyHash = this.hash('the password of nobody at all');
+    // A process may stop before this hash is ready. `verify` reports the error to its callers.
+    this.decoyHash.catch(() => undefined);
   }
 
-  /**
-   * @param names the user's own, which the password must not be made of
-   * @throws Problem validation-failed for `field`
-   */
-  check(password: string, names: readonly string[], field: string): void {
-    const folded = fold(password);
-    const own = wordsOf(names);
-    if (isMadeOf(folded, own) || isMadeOf(bare(folded), own))
-      throw invalid(
-        field,
-        'own-name',
-        `${field} must not be made of the username or the email address`,
-      );
-    if (
-      isMadeOf(folded, CONTEXT_WORDS) ||
-      this.isCommon(folded, own, 'typed') ||
-      this.isCommon(bare(folded), own, 'bare')
-    )
-      throw invalid(field, 'common', `${field} must not be a commonly used password`);
-  }
-
-  private isCommon(folded: string, own: string[], form: keyof typeof FEW_GUESSES_LOG10): boolean {
-    const looked = [...folded].slice(0, LOOKED_AT).join('');
-    const { sequence, guessesLog10 } = this.analyser.check(looked, [...own, ...CONTEXT_WORDS]);
-    const [whole] = sequence;
-    const patterned =
-      sequence.length === 1 && whole !== undefined && WEAK_PATTERNS.has(whole.pattern);
-    return looked.length > 0 && (patterned || guessesLog10 < FEW_GUESSES_LOG10[form]);
-  }
-
-  /** Logins that have not been answered by now are cut with their connections. */
+  /** Logins that are still unanswered fail; their connections are closed anyway. */
   async onApplicationShutdown(): Promise<void> {
     await this.threads.destroy();
   }
 
-  /** @throws Problem overloaded when too many wait already */
+  /**
+   * @returns a PHC string
+   * @throws Problem overloaded when too many requests wait already
+   */
   hash(password: string): Promise<string> {
     const task = { password: password.normalize('NFC'), parameters: ARGON2ID };
-    return this.bounded(() => this.threads.run(task) as Promise<string>);
+    return this.runInSlot(() => this.threads.run(task) as Promise<string>);
   }
 
   /**
-   * Whether the password is right, with what was found; in the same time whether or not there is a hash.
-   * @param find called when its turn has come, so that a storm does not ask the database for what it must wait for anyway
-   * @throws Problem overloaded; whatever `find` throws
+   * Verifies a password. Takes the same time whether or not there is a hash.
+   * @param findHash called when a hashing slot is free: a storm of logins must not query the
+   *   database for requests that wait or are rejected
+   * @returns what `findHash` found, and whether the password is correct
+   * @throws Problem overloaded; whatever `findHash` throws
    */
-  async verify<F extends { readonly passwordHash: string | undefined }>(
+  async verify<Found extends StoredHash>(
     password: string,
-    find: () => Promise<F>,
-  ): Promise<F & { readonly right: boolean }> {
-    const decoy = await this.decoy;
-    return this.bounded(async () => {
-      const found = await find();
+    findHash: () => Promise<Found>,
+  ): Promise<Found & { readonly isCorrect: boolean }> {
+    const decoyHash = await this.decoyHash;
+    return this.runInSlot(async () => {
+      const found = await findHash();
       const matches = await this.threads.run({
-        hash: found.passwordHash ?? decoy,
+        hash: found.passwordHash ?? decoyHash,
         password: password.normalize('NFC'),
       });
-      return { ...found, right: matches === true && found.passwordHash !== undefined };
+      const isCorrect = matches === true && found.passwordHash !== undefined;
+      return { ...found, isCorrect };
     });
   }
 
-  /** Whether a hash (a PHC string) was made with less than today's parameters. */
+  /** Whether a hash (a PHC string) has weaker parameters than {@link ARGON2ID}. */
   isOutdated(passwordHash: string): boolean {
-    const [, memory, passes, lanes] =
-      /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/.exec(passwordHash) ?? [];
+    const [, memory, passes, threads] = PHC_PARAMETERS.exec(passwordHash) ?? [];
     const { memoryCost, timeCost, parallelism } = ARGON2ID;
-    return !(
-      Number(memory) >= memoryCost &&
-      Number(passes) >= timeCost &&
-      Number(lanes) >= parallelism
-    );
+    const isCurrent =
+      Number(memory) >= memoryCost && Number(passes) >= timeCost && Number(threads) >= parallelism;
+    return !isCurrent;
   }
 
-  private async bounded<T>(work: () => Promise<T>): Promise<T> {
+  private async runInSlot<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await this.slots.execute(work);
     } catch (error) {
-      if (error instanceof BulkheadRejectedError)
-        throw problems.overloaded(undefined, { ...retryLater, cause: error });
+      if (error instanceof BulkheadRejectedError) {
+        throw problems.overloaded(undefined, { ...RETRY_LATER, cause: error });
+      }
       throw error;
     }
   }

@@ -1,129 +1,164 @@
 /**
- * Write-behind of `lastSeenAt`, the one thing that may be lost: uses of sessions are noted in this process and written in batches,
- * through the fenced cache like any write. Invariant: what is noted is bounded, and stays noted until it is written or its
- * session is gone. A crash loses what holdfast_sessions_unflushed_oldest_seconds shows: as a rule up to FLUSH.everyMs, more only
- * while PostgreSQL does not take it.
+ * Writes `lastSeenAt` of sessions behind their requests: buffers uses in this process and writes
+ * them in batches, through the fenced cache. Invariant: the buffer is bounded, and a use stays in
+ * it until it is written or its session is gone. A crash loses the uses of FLUSH_INTERVAL_MS, or
+ * what holdfast_sessions_unflushed_oldest_seconds shows while PostgreSQL does not answer.
  */
-import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  Optional,
+} from '@nestjs/common';
 import { Gauge, Registry } from 'prom-client';
-import { Config } from '../config.js';
-import { UnitOfWork } from '../database/unit-of-work.js';
+import { Config } from '../../config.js';
+import { UnitOfWork } from '../../platform/database/unit-of-work.js';
+import { CLOCK, type Clock } from '../../platform/timing/clock.js';
+import { PollingLoop } from '../../platform/timing/polling-loop.js';
 import { Session } from './session.entity.js';
 
-/** A session's `lastSeenAt` moves at most this often, and a tenth of the idle time at most. */
-const SEEN_EVERY_MS = 60_000;
-const FLUSH = { everyMs: 5_000, rows: 200, buffered: 20_000 } as const;
+/** `lastSeenAt` lags behind by up to this time, or by a tenth of the idle time if that is less. */
+const MAX_LAST_SEEN_LAG_MS = 60_000;
+const FLUSH_INTERVAL_MS = 5_000;
+const MAX_ROWS_PER_FLUSH_BATCH = 200;
+const MAX_BUFFERED_USES = 20_000;
 
 interface Use {
   readonly at: Date;
-  /** When the first use since the last flush was noted: older ones come first in the map. */
+  /** Time of the first use since the last flush, in milliseconds. The buffer is ordered by it. */
   readonly since: number;
 }
 
 @Injectable()
-export class LastUses implements OnModuleInit, OnApplicationShutdown {
+export class LastUsesService implements OnApplicationBootstrap, OnApplicationShutdown {
   private readonly logger = new Logger('Sessions');
-  private readonly everyMs: number;
-  private readonly noted = new Map<string, Use>();
-  private timer: NodeJS.Timeout | undefined;
+  private readonly maxLagMs: number;
+  /** By session id, in the order of `since`. */
+  private readonly buffer = new Map<string, Use>();
+  private readonly flushing: PollingLoop;
 
   constructor(
     private readonly unitOfWork: UnitOfWork,
     config: Config,
     registry: Registry,
+    @Optional() @Inject(CLOCK) private readonly now: Clock = Date.now,
   ) {
-    this.everyMs = Math.min(SEEN_EVERY_MS, config.sessionIdleSeconds * 100);
-    const gauge = (name: string, help: string, value: () => number): void => {
-      const it: Gauge = new Gauge({
-        name,
-        help,
-        registers: [registry],
-        collect: () => it.set(value()),
-      });
-    };
-    gauge(
-      'holdfast_sessions_unflushed',
-      'Sessions whose last use is not written yet',
-      () => this.noted.size,
-    );
-    gauge(
-      'holdfast_sessions_unflushed_oldest_seconds',
-      'Age of the oldest use that is not written yet: what a crash would lose; 0 when none waits',
-      () => this.oldestSeconds(),
-    );
+    const tenthOfIdleTimeMs = config.sessionIdleSeconds * 100;
+    this.maxLagMs = Math.min(MAX_LAST_SEEN_LAG_MS, tenthOfIdleTimeMs);
+    const flushIntervalMs = Math.min(FLUSH_INTERVAL_MS, this.maxLagMs);
+    this.flushing = new PollingLoop({
+      step: async () => {
+        await this.flush();
+        return flushIntervalMs;
+      },
+      onError: (error) => {
+        this.logger.warn(`Could not write last uses of sessions; will retry: ${String(error)}`);
+      },
+      retry: { minMs: flushIntervalMs, maxMs: flushIntervalMs },
+    });
+    this.registerGauges(registry);
   }
 
-  onModuleInit(): void {
-    const flush = (): void =>
-      void this.flush().catch((error: unknown) =>
-        this.logger.warn(`last uses wait: ${String(error)}`),
-      );
-    this.timer = setInterval(flush, Math.min(FLUSH.everyMs, this.everyMs)).unref();
+  onApplicationBootstrap(): void {
+    this.flushing.start();
   }
 
   async onApplicationShutdown(): Promise<void> {
-    clearInterval(this.timer);
-    await this.flush().catch((error: unknown) =>
-      this.logger.warn(`last uses were not written: ${String(error)}`),
-    );
+    await this.flushing.stop();
+    await this.flush().catch((error: unknown) => {
+      this.logger.warn(
+        `Lost the last uses of ${this.buffer.size} sessions at shutdown: ${String(error)}`,
+      );
+    });
   }
 
   /** The last use of a session that is not in the database yet. */
-  of(id: string): Date | undefined {
-    return this.noted.get(id)?.at;
+  getUnwritten(sessionId: string): Date | undefined {
+    return this.buffer.get(sessionId)?.at;
   }
 
-  note({ id, lastSeenAt }: Session): void {
-    const now = Date.now();
-    if (now - lastSeenAt.getTime() < this.everyMs) return;
-    const before = this.noted.get(id);
-    // Full: the newcomers wait for the next flush; their sessions only look older than they are.
-    if (before || this.noted.size < FLUSH.buffered)
-      this.noted.set(id, { at: new Date(now), since: before?.since ?? now });
+  /** Buffers a use of the session, unless its `lastSeenAt` is recent. */
+  record({ id, lastSeenAt }: Session): void {
+    const now = this.now();
+    if (now - lastSeenAt.getTime() < this.maxLagMs) return;
+    const buffered = this.buffer.get(id);
+    // With a full buffer a use is lost: its session then only seems to be idle for longer.
+    if (!buffered && this.buffer.size >= MAX_BUFFERED_USES) return;
+    this.buffer.set(id, { at: new Date(now), since: buffered?.since ?? now });
   }
 
   /**
-   * Writes the noted uses. What could not be written, since its row is locked or the database does not answer, stays noted for the
-   * next time; what is gone is forgotten.
+   * Writes the buffered uses. A use stays buffered when another transaction has locked its row.
+   * @throws a driver error when the database does not answer; the uses stay buffered
    */
   async flush(): Promise<void> {
-    const noted = [...this.noted];
-    for (let from = 0; from < noted.length; from += FLUSH.rows) {
-      const batch = new Map(noted.slice(from, from + FLUSH.rows));
-      for (const [id, use] of await this.write(batch)) {
-        const now = this.noted.get(id);
-        this.noted.delete(id);
-        // Used again meanwhile.
-        if (now && now !== use) this.noted.set(id, { at: now.at, since: now.at.getTime() });
+    const uses = [...this.buffer];
+    for (let from = 0; from < uses.length; from += MAX_ROWS_PER_FLUSH_BATCH) {
+      const batch = new Map(uses.slice(from, from + MAX_ROWS_PER_FLUSH_BATCH));
+      for (const sessionId of await this.write(batch)) {
+        this.removeFromBuffer(sessionId, batch.get(sessionId));
       }
     }
   }
 
-  /** @returns those that need not be noted any more */
-  private write(batch: ReadonlyMap<string, Use>): Promise<[string, Use][]> {
+  private removeFromBuffer(sessionId: string, written: Use | undefined): void {
+    const current = this.buffer.get(sessionId);
+    this.buffer.delete(sessionId);
+    const wasUsedMeanwhile = current !== undefined && current !== written;
+    if (wasUsedMeanwhile) {
+      this.buffer.set(sessionId, { at: current.at, since: current.at.getTime() });
+    }
+  }
+
+  /** @returns ids of sessions that are written or gone */
+  private write(batch: ReadonlyMap<string, Use>): Promise<string[]> {
     return this.unitOfWork.run(async (transaction) => {
-      const all = transaction.manager
+      const sessionsOfBatch = transaction.manager
         .createQueryBuilder(Session, 'row')
         .where('row.id = ANY(:ids)', { ids: [...batch.keys()] });
-      const rows = await all
+      const unlocked = await sessionsOfBatch
         .clone()
         .setLock('for_no_key_update')
         .setOnLocked('skip_locked')
         .orderBy('row.id')
         .getMany();
-      for (const row of rows) {
-        const { at: lastSeenAt } = batch.get(row.id) as Use;
-        if (lastSeenAt > row.lastSeenAt) await transaction.update(row, { lastSeenAt });
+      for (const session of unlocked) {
+        const { at: lastSeenAt } = batch.get(session.id) as Use;
+        if (lastSeenAt > session.lastSeenAt) await transaction.update(session, { lastSeenAt });
       }
-      const written = new Set(rows.map(({ id }) => id));
-      if (written.size === batch.size) return [...batch];
-      const locked = new Set((await all.select('row.id').getMany()).map(({ id }) => id));
-      return [...batch].filter(([id]) => written.has(id) || !locked.has(id));
+      if (unlocked.length === batch.size) return [...batch.keys()];
+      const writtenIds = new Set(unlocked.map(({ id }) => id));
+      const existing = await sessionsOfBatch.select('row.id').getMany();
+      const existingIds = new Set(existing.map(({ id }) => id));
+      return [...batch.keys()].filter((id) => writtenIds.has(id) || !existingIds.has(id));
     });
   }
 
-  private oldestSeconds(): number {
-    const [oldest] = this.noted.values();
-    return oldest ? Math.max(0, Date.now() - oldest.since) / 1000 : 0;
+  private registerGauges(registry: Registry): void {
+    const register = (name: string, help: string, measure: () => number): void => {
+      const gauge: Gauge = new Gauge({
+        name,
+        help,
+        registers: [registry],
+        collect: () => gauge.set(measure()),
+      });
+    };
+    register(
+      'holdfast_sessions_unflushed',
+      'Sessions whose last use is not written yet',
+      () => this.buffer.size,
+    );
+    register(
+      'holdfast_sessions_unflushed_oldest_seconds',
+      'Age of the oldest use that is not written yet and that a crash would lose; 0 without one',
+      () => this.oldestUseSeconds(),
+    );
+  }
+
+  private oldestUseSeconds(): number {
+    const [oldest] = this.buffer.values();
+    return oldest ? Math.max(0, this.now() - oldest.since) / 1000 : 0;
   }
 }

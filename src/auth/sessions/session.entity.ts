@@ -1,7 +1,10 @@
-/** A login: what a bearer token stands for. Only the token's SHA-256 is kept; a session that has ended has no row. */
+/**
+ * A session, which one bearer token belongs to. The row holds the token's SHA-256 only. Ending a
+ * session deletes its row.
+ */
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
-import { Cached } from '../cache/cached.decorator.js';
-import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.js';
+import { Cached } from '../../platform/cache/cached.decorator.js';
+import { safeInteger, timestamp, timestampOfInsert } from '../../platform/database/columns.js';
 
 @Entity('sessions')
 @Check('sessions_token_hash_form', `token_hash ~ '^[0-9a-f]{64}$'`)
@@ -35,7 +38,7 @@ export class Session {
   @Column(timestampOfInsert('created_at'))
   createdAt: Date;
 
-  /** Written behind: up to SEEN_EVERY_MS late (last-uses.ts). */
+  /** Up to a minute behind the last use (last-uses.service.ts). */
   @Column(timestamp('last_seen_at'))
   lastSeenAt: Date;
 

@@ -1,4 +1,4 @@
-/** Logging in and out. */
+/** The routes of sessions: log in, list sessions, log out. */
 import {
   Body,
   Controller,
@@ -13,31 +13,35 @@ import {
 } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { Config } from '../config.js';
-import { CurrentReading } from '../cache/cache.headers.js';
-import { Reading } from '../cache/reading.js';
-import { type Actor, CurrentActor } from '../http/actor.js';
-import { addressOf } from '../http/client-address.js';
-import { OneOf } from '../http/fields.js';
-import { Operation } from '../http/openapi.js';
-import { problems } from '../http/problem.js';
-import { IdPipe } from '../http/validation.js';
-import { LogIn, NewSessionView, SessionList, sessionView, SessionView } from './auth.dto.js';
-import { authProblems } from './auth.errors.js';
-import { AuthService } from './auth.service.js';
+import { Config } from '../../config.js';
+import { CurrentReadContext } from '../../platform/http/conditional/read-context.decorator.js';
+import { ReadContext } from '../../platform/cache/read/read-context.js';
+import type { Actor } from '../../platform/access/actor.js';
+import { CurrentActor } from '../../platform/http/server/current-actor.decorator.js';
+import { clientAddressOf } from '../../platform/http/server/client-address.js';
+import { OneOf } from '../../platform/http/validation/fields.js';
+import { Operation } from '../../platform/http/openapi/operation.decorator.js';
+import { problems } from '../../platform/http/problems/problem.js';
+import { IdPipe } from '../../platform/http/validation/id.pipe.js';
+import { LogIn, NewSessionView, SessionList, sessionView, SessionView } from '../auth.dto.js';
+import { authProblems } from '../auth.errors.js';
+import { AuthService } from '../auth.service.js';
+import type { Session } from './session.entity.js';
 import { SessionsService } from './sessions.service.js';
 
 class EndSessionsQuery {
   @OneOf(['current'], {
     optional: true,
-    description: '"current": the session of this request stays.',
+    description: '`current`: keeps the session of the request.',
   })
   keep?: 'current';
 }
 
-/** A header is anyone's text: kept short and without what a log or a terminal would act on. */
+const MAX_USER_AGENT_LENGTH = 256;
+
+/** Clients choose this text: it is cut, and characters that terminals interpret are replaced. */
 const userAgentOf = ({ headers }: FastifyRequest): string | null =>
-  headers['user-agent']?.replace(/[^\x20-\x7e]/g, '?').slice(0, 256) ?? null;
+  headers['user-agent']?.replace(/[^\x20-\x7e]/g, '?').slice(0, MAX_USER_AGENT_LENGTH) ?? null;
 
 @ApiTags('sessions')
 @Controller('v1/sessions')
@@ -53,12 +57,15 @@ export class SessionsController {
     allow: 'anyone',
     summary: 'Log in',
     description:
-      'Makes a session. Its `token` is shown in this answer and never again. A wrong password and an unknown user get one and the same answer. Wrong passwords are counted; too many make further logins wait, but none from a device that the user has logged in from before. A user has at most 100 sessions: the one used longest ago gives way.',
+      'Starts a session. Its `token` is shown only in this response. A wrong password and an ' +
+      'unknown user get the same response. After too many wrong passwords, further logins are ' +
+      'rejected for some time, except from devices that the user has logged in from before. A ' +
+      'user has at most 100 sessions: a new one ends the least recently used one.',
     status: 201,
     type: NewSessionView,
-    returns: 'The new session, with its token.',
+    returns: 'The new session and its token.',
     headers: ['Location', 'Cache-Control'],
-    body: true,
+    hasBody: true,
     problems: [authProblems.invalidCredentials, authProblems.tooManyAttempts],
   })
   async logIn(
@@ -68,26 +75,26 @@ export class SessionsController {
   ): Promise<NewSessionView> {
     const { session, token } = await this.auth.logIn(body, {
       userAgent: userAgentOf(request),
-      ip: addressOf(request),
+      ip: clientAddressOf(request),
     });
     request.account = session.userId;
     void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
-    return { ...sessionView(session, this.config.sessionIdleSeconds, session.id), token };
+    return { ...this.viewFor(session.id, session), token };
   }
 
   @Get()
   @Operation({
     allow: 'session.own',
-    summary: "List the caller's live sessions",
-    description: 'Where the caller is logged in: every session that has not ended.',
+    summary: 'List your own sessions',
+    description: 'Returns every session of the caller that has not ended.',
     type: SessionList,
-    returns: 'The live sessions.',
+    returns: 'The sessions.',
     headers: ['Cache-Control'],
   })
   async listSessions(@CurrentActor() actor: Actor): Promise<SessionList> {
-    const rows = await this.sessions.list(actor.userId);
+    const sessions = await this.sessions.list(actor.userId);
     return {
-      data: rows.map((row) => sessionView(row, this.config.sessionIdleSeconds, actor.sessionId)),
+      data: sessions.map((session) => this.viewFor(actor.sessionId, session)),
       next: null,
     };
   }
@@ -95,8 +102,8 @@ export class SessionsController {
   @Get('current')
   @Operation({
     allow: 'session.own',
-    summary: 'Read the session of this request',
-    description: 'The session whose token this request carries.',
+    summary: 'Read the session of the request',
+    description: 'Returns the session that the token belongs to.',
     type: SessionView,
     returns: 'The session.',
     headers: ['Cache-Control', 'Cache-Status'],
@@ -104,13 +111,9 @@ export class SessionsController {
   })
   async getCurrentSession(
     @CurrentActor() actor: Actor,
-    @CurrentReading() reading: Reading,
+    @CurrentReadContext() readContext: ReadContext,
   ): Promise<SessionView> {
-    return sessionView(
-      await this.sessions.current(actor, reading),
-      this.config.sessionIdleSeconds,
-      actor.sessionId,
-    );
+    return this.viewFor(actor.sessionId, await this.sessions.getCurrent(actor, readContext));
   }
 
   @Delete('current')
@@ -118,8 +121,7 @@ export class SessionsController {
   @Operation({
     allow: 'session.own',
     summary: 'Log out',
-    description:
-      'Ends the session of this request. From this answer on, no node accepts its token.',
+    description: 'Ends the session of the request. After the response, no node accepts its token.',
     status: 204,
     returns: 'The session has ended.',
   })
@@ -131,9 +133,9 @@ export class SessionsController {
   @HttpCode(204)
   @Operation({
     allow: 'session.own',
-    summary: 'End one of the own sessions',
+    summary: 'End one of your own sessions',
     description:
-      'Ends a session of the caller, here or elsewhere. From this answer on, no node accepts its token.',
+      'Ends a session of the caller on any device. After the response, no node accepts its token.',
     status: 204,
     returns: 'The session has ended.',
     problems: [problems.notFound],
@@ -146,9 +148,10 @@ export class SessionsController {
   @HttpCode(204)
   @Operation({
     allow: 'session.own',
-    summary: 'End all own sessions, or all others',
+    summary: 'End all of your own sessions',
     description:
-      'Ends every session of the caller, or with `keep=current` every one but that of this request. From this answer on, no node accepts their tokens.',
+      'Ends every session of the caller. With `keep=current`, the session of the request stays ' +
+      'open. After the response, no node accepts the tokens of the ended sessions.',
     status: 204,
     returns: 'The sessions have ended.',
     problems: [problems.validationFailed],
@@ -157,6 +160,10 @@ export class SessionsController {
     @Query() { keep }: EndSessionsQuery,
     @CurrentActor() actor: Actor,
   ): Promise<void> {
-    await this.sessions.endOwn(actor, keep === 'current');
+    await this.sessions.endAll(actor, keep === 'current');
+  }
+
+  private viewFor(currentSessionId: string, session: Session): SessionView {
+    return sessionView(session, this.config.sessionIdleSeconds, currentSessionId);
   }
 }

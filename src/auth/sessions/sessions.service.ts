@@ -1,42 +1,55 @@
 /**
- * Sessions: a random token that is shown once and kept as its SHA-256, a row that is there exactly as long as the session
- * lives. Ending one deletes the row through the fenced cache, so from the answer on no node finds it. `lastSeenAt` alone is
- * written behind (last-uses.ts).
+ * Sessions. A login creates a random token, shown once and stored as its SHA-256. Invariant: a
+ * session has a row as long as it lives. Ending it deletes the row through the fenced cache: once
+ * the end is acknowledged, no node accepts the token (docs/design/cache-protocol.md).
  */
 import { hash, randomBytes } from 'node:crypto';
-import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+  Optional,
+} from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LRUCache } from 'lru-cache';
 import { type FindOptionsWhere, In, Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
-import { CachedRepository } from '../cache/cached-repository.js';
-import { InjectCachedRepository } from '../cache/cached.decorator.js';
-import type { Reading } from '../cache/reading.js';
-import { Config } from '../config.js';
-import { type Transaction, UnitOfWork } from '../database/unit-of-work.js';
-import type { Actor } from '../http/actor.js';
-import { problems } from '../http/problem.js';
-import { OutboxService } from '../outbox/outbox.service.js';
-import { UsersService } from '../users/users.service.js';
-import { LastUses } from './last-uses.js';
-import type { Origin } from './known-devices.js';
+import { Config } from '../../config.js';
+import type { Actor } from '../../platform/access/actor.js';
+import { CachedRepository } from '../../platform/cache/cached-repository.js';
+import { InjectCachedRepository } from '../../platform/cache/cached.decorator.js';
+import type { ReadContext } from '../../platform/cache/read/read-context.js';
+import { PeriodicPurge } from '../../platform/database/purge.js';
+import type { Transaction } from '../../platform/database/transaction.js';
+import { UnitOfWork } from '../../platform/database/unit-of-work.js';
+import { problems } from '../../platform/http/problems/problem.js';
+import { OutboxService } from '../../platform/outbox/outbox.service.js';
+import { CLOCK, type Clock } from '../../platform/timing/clock.js';
+import { UsersService } from '../../users/users.service.js';
+import type { Origin } from '../throttling/known-devices.service.js';
+import { LastUsesService } from './last-uses.service.js';
 import { Session } from './session.entity.js';
 
-/** Sessions a user may have at once; the one used longest ago gives way to a new one. */
-export const SESSIONS_OF_A_USER = 100;
+/** At this number, a new session ends the least recently used one. */
+export const MAX_SESSIONS_PER_USER = 100;
 const TOKEN_PREFIX = 'hf_';
 const TOKEN_BYTES = 32;
-/** Sessions past their end are removed this many a transaction and this many transactions at a time, this often. */
-const PURGE = { everyMs: 60_000, rows: 200, batches: 25 } as const;
+/** A token's user never changes, so this process may remember it. */
+const MAX_REMEMBERED_TOKENS = 50_000;
+const PURGE = { intervalMs: 60_000, maxRows: 200, maxBatches: 25 } as const;
 
-export const tokenHashOf = (token: string): string => hash('sha256', token);
+/** A new session with its token, which is not stored. */
+export interface StartedSession {
+  readonly session: Session;
+  readonly token: string;
+}
 
 @Injectable()
-export class SessionsService implements OnModuleInit, OnApplicationShutdown {
-  private readonly logger = new Logger('Sessions');
-  /** Whose a token is, which never changes: lets session and user be read at once. Both are still read, each time. */
-  private readonly userOfToken = new LRUCache<string, string>({ max: 50_000 });
-  private timer: NodeJS.Timeout | undefined;
+export class SessionsService implements OnApplicationBootstrap, OnApplicationShutdown {
+  private readonly userIdOfToken = new LRUCache<string, string>({ max: MAX_REMEMBERED_TOKENS });
+  private readonly expiredSessions: PeriodicPurge;
 
   constructor(
     @InjectCachedRepository(Session) private readonly sessions: CachedRepository<Session>,
@@ -44,68 +57,66 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     private readonly users: UsersService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
-    private readonly lastUses: LastUses,
+    private readonly lastUses: LastUsesService,
     private readonly config: Config,
-  ) {}
-
-  onModuleInit(): void {
-    const purge = (): void =>
-      void this.purge().catch((error: unknown) => this.logger.warn(String(error)));
-    this.timer = setInterval(purge, PURGE.everyMs).unref();
+    @Optional() @Inject(CLOCK) private readonly now: Clock = Date.now,
+  ) {
+    this.expiredSessions = new PeriodicPurge({
+      what: 'expired sessions',
+      intervalMs: PURGE.intervalMs,
+      maxBatches: PURGE.maxBatches,
+      removeBatch: () => this.removeExpiredBatch(),
+      logger: new Logger('Sessions'),
+    });
   }
 
-  onApplicationShutdown(): void {
-    clearInterval(this.timer);
+  onApplicationBootstrap(): void {
+    this.expiredSessions.start();
   }
 
-  /** The actor that this token stands for now; undefined for one that is unknown, ended, expired, or whose user is gone. */
+  async onApplicationShutdown(): Promise<void> {
+    await this.expiredSessions.stop();
+  }
+
+  /**
+   * The caller that a bearer token belongs to; undefined for an unknown token, an ended session or
+   * a deleted user.
+   */
   async authenticate(token: string): Promise<Actor | undefined> {
-    const tokenHash = tokenHashOf(token);
-    const known = this.userOfToken.get(tokenHash);
-    const [session, early] = await Promise.all([
+    const tokenHash = hashToken(token);
+    const rememberedUserId = this.userIdOfToken.get(tokenHash);
+    // Both reads at once when the user is known. Neither is skipped: session and roles may change.
+    const [session, expectedUser] = await Promise.all([
       this.sessions.findByAlias('tokenHash', tokenHash),
-      known ? this.users.find(known) : null,
+      rememberedUserId === undefined ? null : this.users.findLive(rememberedUserId),
     ]);
     if (!session || !this.isLive(session)) return undefined;
-    const user = early ?? (await this.users.find(session.userId));
+    const user = expectedUser ?? (await this.users.findLive(session.userId));
     if (!user || user.id !== session.userId) return undefined;
-    this.userOfToken.set(tokenHash, user.id);
-    this.lastUses.note(session);
-    const { id } = session;
+    this.userIdOfToken.set(tokenHash, user.id);
+    this.lastUses.record(session);
+    const { id: sessionId } = session;
     return {
       userId: user.id,
       roles: user.roles,
-      sessionId: id,
-      hold: (transaction) => this.hold(transaction, id),
+      sessionId,
+      lockSession: (transaction) => this.lockForWrite(transaction, sessionId),
     };
   }
 
-  /** Makes a session for a user that the transaction has locked. The token is in the answer and nowhere else. */
-  async start(
-    transaction: Transaction,
-    userId: string,
-    origin: Origin,
-  ): Promise<{ session: Session; token: string }> {
+  /** Starts a session of a user whose credential the transaction has locked. */
+  async start(transaction: Transaction, userId: string, origin: Origin): Promise<StartedSession> {
+    await this.endSurplus(transaction, userId);
     const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
-    const now = new Date();
-    const ids = await transaction.manager
-      .createQueryBuilder(Session, 'row')
-      .select('row.id')
-      .where('row.userId = :userId', { userId })
-      .orderBy('row.lastSeenAt', 'DESC')
-      .offset(SESSIONS_OF_A_USER - 1)
-      .getMany();
-    // Locked before they are removed: a use that is written at this moment would move a version, and the row would stay.
-    if (ids.length > 0)
-      await this.endEach(transaction, await lock(transaction, { id: In(ids.map(({ id }) => id)) }));
+    const now = this.now();
     const session = await transaction.insert(Session, {
       id: uuidv7(),
       userId,
-      tokenHash: tokenHashOf(token),
+      tokenHash: hashToken(token),
       ip: origin.ip,
       userAgent: origin.userAgent,
-      lastSeenAt: now,
-      expiresAt: new Date(now.getTime() + this.config.sessionAbsoluteSeconds * 1000),
+      lastSeenAt: new Date(now),
+      expiresAt: new Date(now + this.config.sessionAbsoluteSeconds * 1000),
     });
     await this.outbox.append(transaction, {
       type: 'session.started',
@@ -115,120 +126,168 @@ export class SessionsService implements OnModuleInit, OnApplicationShutdown {
     return { session, token };
   }
 
-  /** @throws Problem unauthenticated when it ended in between */
-  async current(actor: Actor, reading: Reading): Promise<Session> {
-    const session = await this.sessions.findById(actor.sessionId, reading);
+  /**
+   * The session of the request.
+   * @throws Problem unauthenticated when it has ended since the guard read it
+   */
+  async getCurrent(actor: Actor, context: ReadContext): Promise<Session> {
+    const session = await this.sessions.findById(actor.sessionId, context);
     if (!session || !this.isLive(session)) throw problems.unauthenticated();
-    return this.withLatestUse(session);
+    return this.withLastUse(session);
   }
 
-  /** The live ones, newest first. */
+  /** The user's live sessions, newest first. */
   async list(userId: string): Promise<Session[]> {
-    const rows = await this.table
+    const sessions = await this.table
       .createQueryBuilder('row')
       .where('row.userId = :userId', { userId })
       .orderBy('row.createdAt', 'DESC')
       .addOrderBy('row.id', 'DESC')
-      .limit(SESSIONS_OF_A_USER)
+      .limit(MAX_SESSIONS_PER_USER)
       .getMany();
-    return rows.filter((row) => this.isLive(row)).map((row) => this.withLatestUse(row));
+    return sessions
+      .filter((session) => this.isLive(session))
+      .map((session) => this.withLastUse(session));
   }
 
-  /** Ends one of the actor's sessions. @throws Problem unauthenticated, not-found */
+  /**
+   * Ends one of the actor's sessions.
+   * @throws Problem unauthenticated, not-found
+   */
   async end(actor: Actor, sessionId: string): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
-      const { userId, sessionId: own } = actor;
-      const sessions = await lock(transaction, { userId, id: In([own, sessionId]) });
-      if (!sessions.some(({ id }) => id === own)) throw problems.unauthenticated();
+      const ids = In([actor.sessionId, sessionId]);
+      const sessions = await lockSessions(transaction, { userId: actor.userId, id: ids });
+      requireSessionOf(actor, sessions);
       const session = sessions.find(({ id }) => id === sessionId);
       if (!session) throw problems.notFound();
-      await this.endEach(transaction, [session]);
-    });
-  }
-
-  /** Ends all sessions of the actor, or all but the one of this request. @throws Problem unauthenticated */
-  async endOwn(actor: Actor, keepCurrent: boolean): Promise<void> {
-    await this.unitOfWork.run(async (transaction) => {
-      const sessions = await this.lockAll(transaction, actor);
-      await this.endEach(
-        transaction,
-        sessions.filter(({ id }) => !keepCurrent || id !== actor.sessionId),
-      );
+      await this.endLocked(transaction, [session]);
     });
   }
 
   /**
-   * All sessions of a user (the actor without `userId`), locked: whoever writes in one of them has committed, or will be
-   * refused. @throws Problem unauthenticated when it is the actor's own that are asked for and the one of this request has ended
+   * Ends the actor's sessions.
+   * @param keepsCurrent leaves the session of the request
+   * @throws Problem unauthenticated
+   */
+  async endAll(actor: Actor, keepsCurrent: boolean): Promise<void> {
+    await this.unitOfWork.run(async (transaction) => {
+      const sessions = await this.lockAll(transaction, actor);
+      const ending = keepsCurrent ? sessions.filter(({ id }) => id !== actor.sessionId) : sessions;
+      await this.endLocked(transaction, ending);
+    });
+  }
+
+  /**
+   * Locks all sessions of a user, by default the actor's. Requests that write in one of them have
+   * committed then, or will fail.
+   * @throws Problem unauthenticated when the sessions are the actor's and the request's has ended
    */
   async lockAll(transaction: Transaction, actor: Actor, userId = actor.userId): Promise<Session[]> {
-    const sessions = await lock(transaction, { userId });
-    if (userId === actor.userId && !sessions.some(({ id }) => id === actor.sessionId))
-      throw problems.unauthenticated();
+    const sessions = await lockSessions(transaction, { userId });
+    if (userId === actor.userId) requireSessionOf(actor, sessions);
     return sessions;
   }
 
   /** Ends sessions that the transaction has locked. */
-  async endEach(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
-    transaction.inForceWhenAnswered();
+  async endLocked(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
+    transaction.requireGlobalInvalidation();
     for (const session of sessions) {
-      if (!(await transaction.remove(session))) continue;
-      const data = { version: session.version + 1, userId: session.userId };
+      const isRemoved = await transaction.remove(session);
+      if (!isRemoved) continue;
       await this.outbox.append(transaction, {
         type: 'session.ended',
         subject: `sessions/${session.id}`,
-        data,
+        data: { version: session.version + 1, userId: session.userId },
       });
     }
   }
 
-  /** A writing request's hold on its session: the row cannot be deleted until the transaction ends; a noted use can be written. */
-  private async hold({ manager }: Transaction, sessionId: string): Promise<void> {
-    const row = await manager
+  /**
+   * Removes sessions past their absolute end, in bounded batches. Idle sessions have ended too, but
+   * keep their rows until then: the table does not know of uses that are not written yet.
+   */
+  async purge(): Promise<void> {
+    await this.expiredSessions.purge();
+  }
+
+  private async removeExpiredBatch(): Promise<boolean> {
+    const removed = await this.unitOfWork.run(async (transaction) => {
+      const sessions = await transaction.manager
+        .createQueryBuilder(Session, 'row')
+        .where('row.expiresAt < now()')
+        .orderBy('row.expiresAt')
+        .limit(PURGE.maxRows)
+        .setLock('pessimistic_write')
+        .setOnLocked('skip_locked')
+        .getMany();
+      await this.endLocked(transaction, sessions);
+      return sessions.length;
+    });
+    return removed === PURGE.maxRows;
+  }
+
+  /** Ends the least recently used sessions, so that one more fits. */
+  private async endSurplus(transaction: Transaction, userId: string): Promise<void> {
+    const surplus = await transaction.manager
+      .createQueryBuilder(Session, 'row')
+      .select('row.id')
+      .where('row.userId = :userId', { userId })
+      .orderBy('row.lastSeenAt', 'DESC')
+      .offset(MAX_SESSIONS_PER_USER - 1)
+      .getMany();
+    if (surplus.length === 0) return;
+    // Locked and read again: LastUsesService may have changed the version, and the removal of the
+    // old version would miss the row.
+    const ids = surplus.map(({ id }) => id);
+    await this.endLocked(transaction, await lockSessions(transaction, { id: In(ids) }));
+  }
+
+  /**
+   * FOR KEY SHARE: until the transaction ends, the session cannot be deleted, but its `lastSeenAt`
+   * can be written.
+   * @throws Problem unauthenticated when the session has ended
+   */
+  private async lockForWrite({ manager }: Transaction, sessionId: string): Promise<void> {
+    const session = await manager
       .createQueryBuilder(Session, 'row')
       .select('row.id')
       .where('row.id = :sessionId', { sessionId })
       .setLock('for_key_share')
       .getOne();
-    if (!row) throw problems.unauthenticated();
+    if (!session) throw problems.unauthenticated();
   }
 
-  private isLive({ id, lastSeenAt, expiresAt }: Session): boolean {
-    const now = Date.now();
-    const used = Math.max(lastSeenAt.getTime(), this.lastUses.of(id)?.getTime() ?? 0);
-    return now < expiresAt.getTime() && now < used + this.config.sessionIdleSeconds * 1000;
+  private isLive(session: Session): boolean {
+    const now = this.now();
+    const lastUseMs = this.lastUseOf(session).getTime();
+    const isExpired = now >= session.expiresAt.getTime();
+    const isIdle = now >= lastUseMs + this.config.sessionIdleSeconds * 1000;
+    return !isExpired && !isIdle;
   }
 
-  private withLatestUse(session: Session): Session {
-    const seen = this.lastUses.of(session.id);
-    return seen && seen > session.lastSeenAt
-      ? Object.assign(new Session(), session, { lastSeenAt: seen })
-      : session;
+  private withLastUse(session: Session): Session {
+    return Object.assign(new Session(), session, { lastSeenAt: this.lastUseOf(session) });
   }
 
-  /**
-   * Removes sessions that are past their absolute end, the oldest first and a bounded number. One that was idle too long is
-   * dead already and stays for its row's end: by the table alone it cannot be told from one whose last use is not written yet.
-   */
-  async purge(): Promise<void> {
-    for (let batch = 0; batch < PURGE.batches; batch++) {
-      const removed = await this.unitOfWork.run(async (transaction) => {
-        const rows = await transaction.manager
-          .createQueryBuilder(Session, 'row')
-          .where('row.expiresAt < now()')
-          .orderBy('row.expiresAt')
-          .limit(PURGE.rows)
-          .setLock('pessimistic_write')
-          .setOnLocked('skip_locked')
-          .getMany();
-        await this.endEach(transaction, rows);
-        return rows.length;
-      });
-      if (removed < PURGE.rows) return;
-    }
+  private lastUseOf({ id, lastSeenAt }: Session): Date {
+    const unwritten = this.lastUses.getUnwritten(id);
+    return unwritten !== undefined && unwritten > lastSeenAt ? unwritten : lastSeenAt;
   }
 }
 
-/** Rows of sessions, locked in the order of their ids, which is everyone's. */
-const lock = ({ manager }: Transaction, where: FindOptionsWhere<Session>): Promise<Session[]> =>
-  manager.find(Session, { where, order: { id: 'ASC' }, lock: { mode: 'pessimistic_write' } });
+const hashToken = (token: string): string => hash('sha256', token);
+
+/** In the order of their ids: two transactions that do so do not deadlock. */
+function lockSessions(
+  { manager }: Transaction,
+  where: FindOptionsWhere<Session>,
+): Promise<Session[]> {
+  const lock = { mode: 'pessimistic_write' } as const;
+  return manager.find(Session, { where, order: { id: 'ASC' }, lock });
+}
+
+function requireSessionOf(actor: Actor, sessions: readonly Session[]): void {
+  const isLive = sessions.some(({ id }) => id === actor.sessionId);
+  if (!isLive) throw problems.unauthenticated();
+}

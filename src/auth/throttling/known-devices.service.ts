@@ -1,14 +1,20 @@
 /**
- * Which devices a user has logged in from. The contract has no cookies, so a device is what a request shows without being
- * asked: its network and its user agent, hashed. That is no proof of anything, and nothing is let in by it: it only decides which
- * count of wrong passwords a login belongs to (guesses.ts).
+ * Remembers which devices a user has logged in from. The API has no cookies, so a device is
+ * recognised by its network and its user agent. It proves nothing and admits nobody: it only
+ * decides which counter of failed logins an attempt belongs to (login-throttle.service.ts).
  */
 import { createHash } from 'node:crypto';
-import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
-import type { Transaction } from '../database/unit-of-work.js';
-import { networkOf } from '../http/counters.js';
+import { PeriodicPurge } from '../../platform/database/purge.js';
+import type { Transaction } from '../../platform/database/transaction.js';
+import { networkOf } from '../../platform/http/server/client-address.js';
 import { KnownDevice } from './known-device.entity.js';
 
 /** Where a login comes from. */
@@ -17,65 +23,85 @@ export interface Origin {
   readonly userAgent: string | null;
 }
 
-/** Devices that one user has; the one used longest ago gives way. Each has a count of its own, so there may not be many. */
-export const DEVICES_OF_A_USER = 20;
-const FORGOTTEN = { afterDays: 180, everyMs: 600_000, rows: 1_000 } as const;
+/**
+ * Each device has counters of its own, so a user may not have many. The least recently used one is
+ * removed.
+ */
+export const MAX_DEVICES_PER_USER = 20;
+const MAX_UNUSED_DAYS = 180;
+const PURGE = { intervalMs: 600_000, maxRows: 1_000, maxBatches: 1 } as const;
 
-export const deviceOf = ({ ip, userAgent }: Origin): string =>
+/** SHA-256, in hexadecimal. */
+export const hashDevice = ({ ip, userAgent }: Origin): string =>
   createHash('sha256')
     .update(JSON.stringify([networkOf(ip), userAgent]))
     .digest('hex');
 
+/** Inserts the device, or moves its `last_used_at` if that is older than a day. */
+const REMEMBER_DEVICE = `
+  INSERT INTO known_devices AS known (user_id, device_hash) VALUES ($1, $2)
+  ON CONFLICT (user_id, device_hash) DO UPDATE SET last_used_at = excluded.last_used_at
+  WHERE known.last_used_at < excluded.last_used_at - interval '1 day'
+  RETURNING 1`;
+
+/** Deletes all but the user's most recently used devices. */
+const DELETE_SURPLUS_DEVICES = `
+  DELETE FROM known_devices WHERE user_id = $1 AND device_hash IN (
+    SELECT device_hash FROM known_devices WHERE user_id = $1
+    ORDER BY last_used_at DESC, device_hash OFFSET $2)`;
+
+const DELETE_UNUSED_DEVICES = `
+  DELETE FROM known_devices WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM known_devices WHERE last_used_at < now() - make_interval(days => $1)
+    ORDER BY last_used_at LIMIT $2 FOR UPDATE SKIP LOCKED))`;
+
 @Injectable()
-export class KnownDevices implements OnModuleInit, OnApplicationShutdown {
-  private readonly logger = new Logger('Devices');
-  private timer: NodeJS.Timeout | undefined;
+export class KnownDevicesService implements OnApplicationBootstrap, OnApplicationShutdown {
+  private readonly unusedDevices: PeriodicPurge;
 
-  constructor(@InjectRepository(KnownDevice) private readonly table: Repository<KnownDevice>) {}
-
-  onModuleInit(): void {
-    this.timer = setInterval(
-      () =>
-        void this.purge().catch((error: unknown) => this.logger.warn(`purge: ${String(error)}`)),
-      FORGOTTEN.everyMs,
-    ).unref();
+  constructor(@InjectRepository(KnownDevice) private readonly table: Repository<KnownDevice>) {
+    this.unusedDevices = new PeriodicPurge({
+      what: 'unused devices',
+      intervalMs: PURGE.intervalMs,
+      maxBatches: PURGE.maxBatches,
+      removeBatch: () => this.removeUnusedBatch(),
+      logger: new Logger('Devices'),
+    });
   }
 
-  onApplicationShutdown(): void {
-    clearInterval(this.timer);
+  onApplicationBootstrap(): void {
+    this.unusedDevices.start();
   }
 
-  knows(userId: string, deviceHash: string): Promise<boolean> {
+  async onApplicationShutdown(): Promise<void> {
+    await this.unusedDevices.stop();
+  }
+
+  isKnown(userId: string, deviceHash: string): Promise<boolean> {
     return this.table.existsBy({ userId, deviceHash });
   }
 
-  /** In a transaction that has locked the account. */
+  /** The transaction must have locked the user's credential (auth.service.ts). */
   async remember({ manager }: Transaction, userId: string, deviceHash: string): Promise<void> {
-    const fresh = await manager.query<unknown[]>(
-      `INSERT INTO known_devices AS known (user_id, device_hash) VALUES ($1, $2)
-         ON CONFLICT (user_id, device_hash) DO UPDATE SET last_used_at = excluded.last_used_at
-         WHERE known.last_used_at < excluded.last_used_at - interval '1 day' RETURNING 1`,
-      [userId, deviceHash],
-    );
-    if (fresh.length === 0) return;
-    await manager.query(
-      `DELETE FROM known_devices WHERE user_id = $1 AND device_hash IN (
-         SELECT device_hash FROM known_devices WHERE user_id = $1 ORDER BY last_used_at DESC, device_hash OFFSET $2)`,
-      [userId, DEVICES_OF_A_USER],
-    );
+    const written = await manager.query<unknown[]>(REMEMBER_DEVICE, [userId, deviceHash]);
+    if (written.length === 0) return;
+    await manager.query(DELETE_SURPLUS_DEVICES, [userId, MAX_DEVICES_PER_USER]);
   }
 
   async forgetAll({ manager }: Transaction, userId: string): Promise<void> {
     await manager.delete(KnownDevice, { userId });
   }
 
-  /** Removes a bounded number of devices that nobody has logged in from for half a year. */
+  /** Removes devices that were not used for {@link MAX_UNUSED_DAYS}. */
   async purge(): Promise<void> {
-    await this.table.query(
-      `DELETE FROM known_devices WHERE ctid = ANY (ARRAY(
-         SELECT ctid FROM known_devices WHERE last_used_at < now() - make_interval(days => $1)
-          ORDER BY last_used_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
-      [FORGOTTEN.afterDays, FORGOTTEN.rows],
-    );
+    await this.unusedDevices.purge();
+  }
+
+  private async removeUnusedBatch(): Promise<boolean> {
+    const [, removed] = await this.table.query<[unknown[], number]>(DELETE_UNUSED_DEVICES, [
+      MAX_UNUSED_DAYS,
+      PURGE.maxRows,
+    ]);
+    return removed === PURGE.maxRows;
   }
 }

@@ -1,119 +1,141 @@
 /**
- * Wrong passwords are counted, on all nodes together, for what they are aimed at and for where they come from; each further
- * window is longer, so the waits grow. A guess is counted before its password is looked at, so that of any number sent at once
- * no more are tried than the limit says; a right one takes its count back.
- *
- * Whoever logs in from a device that this user has logged in from before is counted by that device alone: strangers' guesses
- * cannot lock it out (docs/adr/0015-guessing.md).
+ * Slows down the guessing of passwords: counts failed logins on all nodes together and rejects
+ * attempts past a limit. Invariant: an attempt is counted before its password is verified, and a
+ * correct one takes its count back. So parallel attempts cannot pass a limit
+ * (docs/adr/0015-login-throttle.md).
  */
 import { createHash } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { RateLimiterRes } from 'rate-limiter-flexible';
-import { REDIS_CLIENT, type RedisClient } from '../cache/cache.module.js';
-import { type Counter, counter } from '../http/counters.js';
-import { authProblems } from './auth.errors.js';
+import { REDIS_CLIENT, type RedisClient } from '../../platform/cache/cache.module.js';
+import { type Counter, createCounter } from '../../platform/http/rate-limit/counters.js';
+import { authProblems } from '../auth.errors.js';
 
 interface Window {
-  /** Wrong passwords that are answered as such. */
-  readonly failures: number;
+  readonly maxFailures: number;
   readonly seconds: number;
 }
 
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+
 /**
- * An account has two names, each with a count of its own (one count would tell that they are one user's): together at most the
- * hundred failures in a row that NIST SP 800-63B-4, 3.2.2 allows.
+ * An account has two login names, each with counters of its own: a shared counter would reveal that
+ * both belong to one user. So at most 100 failures in a row are possible, as NIST SP 800-63B-4,
+ * 3.2.2 demands.
  */
-const OF_ONE = [
-  { failures: 10, seconds: MINUTE },
-  { failures: 25, seconds: 15 * MINUTE },
-  { failures: 50, seconds: 14 * DAY },
+const TARGET_WINDOWS = [
+  { maxFailures: 10, seconds: MINUTE },
+  { maxFailures: 25, seconds: 15 * MINUTE },
+  { maxFailures: 50, seconds: 14 * DAY },
 ] as const satisfies readonly Window[];
 
-/** What failures are counted for. */
-export const GUESS_WINDOWS = {
-  /** A login name, known or not, from devices that are new to it. */
-  account: OF_ONE,
-  /** A user on a device that is known to it. */
-  device: OF_ONE,
-  /** An address, whatever the names: many users may share it. */
-  address: [
-    { failures: 60, seconds: MINUTE },
-    { failures: 300, seconds: HOUR },
-    { failures: 1_000, seconds: DAY },
-  ],
+/** Many users may share one network. */
+const NETWORK_WINDOWS = [
+  { maxFailures: 60, seconds: MINUTE },
+  { maxFailures: 300, seconds: HOUR },
+  { maxFailures: 1_000, seconds: DAY },
+] as const satisfies readonly Window[];
+
+/** The windows of each kind of counter. A longer window makes the next wait longer. */
+export const FAILED_LOGIN_WINDOWS = {
+  /** A login name, of an existing user or not, tried from devices that are new to it. */
+  account: TARGET_WINDOWS,
+  /** A user on a device with an earlier login. Failures of other devices do not lock it out. */
+  device: TARGET_WINDOWS,
+  /** A client network, for all login names together. */
+  address: NETWORK_WINDOWS,
   /** A session that changes its user's password. */
-  session: OF_ONE,
+  session: TARGET_WINDOWS,
 } as const satisfies Record<string, readonly Window[]>;
 
-export type GuessKind = keyof typeof GUESS_WINDOWS;
-/** What one guess is counted for: kinds with their keys, which may be any text. */
-export type Guess = Partial<Readonly<Record<GuessKind, string>>>;
+export type FailedLoginKind = keyof typeof FAILED_LOGIN_WINDOWS;
+
+/** What one attempt is counted for: kinds of counters, each with a key of any text. */
+export type LoginAttempt = Partial<Readonly<Record<FailedLoginKind, string>>>;
+
+/** One counter of an attempt. */
+interface AttemptCounter {
+  readonly kind: FailedLoginKind;
+  readonly counter: Counter;
+  readonly key: string;
+}
 
 @Injectable()
-export class Guesses {
-  private readonly counters: Readonly<Record<GuessKind, readonly Counter[]>>;
+export class LoginThrottle {
+  private readonly counters: Readonly<Record<FailedLoginKind, readonly Counter[]>>;
 
   constructor(@Inject(REDIS_CLIENT) redis: RedisClient | undefined) {
-    const countersOf = (kind: GuessKind): readonly Counter[] =>
-      GUESS_WINDOWS[kind].map(({ failures, seconds }) =>
-        counter(redis, {
+    const createCounters = (kind: FailedLoginKind): readonly Counter[] =>
+      FAILED_LOGIN_WINDOWS[kind].map(({ maxFailures, seconds }) =>
+        createCounter(redis, {
           keyPrefix: `hf:guess:${kind}:${seconds}`,
-          points: failures,
+          points: maxFailures,
           duration: seconds,
         }),
       );
     this.counters = {
-      account: countersOf('account'),
-      device: countersOf('device'),
-      address: countersOf('address'),
-      session: countersOf('session'),
+      account: createCounters('account'),
+      device: createCounters('device'),
+      address: createCounters('address'),
+      session: createCounters('session'),
     };
   }
 
   /**
-   * Counts a guess as a failure, before it is looked at.
-   * @param account the user that it is aimed at, if there is one: for the security log
-   * @throws Problem too-many-attempts; then it is not counted
+   * Counts an attempt as a failure, before its password is verified.
+   * @param userId the user that the attempt is aimed at, if there is one: for the security log
+   * @throws Problem too-many-attempts; the attempt is not counted then
    */
-  async count(guess: Guess, account?: string): Promise<void> {
-    const counts = await Promise.all(
-      this.each(guess).map(async ({ counter: one, key }) => {
-        const result = await one.consume(key).catch((error: unknown) => {
-          if (error instanceof RateLimiterRes) return error;
-          throw error;
-        });
-        return { one, key, waitMs: result.consumedPoints > one.points ? result.msBeforeNext : 0 };
-      }),
-    );
-    const waitMs = Math.max(...counts.map((it) => it.waitMs));
+  async recordAttempt(attempt: LoginAttempt, userId?: string): Promise<void> {
+    const counters = this.countersOf(attempt);
+    const waits = await Promise.all(counters.map(countFailure));
+    const waitMs = Math.max(...waits);
     if (waitMs === 0) return;
-    await Promise.all(counts.map(({ one, key }) => one.reward(key)));
+    await Promise.all(counters.map(takeBack));
     throw authProblems.tooManyAttempts(undefined, {
-      account,
+      account: userId,
       headers: { 'Retry-After': String(Math.max(1, Math.ceil(waitMs / 1000))) },
     });
   }
 
   /**
-   * The guess was right: what it was aimed at starts afresh. Its address only takes this one back: else a guesser would log in
-   * as himself now and then.
+   * The password of a counted attempt was correct: resets the counters of its target. The network's
+   * counters only take this attempt back. Otherwise an attacker could reset them by logging in to
+   * an account of his own.
    */
-  async wasRight(guess: Guess): Promise<void> {
+  async recordSuccess(attempt: LoginAttempt): Promise<void> {
     await Promise.all(
-      this.each(guess).map(({ kind, counter: one, key }) =>
-        kind === 'address' ? one.reward(key) : one.delete(key),
+      this.countersOf(attempt).map((counted) =>
+        counted.kind === 'address' ? takeBack(counted) : reset(counted),
       ),
     );
   }
 
-  private each(guess: Guess): { kind: GuessKind; counter: Counter; key: string }[] {
-    return (Object.entries(guess) as [GuessKind, string][]).flatMap(([kind, text]) => {
-      // What is typed as a name may be anything, a password too: it stays out of Redis.
-      const key = createHash('sha256').update(text).digest('base64url').slice(0, 22);
-      return this.counters[kind].map((one) => ({ kind, counter: one, key }));
+  private countersOf(attempt: LoginAttempt): AttemptCounter[] {
+    const targets = Object.entries(attempt) as [FailedLoginKind, string][];
+    return targets.flatMap(([kind, text]) => {
+      const key = hashKey(text);
+      return this.counters[kind].map((counter) => ({ kind, counter, key }));
     });
   }
 }
+
+/** Users type passwords into the name field, too: no text of theirs is stored in Redis. */
+const hashKey = (text: string): string =>
+  createHash('sha256').update(text).digest('base64url').slice(0, 22);
+
+/** @returns milliseconds until the window ends if its limit is exceeded, else 0 */
+async function countFailure({ counter, key }: AttemptCounter): Promise<number> {
+  const state = await counter.consume(key).catch((error: unknown) => {
+    // The library rejects with the state when the limit is exceeded.
+    if (error instanceof RateLimiterRes) return error;
+    throw error;
+  });
+  return state.consumedPoints > counter.points ? state.msBeforeNext : 0;
+}
+
+const takeBack = ({ counter, key }: AttemptCounter): Promise<unknown> => counter.reward(key);
+
+const reset = ({ counter, key }: AttemptCounter): Promise<unknown> => counter.delete(key);

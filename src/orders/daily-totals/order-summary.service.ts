@@ -1,40 +1,107 @@
 /**
- * Counts and totals by day, status and currency, out of the figures that the events keep up (order-figures.ts). An aggregate is
- * no row, so it is not strict: it may lag behind the events, is kept for a few seconds in CACHE_MANAGER, and always says since
- * when it is right (`asOf`). Who asks for the primary database gets a count of the rows. It depends on no caller, and only
- * support and admin may ask.
+ * Counts and totals of orders by day, status and currency. An aggregate is not a row, so it is not
+ * strict: it may lag behind the events, is cached for seconds, and states its age (`asOf`). A fresh
+ * read counts the orders in the primary database. docs/design/order-history.md
  */
 import { Cache, CACHE_MANAGER } from '@nestjs/cache-manager';
 import { Inject, Injectable } from '@nestjs/common';
 import { DataSource, type EntityManager } from 'typeorm';
-import type { Reading } from '../cache/reading.js';
-import { Replicas } from '../database/replicas.js';
-import { invalid } from '../http/validation.js';
-import { CHANGES, DAY, FIGURES } from './order-figures.js';
-import type { OrderSummary, SummaryQuery, SummaryRow } from './orders.dto.js';
+import type { ReadContext } from '../../platform/cache/read/read-context.js';
+import { Replicas } from '../../platform/database/replicas.js';
+import { invalidParameter } from '../../platform/http/validation/validation-problem.js';
+import { DAILY_TOTALS_CONSUMER } from './daily-totals.service.js';
+import { EVENT_DAY, EVENT_EFFECTS } from './event-effects.js';
+import type { OrderSummary, SummaryQuery, SummaryRow } from './order-summary.dto.js';
 
-const TTL_MS = 10_000;
-/** Events that are added to the figures before their consumer has handled them. */
-const MOST_WAITING = 1_000;
+const CACHE_TTL_MS = 10_000;
+/** Pending events that a summary adds to the table. Of more, it reports the age. */
+const MAX_PENDING_EVENTS = 1_000;
 const DAY_MS = 86_400_000;
-const MOST_DAYS = 366;
-const DEFAULT_DAYS = 30;
+const MAX_PERIOD_DAYS = 366;
+const DEFAULT_PERIOD_DAYS = 30;
 
-const dayOf = (time: number): string => new Date(time).toISOString().slice(0, 10);
+/**
+ * The daily totals of $1 to $2, with the effects of the events that their consumer ($3) has not
+ * handled yet. One statement, so that all of it is read at the same moment.
+ */
+const SUM_DAILY_TOTALS = `
+  WITH
+    -- The oldest events that the consumer has not handled. Events of old releases may lack data.
+    pending AS MATERIALIZED (
+      SELECT data, position, occurred_at, data ?& '{createdAt,previous}' AS is_complete
+        FROM inbox
+       WHERE consumer = $3 AND handled_at IS NULL
+       ORDER BY position LIMIT ${MAX_PENDING_EVENTS}),
+    -- The first events whose effects are missing: an incomplete one, and the one behind the limit.
+    missing AS (
+      (SELECT occurred_at FROM pending WHERE NOT is_complete ORDER BY position LIMIT 1)
+      UNION ALL
+      (SELECT occurred_at FROM inbox
+        WHERE consumer = $3 AND handled_at IS NULL
+          AND position > (SELECT max(position) FROM pending)
+        ORDER BY position LIMIT 1)),
+    -- The table, and the effects of the pending events. OFFSET 0: filter first, then compute.
+    part AS (
+      SELECT day, status, currency, count, total FROM order_figures
+      UNION ALL
+      SELECT ${EVENT_DAY}, effect.status, data ->> 'currency', effect.count, effect.total
+        FROM (SELECT data FROM pending WHERE is_complete OFFSET 0) AS event, ${EVENT_EFFECTS}),
+    -- One row for each day, status and currency of the period.
+    daily AS (
+      SELECT day, status, currency, sum(count)::bigint AS count, sum(total) AS total
+        FROM part
+       WHERE day BETWEEN $1 AND $2 AND status IS NOT NULL
+       GROUP BY 1, 2, 3
+      HAVING sum(count) <> 0),
+    -- bigint and numeric as text, which JSON numbers cannot hold.
+    listed AS (
+      SELECT json_agg(json_build_object('day', day, 'status', status, 'currency', currency,
+                                        'count', count::text, 'total', total::text)
+                      ORDER BY day, status, currency) AS rows
+        FROM daily),
+    -- Seconds since the oldest missing event; 0 when none is missing.
+    backlog AS (
+      SELECT coalesce(extract(epoch FROM statement_timestamp() - min(occurred_at))::float8, 0)
+             AS seconds
+        FROM missing),
+    -- Seconds since a replica replayed a transaction of the primary; an upper bound of its lag.
+    replica AS (
+      SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(
+               extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8, 0)
+             ELSE 0 END AS seconds)
+  SELECT coalesce(listed.rows, '[]') AS rows,
+         backlog.seconds + replica.seconds AS "ageSeconds"
+    FROM listed, backlog, replica`;
 
-/** A summary, and the moment (milliseconds since 1970) before which nothing is missing from it. */
+/** The same, counted from the orders themselves. */
+const COUNT_ORDERS = `
+  SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, status, currency,
+         count(*) AS count, sum(total) AS total
+    FROM orders
+   WHERE created_at >= $1::date::timestamp AT TIME ZONE 'UTC'
+     AND created_at < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
+   GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`;
+
+/** A summary that includes everything that was committed before `asOf`. */
 export interface DatedSummary {
   readonly summary: OrderSummary;
+  /** Milliseconds since 1970. */
   readonly asOf: number;
 }
 
-/** As the database counts: bigint and numeric as text. */
+/** The first and the last day, both included, e.g. `2026-01-31`. */
+interface Period {
+  readonly from: string;
+  readonly to: string;
+}
+
+/** The database returns bigint and numeric as text. */
 type CountedRow = Omit<SummaryRow, 'count' | 'total'> & { count: string; total: string };
 
-const rowOf = ({ count, total, ...group }: CountedRow): SummaryRow => {
-  const sum = Number(total);
-  return { ...group, count: Number(count), total: Number.isSafeInteger(sum) ? sum : total };
-};
+interface CountedRows {
+  readonly rows: readonly CountedRow[];
+  readonly asOf: number;
+}
 
 @Injectable()
 export class OrderSummaryService {
@@ -44,74 +111,69 @@ export class OrderSummaryService {
     @Inject(CACHE_MANAGER) private readonly cache: Cache,
   ) {}
 
-  /** @throws Problem validation-failed */
-  async summary({ from, to }: SummaryQuery, reading: Reading): Promise<DatedSummary> {
-    const last = to ?? dayOf(Date.now());
-    const first = from ?? dayOf(Date.parse(last) - (DEFAULT_DAYS - 1) * DAY_MS);
-    const days = (Date.parse(last) - Date.parse(first)) / DAY_MS + 1;
-    if (days < 1) throw invalid('to', 'range', 'to must not be before from');
-    if (days > MOST_DAYS)
-      throw invalid('to', 'range', `from and to must be at most ${MOST_DAYS} days apart`);
+  /**
+   * @param query the last 30 days, for what it leaves out
+   * @throws Problem validation-failed for a period that is empty or longer than 366 days
+   */
+  async summarize(query: SummaryQuery, readContext: ReadContext): Promise<DatedSummary> {
+    const period = periodOf(query);
+    if (readContext.isPrimaryRequired) {
+      readContext.recordOutcome('request');
+      return this.store(period, await this.countOrders(period));
+    }
+    const cached = await this.cache.get<DatedSummary>(cacheKeyOf(period));
+    readContext.recordOutcome(cached ? 'hit' : 'miss');
+    if (cached) return cached;
+    const counted = await this.replicas.read((manager) => this.sumDailyTotals(manager, period));
+    return this.store(period, counted);
+  }
 
-    const key = `orders:summary:2:${first}:${last}`;
-    const kept = reading.fresh ? undefined : await this.cache.get<DatedSummary>(key);
-    reading.note(kept ? 'hit' : reading.fresh ? 'request' : 'miss');
-    if (kept) return kept;
-    const { rows, asOf } = await (reading.fresh
-      ? this.count(first, last)
-      : this.replicas.read((manager) => this.figures(manager, first, last)));
-    const dated = { summary: { from: first, to: last, data: rows.map(rowOf) }, asOf };
-    await this.cache.set(key, dated, TTL_MS);
+  private async store(period: Period, { rows, asOf }: CountedRows): Promise<DatedSummary> {
+    const dated = { summary: { ...period, data: rows.map(summaryRowOf) }, asOf };
+    await this.cache.set(cacheKeyOf(period), dated, CACHE_TTL_MS);
     return dated;
   }
 
-  /**
-   * In one statement, and so of one moment: the figures, and what the events that wait will move in them. Of more events than
-   * are looked at, or of one that says too little, the oldest tells since when something is missing; a replica adds the time since
-   * it has followed the primary, at most.
-   */
-  private async figures(
-    manager: EntityManager,
-    first: string,
-    last: string,
-  ): Promise<{ rows: CountedRow[]; asOf: number }> {
-    const began = Date.now();
-    const [{ rows, age }] = await manager.query<[{ rows: CountedRow[]; age: number }]>(
-      `WITH waiting AS MATERIALIZED (
-         SELECT data, position, occurred_at, data ?& '{createdAt,previous}' AS known FROM inbox
-          WHERE consumer = $3 AND handled_at IS NULL ORDER BY position LIMIT ${MOST_WAITING}),
-       missing AS (
-         (SELECT occurred_at FROM waiting WHERE NOT known ORDER BY position LIMIT 1)
-         UNION ALL
-         (SELECT occurred_at FROM inbox WHERE consumer = $3 AND handled_at IS NULL
-             AND position > (SELECT max(position) FROM waiting) ORDER BY position LIMIT 1)),
-       figure AS (
-         SELECT day, status, currency, sum(count)::bigint AS count, sum(total) AS total
-           FROM (SELECT day, status, currency, count, total FROM order_figures
-                 UNION ALL
-                 SELECT ${DAY}, change.status, data ->> 'currency', change.count, change.total
-                   FROM (SELECT data FROM waiting WHERE known OFFSET 0) AS event, ${CHANGES}) AS part
-          WHERE day BETWEEN $1 AND $2 AND status IS NOT NULL GROUP BY 1, 2, 3)
-       SELECT coalesce((SELECT json_agg(json_build_object('day', day, 'status', status, 'currency', currency,
-                                                          'count', count::text, 'total', total::text) ORDER BY day, status, currency)
-                          FROM figure WHERE count <> 0), '[]') AS rows,
-              coalesce((SELECT extract(epoch FROM statement_timestamp() - min(occurred_at))::float8 FROM missing), 0)
-                + CASE WHEN pg_is_in_recovery()
-                       THEN coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8, 0) ELSE 0 END AS age`,
-      [first, last, FIGURES],
-    );
-    return { rows, asOf: began - age * 1000 };
+  private async sumDailyTotals(manager: EntityManager, { from, to }: Period): Promise<CountedRows> {
+    const startedAt = Date.now();
+    const [{ rows, ageSeconds }] = await manager.query<
+      [{ rows: CountedRow[]; ageSeconds: number }]
+    >(SUM_DAILY_TOTALS, [from, to, DAILY_TOTALS_CONSUMER]);
+    return { rows, asOf: startedAt - ageSeconds * 1000 };
   }
 
-  private async count(first: string, last: string): Promise<{ rows: CountedRow[]; asOf: number }> {
-    const asOf = Date.now();
-    const rows = await this.dataSource.query<CountedRow[]>(
-      `SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, status, currency, count(*) AS count, sum(total) AS total
-         FROM orders
-        WHERE created_at >= $1::date::timestamp AT TIME ZONE 'UTC' AND created_at < ($2::date + 1)::timestamp AT TIME ZONE 'UTC'
-        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
-      [first, last],
-    );
-    return { rows, asOf };
+  private async countOrders({ from, to }: Period): Promise<CountedRows> {
+    const startedAt = Date.now();
+    const rows = await this.dataSource.query<CountedRow[]>(COUNT_ORDERS, [from, to]);
+    return { rows, asOf: startedAt };
   }
+}
+
+/** The number is the version of the cached form. */
+const cacheKeyOf = ({ from, to }: Period): string => `orders:summary:2:${from}:${to}`;
+
+const dayOf = (time: number): string => new Date(time).toISOString().slice(0, 10);
+
+function periodOf(query: SummaryQuery): Period {
+  const to = query.to ?? dayOf(Date.now());
+  const from = query.from ?? dayOf(Date.parse(to) - (DEFAULT_PERIOD_DAYS - 1) * DAY_MS);
+  const days = (Date.parse(to) - Date.parse(from)) / DAY_MS + 1;
+  if (days < 1) throw invalidParameter('to', 'range', 'to must not be before from');
+  if (days > MAX_PERIOD_DAYS) {
+    throw invalidParameter(
+      'to',
+      'range',
+      `from and to must span at most ${MAX_PERIOD_DAYS} days, both included`,
+    );
+  }
+  return { from, to };
+}
+
+function summaryRowOf({ count, total, ...group }: CountedRow): SummaryRow {
+  const number = Number(total);
+  return {
+    ...group,
+    count: Number(count),
+    total: Number.isSafeInteger(number) ? number : total,
+  };
 }

@@ -1,6 +1,9 @@
-/** What happened to an order, in order: versions 1, 2, 3 … The table only grows; the database refuses anything else. */
+/**
+ * One event of an order. An order's events have the versions 1, 2, 3 and so on. The table is
+ * append-only: the database rejects every update and delete.
+ */
 import { Check, Column, Entity, PrimaryColumn } from 'typeorm';
-import { safeInteger, timestamp } from '../database/columns.js';
+import { safeInteger, timestamp } from '../../platform/database/columns.js';
 
 @Entity('order_events')
 @Check('order_events_version_range', `version >= 1`)
@@ -18,11 +21,11 @@ export class OrderEvent {
   })
   version: number;
 
-  /** Also the routing key under which it is published, e.g. `order.placed`. */
+  /** Also the routing key of its message, e.g. `order.placed`. */
   @Column('text')
   type: string;
 
-  /** The form of {@link data}, as order-events.ts knows it. */
+  /** The form of {@link data}: see EVENT_SCHEMA in order-events.ts. */
   @Column('smallint')
   schema: number;
 

@@ -1,43 +1,42 @@
 /**
- * The events of an order and what they make of it. `evolve` is the only way an order's state comes about: the service uses it
- * to write the projection, a read of the past and the rebuild replay it. It is pure: the same events give the same order.
- *
- * Stored events never change. Each says by its schema number in which form its data is; {@link upcast} brings an older form
- * to the present one, step by step, so that `evolve` knows one form only.
+ * The events of an order and their effect. `evolve` alone computes an order's state: for a write,
+ * for a read of the past and for the rebuild. It is pure, so equal events give equal orders.
+ * Stored events never change; {@link upcast} brings an older form to the current one.
  */
-import type { Order, OrderItem } from './order.entity.js';
+import type { Order, OrderItem } from '../order.entity.js';
 import {
-  INITIAL,
+  INITIAL_STATUS,
   ORDER_CHANGED,
   ORDER_PLACED,
   type OrderStatus,
   TRANSITIONS,
-} from './order-lifecycle.js';
+} from '../order-lifecycle.js';
 
-/** The number that events are written with now. 2: the total that was agreed stands in the event. */
+/** The form in which events are written now. Since form 2, an event holds the agreed total. */
 export const EVENT_SCHEMA = 2;
 
-/** What an event of the rebuild is called: the order is again what its events make of it. */
-export const REBUILT = 'order.rebuilt';
+/** The event of a repair (repair-projection.ts). It changes no state. */
+export const ORDER_REBUILT = 'order.rebuilt';
 
-/** Every type of event, and the schema number with which it came. */
+/** Every event type, with the first form in which it was written. */
 export const EVENT_TYPES: ReadonlyMap<string, number> = new Map([
   [ORDER_PLACED, 1],
   [ORDER_CHANGED, 1],
   ...TRANSITIONS.map(({ event }) => [event, 1] as const),
-  [REBUILT, 2],
+  [ORDER_REBUILT, 2],
 ]);
 
-/** What events decide of an order; its id, version and times come from the rows. */
+/** The columns of an order that events decide. Its id, version and times come from the rows. */
 export type OrderState = Pick<Order, 'userId' | 'status' | 'currency' | 'items' | 'total' | 'note'>;
 
-export interface OrderFact {
+/** The content of an event in the current form. */
+export interface OrderChange {
   readonly type: string;
   readonly data: Readonly<Record<string, unknown>>;
 }
 
-/** A fact in the form that its schema number says. */
-export interface StoredFact extends OrderFact {
+/** The content of an event in the form `schema`. */
+export interface StoredOrderChange extends OrderChange {
   readonly schema: number;
 }
 
@@ -45,53 +44,60 @@ const STATUS_AFTER: ReadonlyMap<string, OrderStatus> = new Map(
   TRANSITIONS.map(({ event, to }) => [event, to]),
 );
 
-/** Sum of quantity × unit price in minor units; NaN when it is no safe integer. Each step is exact below 2^53. */
+/**
+ * The sum of quantity × unit price in minor units, computed exactly.
+ * @returns NaN when the sum exceeds 2^53 - 1
+ */
 export function totalOf(items: readonly OrderItem[]): number {
   let total = 0n;
   for (const { quantity, unitPrice } of items) total += BigInt(quantity) * BigInt(unitPrice);
   return total <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(total) : NaN;
 }
 
-const withTotal = (data: OrderFact['data']): OrderFact['data'] =>
+const withTotal = (data: OrderChange['data']): OrderChange['data'] =>
   data.items === undefined ? data : { ...data, total: totalOf(data.items as OrderItem[]) };
 
-/** An order is placed. */
-export const placed = (
+/** The event of a new order. */
+export const toPlacedEvent = (
   order: Pick<OrderState, 'userId' | 'currency' | 'items' | 'note'>,
-): OrderFact => ({
-  type: ORDER_PLACED,
-  data: withTotal(order),
-});
+): OrderChange => ({ type: ORDER_PLACED, data: withTotal(order) });
 
-/** What is named is replaced; what is not stays. */
-export const changed = (changes: Partial<Pick<OrderState, 'items' | 'note'>>): OrderFact => ({
-  type: ORDER_CHANGED,
-  data: withTotal(changes),
-});
+/** The event of a change. It holds only what is replaced. */
+export const toChangedEvent = (
+  changes: Partial<Pick<OrderState, 'items' | 'note'>>,
+): OrderChange => ({ type: ORDER_CHANGED, data: withTotal(changes) });
 
-/** From each number to the next. */
-const UPCASTERS: Readonly<Record<number, (fact: OrderFact) => OrderFact>> = {
+/** Form → the step from it to the next form. */
+const UPCASTERS: Readonly<Record<number, (change: OrderChange) => OrderChange>> = {
   1: ({ type, data }) => ({ type, data: withTotal(data) }),
 };
 
-/** A stored event in the present form. @throws Error for a number that this release does not know */
-export function upcast({ type, data, schema }: StoredFact): OrderFact {
-  let fact: OrderFact = { type, data };
-  for (let number = schema; number !== EVENT_SCHEMA; number++) {
-    const step = UPCASTERS[number];
-    if (!step)
+/**
+ * A stored event in the current form.
+ * @throws Error for a form that this release does not know
+ */
+export function upcast({ type, data, schema }: StoredOrderChange): OrderChange {
+  let change: OrderChange = { type, data };
+  for (let form = schema; form !== EVENT_SCHEMA; form++) {
+    const step = UPCASTERS[form];
+    if (!step) {
       throw new Error(`${type} has schema ${schema}, this release knows 1 to ${EVENT_SCHEMA}`);
-    fact = step(fact);
+    }
+    change = step(change);
   }
-  return fact;
+  return change;
 }
 
-/** @throws Error for a sequence that no order can have: the store is damaged */
-export function evolve(state: OrderState | null, { type, data }: OrderFact): OrderState {
+/**
+ * The state after one event.
+ * @param state before the event; null before the first
+ * @throws Error for a sequence that no order can have: the stored events are damaged
+ */
+export function evolve(state: OrderState | null, { type, data }: OrderChange): OrderState {
   if (type === ORDER_PLACED) {
     if (state) throw new Error(`${ORDER_PLACED} twice`);
     const { userId, currency, items, total, note } = data as unknown as Omit<OrderState, 'status'>;
-    return { userId, status: INITIAL, currency, items, total, note };
+    return { userId, status: INITIAL_STATUS, currency, items, total, note };
   }
   if (!state) throw new Error(`${type} before ${ORDER_PLACED}`);
   if (type === ORDER_CHANGED) {
@@ -102,15 +108,19 @@ export function evolve(state: OrderState | null, { type, data }: OrderFact): Ord
     } = data as Partial<OrderState>;
     return { ...state, items, total, note };
   }
-  if (type === REBUILT) return state;
+  if (type === ORDER_REBUILT) return state;
   const status = STATUS_AFTER.get(type);
   if (status === undefined) throw new Error(`unknown event ${type}`);
   return { ...state, status };
 }
 
-/** The state after these events, which follow `state`. @throws Error for a sequence that no order can have */
+/**
+ * The state after all these events.
+ * @param state before the first of them; null when they begin with the order's first
+ * @throws Error for a sequence that no order can have
+ */
 export const replay = (
-  events: readonly StoredFact[],
+  events: readonly StoredOrderChange[],
   state: OrderState | null = null,
 ): OrderState | null =>
   events.reduce<OrderState | null>((before, event) => evolve(before, upcast(event)), state);

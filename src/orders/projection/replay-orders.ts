@@ -1,112 +1,126 @@
 /**
- * Orders as their events make them, read in the order of their ids, a page of events at a time: what is in memory is one page
- * and one order, however many there are. The state is `evolve`'s, as everywhere.
+ * Replays the events of many orders, in the order of their ids. It reads one page of events at a
+ * time, so that memory holds one page and one order, however many there are.
  */
 import type { ClientBase } from 'pg';
-import { ORDER_PLACED } from '../src/orders/order-lifecycle.js';
-import { type OrderState, replay, type StoredFact } from '../src/orders/order-events.js';
+import { ORDER_PLACED } from '../order-lifecycle.js';
+import { type OrderState, replay, type StoredOrderChange } from './order-events.js';
 
-/** Events read at a time. */
-const PAGE = 5_000;
+const PAGE_SIZE = 5_000;
 
-/** What an order's events make of it: a row of `orders`, and how many events there are. */
+/** The row of `orders` that an order's events make. */
 export interface ReplayedOrder {
   readonly id: string;
   readonly state: OrderState;
-  /** The last event's. */
+  /** The version of the last event. */
   readonly version: number;
-  readonly events: number;
+  /** Less than `version` when versions are missing. */
+  readonly eventCount: number;
   readonly createdAt: Date;
   readonly updatedAt: Date;
 }
 
-/** An order whose events no order can have. */
+/** An order whose events cannot be replayed. */
 export interface BrokenHistory {
   readonly id: string;
-  readonly fault: string;
+  readonly problem: string;
 }
 
-interface EventRow extends StoredFact {
+interface EventRow extends StoredOrderChange {
   readonly order_id: string;
-  /** A bigint, as the driver gives it. */
+  /** A bigint, which the driver returns as text. */
   readonly version: string;
   readonly occurred_at: Date;
 }
 
-/** Ids after one and up to another, in PostgreSQL's order of UUIDs. */
+/** The ids greater than `after`, up to and including `upTo`, in PostgreSQL's order of UUIDs. */
 export interface IdRange {
   readonly after: string;
   readonly upTo: string;
 }
 
-/** Before every id, and behind it. */
+/** Every id that can occur: no order has the nil UUID. */
 export const ALL_IDS: IdRange = {
   after: '00000000-0000-0000-0000-000000000000',
   upTo: 'ffffffff-ffff-ffff-ffff-ffffffffffff',
 };
 
-/** The orders of a range that have events, ascending. Every page is a statement: who needs one moment opens a snapshot. */
+/** A page of events after (order_id, version). */
+const SELECT_EVENTS = `
+  SELECT order_id, version, type, schema, data, occurred_at
+    FROM order_events
+   WHERE (order_id, version) > ($1::uuid, $2::bigint) AND order_id <= $3
+   ORDER BY order_id, version LIMIT ${PAGE_SIZE}`;
+
+/**
+ * Yields every order of the range that has events, by ascending id. Each page is a statement of its
+ * own: a caller that needs one snapshot begins a REPEATABLE READ transaction first.
+ */
 export async function* replayOrders(
   client: ClientBase,
   { after, upTo }: IdRange,
 ): AsyncGenerator<ReplayedOrder | BrokenHistory> {
   let order: ReplayedOrder | BrokenHistory | undefined;
-  // Behind every event of `after`.
-  let [id, version] = [after, String(Number.MAX_SAFE_INTEGER)];
-  for (;;) {
+  // The page begins after the last event that `after` can have.
+  let lastId = after;
+  let lastVersion = String(Number.MAX_SAFE_INTEGER);
+  let hasMore = true;
+  while (hasMore) {
     const { rows } = await client.query<EventRow>({
       name: 'replay',
-      text: `SELECT order_id, version, type, schema, data, occurred_at FROM order_events
-              WHERE (order_id, version) > ($1::uuid, $2::bigint) AND order_id <= $3 ORDER BY order_id, version LIMIT ${PAGE}`,
-      values: [id, version, upTo],
+      text: SELECT_EVENTS,
+      values: [lastId, lastVersion, upTo],
     });
     for (const event of rows) {
-      if (order?.id !== event.order_id) {
-        if (order) yield order;
-        order = begin(event);
-      } else {
-        order = follow(order, event);
+      if (order?.id === event.order_id) {
+        order = applyEvent(order, event);
+        continue;
       }
+      if (order) yield order;
+      order = beginReplay(event);
     }
-    if (rows.length < PAGE) break;
-    const last = rows.at(-1) as EventRow;
-    [id, version] = [last.order_id, last.version];
+    hasMore = rows.length === PAGE_SIZE;
+    const last = rows.at(-1);
+    if (last) {
+      lastId = last.order_id;
+      lastVersion = last.version;
+    }
   }
   if (order) yield order;
 }
 
-function begin(event: EventRow): ReplayedOrder | BrokenHistory {
-  const { order_id: id, version, type, occurred_at: at } = event;
-  if (Number(version) !== 1 || type !== ORDER_PLACED)
-    return { id, fault: `begins with ${type} as version ${version}` };
-  return attempt(id, () => ({
+function beginReplay(event: EventRow): ReplayedOrder | BrokenHistory {
+  const { order_id: id, version, type, occurred_at: occurredAt } = event;
+  const isFirst = Number(version) === 1 && type === ORDER_PLACED;
+  if (!isFirst) return { id, problem: `begins with ${type} as version ${version}` };
+  return catchProblem(id, () => ({
     id,
     state: replay([event]) as OrderState,
     version: 1,
-    events: 1,
-    createdAt: at,
-    updatedAt: at,
+    eventCount: 1,
+    createdAt: occurredAt,
+    updatedAt: occurredAt,
   }));
 }
 
-function follow(
+function applyEvent(
   order: ReplayedOrder | BrokenHistory,
   event: EventRow,
 ): ReplayedOrder | BrokenHistory {
-  if ('fault' in order) return order;
-  return attempt(order.id, () => ({
+  if ('problem' in order) return order;
+  return catchProblem(order.id, () => ({
     ...order,
     state: replay([event], order.state) as OrderState,
     version: Number(event.version),
-    events: order.events + 1,
+    eventCount: order.eventCount + 1,
     updatedAt: event.occurred_at,
   }));
 }
 
-function attempt(id: string, step: () => ReplayedOrder): ReplayedOrder | BrokenHistory {
+function catchProblem(id: string, step: () => ReplayedOrder): ReplayedOrder | BrokenHistory {
   try {
     return step();
   } catch (error) {
-    return { id, fault: (error as Error).message };
+    return { id, problem: (error as Error).message };
   }
 }

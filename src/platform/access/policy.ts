@@ -1,19 +1,23 @@
 /**
- * Who may do what, and who may see and set which field: one table each. A route names its row with `@Operation({ allow })`; the
- * guard and the services ask here and nowhere else. What an order's state allows is order-lifecycle.ts's. docs/access.md is
- * made of these tables, and test/auth/access.spec.ts holds them over HTTP, for every route and every field.
+ * The policy: POLICY names who may take which action, FIELDS names who sees and sets which field.
+ * The guard and the services ask here only; for orders, src/orders/order-lifecycle.ts adds rules
+ * of each status. docs/reference/access.md is generated from these tables, and access.spec.ts
+ * compares them with the running service.
  */
-import { type Actor, callers, type Role } from '../http/actor.js';
+import type { Actor, Role } from './actor.js';
 
 export interface Rule {
   /** No session needed. */
   readonly anyone?: true;
   /** Any caller with a session. */
   readonly authenticated?: true;
-  /** Who the object belongs to; for routes with `:id` of a user, the user itself. */
+  /** The owner of the object. The owner of a user is that user. */
   readonly owner?: true;
   readonly roles?: readonly Role[];
-  /** Who sees the object but may not do this to it: told 403 by the service, where others are told 404. */
+  /**
+   * Roles that see the object but may not take the action: they get 403. Callers that do not see
+   * the object get 404.
+   */
   readonly seenBy?: readonly Role[];
 }
 
@@ -42,15 +46,17 @@ export const POLICY = {
 
 export type Action = keyof typeof POLICY;
 
-export const ruleOf = (action: string): Rule | undefined =>
-  (POLICY as Readonly<Record<string, Rule>>)[action];
+export const isAction = (name: string): name is Action => Object.hasOwn(POLICY, name);
 
-/** In which relation to an object a caller may be. */
+export const ruleOf = (action: string): Rule | undefined =>
+  isAction(action) ? POLICY[action] : undefined;
+
+/** A caller's relation to an object. */
 export type Party = 'owner' | 'support' | 'admin';
 
 export interface FieldRule {
   readonly see: readonly Party[];
-  /** Absent: nobody sets it, the service does. */
+  /** Absent for a field that only the service sets. */
   readonly set?: { readonly by: readonly Party[]; readonly how: string };
 }
 
@@ -64,8 +70,8 @@ const whilePlaced: FieldRule = {
 };
 
 /**
- * Who may see and set which field of what is kept; a field without a row is neither seen nor set. `owner` of a user is that
- * user. `status` is moved by an order's actions.
+ * Who may see and set each stored field. A field without a row is never sent and never accepted.
+ * An order's `status` has no `set`: actions change it.
  */
 export const FIELDS: Readonly<
   Record<'user' | 'session' | 'order', Readonly<Record<string, FieldRule>>>
@@ -77,7 +83,7 @@ export const FIELDS: Readonly<
     roles: { see: OF_USER, set: { by: ['admin'], how: 'PUT roles' } },
     password: {
       see: [],
-      set: { by: OWNER, how: 'registering; PUT password, by who knows the current one' },
+      set: { by: OWNER, how: 'registering; PUT password, with the current one' },
     },
     version: { see: OF_USER },
     createdAt: { see: OF_USER },
@@ -95,7 +101,7 @@ export const FIELDS: Readonly<
     userAgent: { see: OWNER },
     ip: { see: OWNER },
     current: { see: OWNER },
-    /** Once, in the answer to the login. */
+    /** Sent once, in the response to the login. */
     token: { see: [] },
     tokenHash: { see: [] },
     version: { see: [] },
@@ -114,28 +120,37 @@ export const FIELDS: Readonly<
   },
 };
 
-/** The rule in words. */
-export function inWords(
-  action: string,
-  { anyone, authenticated, owner, roles = [] }: Rule,
-): string {
-  if (anyone) return 'anyone, without a session.';
-  if (authenticated) return 'any caller with a session.';
-  const itself = action.startsWith('user.') ? 'the user itself' : 'the owner';
-  const names = [...(owner ? [itself] : []), ...roles.map((role) => `\`${role}\``)];
-  return `${names.join(', ').replace(/, ([^,]*)$/, ' or $1')}.`;
-}
-for (const [action, rule] of Object.entries(POLICY)) callers.set(action, inWords(action, rule));
+const hasRoleOf = ({ roles }: Actor, wanted: readonly Role[] = []): boolean =>
+  wanted.some((role) => roles.includes(role));
 
-/** Whether an actor whom the rule does not let do this may still know of the object. */
-export const sees = ({ seenBy = [] }: Rule, { roles }: Actor): boolean =>
-  seenBy.some((role) => roles.includes(role));
-
-/** Whether the rule lets this actor do this to an object of `ownerId` (absent: to no particular object). */
-export function allows(rule: Rule, actor: Actor | undefined, ownerId?: string): boolean {
-  if (rule.anyone) return true;
+/**
+ * Whether the policy lets `actor` take `action` on an object of `ownerId`.
+ * @param actor absent for a request without a session
+ * @param ownerId absent when the action concerns no particular object
+ */
+export function may(actor: Actor | undefined, action: Action, ownerId?: string): boolean {
+  const { anyone, authenticated, owner, roles }: Rule = POLICY[action];
+  if (anyone) return true;
   if (!actor) return false;
-  if (rule.authenticated) return true;
-  if (rule.roles?.some((role) => actor.roles.includes(role))) return true;
-  return rule.owner === true && ownerId !== undefined && actor.userId === ownerId;
+  if (authenticated) return true;
+  if (hasRoleOf(actor, roles)) return true;
+  return owner === true && ownerId !== undefined && actor.userId === ownerId;
+}
+
+/** Whether an actor that may not take `action` on an object may know that the object exists. */
+export function canSee(actor: Actor, action: Action): boolean {
+  const { seenBy }: Rule = POLICY[action];
+  return hasRoleOf(actor, seenBy);
+}
+
+/** The row of `action` in words, e.g. ``the owner or `admin`.``; undefined without such a row. */
+export function describeRule(action: string): string | undefined {
+  const rule = ruleOf(action);
+  if (!rule) return undefined;
+  if (rule.anyone) return 'anyone, without a session.';
+  if (rule.authenticated) return 'any caller with a session.';
+  const owner = action.startsWith('user.') ? 'the user itself' : 'the owner';
+  const roles = (rule.roles ?? []).map((role) => `\`${role}\``);
+  const callers = rule.owner ? [owner, ...roles] : roles;
+  return `${callers.join(', ').replace(/, ([^,]*)$/, ' or $1')}.`;
 }

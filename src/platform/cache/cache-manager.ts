@@ -1,26 +1,36 @@
 /**
- * The store behind CACHE_MANAGER, for values that may lag (aggregates over many rows): cache-manager over Keyv over
- * cache-manager-redis-yet on the connections that the strict cache has already, or over a bounded map without Redis. Nothing
- * strict goes through it: it has no conditional write. Redis gone or slow is a miss, never an error and never a wait.
+ * The store behind Nest's CACHE_MANAGER, for values that may lag behind the database (aggregates
+ * over many rows). It shares the strict cache's Redis connections, or is a bounded map without
+ * Redis. A Redis that is down or slow is a miss, never an error.
+ *
+ * Nothing strict may use it: it has no conditional write.
  */
 import type { redisInsStore } from 'cache-manager-redis-yet';
 import { Keyv, type KeyvStoreAdapter } from 'keyv';
 import { LRUCache } from 'lru-cache';
-import type { RedisCommands } from './redis.store.js';
+import { withDeadline } from '../timing/deadline.js';
+import type { RedisCommands } from './store/redis/redis-store.js';
 
-const MOST_ENTRIES = 1_000;
-/** Milliseconds until a call counts as a miss. */
-const PATIENCE_MS = 200;
+const MAX_ENTRIES = 1_000;
+/** Milliseconds after which a call counts as a miss. */
+const TIMEOUT_MS = 200;
 
-const orMiss = <T>(call: Promise<T>): Promise<T | undefined> =>
-  Promise.race([
-    call,
-    new Promise<undefined>((resolve) => setTimeout(resolve, PATIENCE_MS, undefined).unref()),
-  ]).catch(() => undefined);
+/** The reply in time, else undefined. */
+async function replyOrMiss<T>(reply: Promise<T>): Promise<T | undefined> {
+  try {
+    return await withDeadline(TIMEOUT_MS, 'CACHE_MANAGER', reply);
+  } catch {
+    return undefined;
+  }
+}
 
-/** Keyv hands `set` a number of milliseconds where lru-cache takes options: passed on as it is, every set throws, unseen. */
-function memoryStore(): Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear'> {
-  const entries = new LRUCache<string, object>({ max: MOST_ENTRIES });
+/**
+ * An adapter is necessary: Keyv passes the TTL as a number where lru-cache expects options, so
+ * every
+ * `set` on a bare LRUCache would throw, and Keyv would swallow the error.
+ */
+function createMemoryAdapter(): Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear'> {
+  const entries = new LRUCache<string, object>({ max: MAX_ENTRIES });
   return {
     get: (key) => Promise.resolve(entries.get(key) as never),
     set: (key, value, ttl) =>
@@ -30,22 +40,25 @@ function memoryStore(): Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear
   };
 }
 
-/** @param client undefined: this process's memory */
-export async function keyvStore(client: RedisCommands | undefined): Promise<Keyv> {
-  if (!client) return new Keyv({ store: memoryStore() });
-  // Loaded where it is used: it brings every Redis module with it, which a start without Redis need not wait for.
-  const { redisInsStore: storeOf } = await import('cache-manager-redis-yet');
-  // The package is typed for a node-redis 4 client; these commands (GET, SET PX, DEL) are all that it is asked for here.
-  const redis = storeOf(client as unknown as Parameters<typeof redisInsStore>[0], {
+/** @param client Redis connections to share; undefined for this process's memory */
+export async function createKeyvStore(client: RedisCommands | undefined): Promise<Keyv> {
+  if (!client) return new Keyv({ store: createMemoryAdapter() });
+  // Imported here: the package loads every Redis module, which a start without Redis does not need.
+  const { redisInsStore: createRedisStore } = await import('cache-manager-redis-yet');
+  // The package is typed for a node-redis 4 client. It needs only GET, SET PX and DEL of it.
+  const redis = createRedisStore(client as unknown as Parameters<typeof redisInsStore>[0], {
     keyPrefix: 'hf:eventual',
   });
   const adapter: Pick<KeyvStoreAdapter, 'get' | 'set' | 'delete' | 'clear' | 'opts' | 'on'> = {
     opts: {},
-    get: (key) => orMiss(redis.get(key)) as Promise<never>,
-    set: (key, value, ttl) => orMiss(redis.set(key, value, ttl)),
-    delete: async (key) => (await orMiss(redis.del(key).then(() => true))) ?? false,
-    // Only ever called by mistake: it would flush the strict cache, which the protocol survives but users would feel.
-    clear: () => Promise.reject(new Error('the eventual cache is not cleared as a whole')),
+    get: (key) => replyOrMiss(redis.get(key)) as Promise<never>,
+    set: (key, value, ttl) => replyOrMiss(redis.set(key, value, ttl)),
+    delete: async (key) => {
+      const isDeleted = await replyOrMiss(redis.del(key).then(() => true));
+      return isDeleted ?? false;
+    },
+    // It would flush the whole Redis. The strict cache survives that, but every reader would miss.
+    clear: () => Promise.reject(new Error('CACHE_MANAGER cannot be cleared: delete single keys')),
     on: () => adapter as never,
   };
   return new Keyv({ store: adapter as KeyvStoreAdapter, useKeyPrefix: false });

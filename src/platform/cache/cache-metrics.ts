@@ -1,15 +1,21 @@
-/** What the cache counts, under the names that operators' dashboards use. One instance for each process (registry). */
+/** The cache's metrics, one instance for each process. Dashboards rely on their names. */
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { Outcome } from './reading.js';
+import type { ReadOutcome } from './read/read-context.js';
 
-/** `lost`: to another node, to a writer, or to the row's own end. `skipped`: too many at once. */
+/**
+ * How a refresh ahead ended. `lost`: another node or a writer changed the entry, or the row does
+ * not exist any more. `skipped`: too many refreshes were running.
+ */
 export type RefreshOutcome = 'refreshed' | 'lost' | 'failed' | 'skipped';
 
 @Injectable()
 export class CacheMetrics {
-  /** Reads since the counter was last looked at, by entity and outcome: to count one here costs next to nothing. */
-  private readonly reads = new Map<string, Map<Outcome, number>>();
+  /**
+   * Reads since the last scrape, by entity and outcome. The counter is increased when it is
+   * scraped: increasing it at every read costs more than a cached read should.
+   */
+  private readonly reads = new Map<string, Map<ReadOutcome, number>>();
   private readonly rowsLoaded: Counter<'entity'>;
   private readonly fillsRejected: Counter<'entity'>;
   private readonly refreshes: Counter<'entity' | 'outcome'>;
@@ -25,68 +31,77 @@ export class CacheMetrics {
       labelNames: ['entity', 'outcome'],
       registers,
       collect() {
-        for (const [entity, outcomes] of reads)
-          for (const [outcome, count] of outcomes)
+        for (const [entity, outcomes] of reads) {
+          for (const [outcome, count] of outcomes) {
             this.inc({ entity, outcome: outcome === 'request' ? 'bypass' : outcome }, count);
+          }
+        }
         reads.clear();
       },
     });
     this.rowsLoaded = new Counter({
       name: 'holdfast_cache_loads_total',
-      help: 'Rows asked of PostgreSQL to fill the cache or to answer',
+      help: 'Rows read from PostgreSQL to answer a request or to fill the cache',
       labelNames: ['entity'],
       registers,
     });
     this.fillsRejected = new Counter({
       name: 'holdfast_cache_fills_rejected_total',
-      help: 'Rows read but not cached, because a writer came between',
+      help: 'Rows read but not cached because a writer fenced the key meanwhile',
       labelNames: ['entity'],
       registers,
     });
     this.refreshes = new Counter({
       name: 'holdfast_cache_refreshes_total',
-      help: 'Entries much read shortly before their end: refreshed; lost to another node or a writer; failed; skipped, too many at once',
+      help:
+        'Refreshes of often read entries before they expire: refreshed, lost to another node or ' +
+        'a writer, failed, or skipped because too many were running',
       labelNames: ['entity', 'outcome'],
       registers,
     });
     this.lag = new Histogram({
       name: 'holdfast_cache_invalidation_lag_seconds',
-      help: "Time from a change that fenced nothing (psql, a node cut off) to its keys' removal: how long it could be read stale",
+      help:
+        'Time from a change that fenced nothing (psql, a node without Redis) to the deletion of ' +
+        'its keys: how long a reader could see the old row',
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
       registers,
     });
     this.breaker = new Gauge({
       name: 'holdfast_cache_breaker_open',
-      help: '1 while the cache is skipped because it failed, else 0',
+      help: '1 while the circuit breaker skips the cache because it failed, else 0',
       registers,
     });
     this.breaker.set(0);
   }
 
-  request(entity: string, outcome: Outcome): void {
+  countRead(entity: string, outcome: ReadOutcome): void {
     let outcomes = this.reads.get(entity);
-    if (!outcomes) this.reads.set(entity, (outcomes = new Map()));
+    if (!outcomes) {
+      outcomes = new Map();
+      this.reads.set(entity, outcomes);
+    }
     outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
   }
 
-  loads(entity: string, rows: number): void {
+  countLoads(entity: string, rows: number): void {
     this.rowsLoaded.inc({ entity }, rows);
   }
 
-  fillRejected(entity: string): void {
+  countRejectedFill(entity: string): void {
     this.fillsRejected.inc({ entity });
   }
 
-  refresh(entity: string, outcome: RefreshOutcome): void {
+  countRefresh(entity: string, outcome: RefreshOutcome): void {
     this.refreshes.inc({ entity, outcome });
   }
 
-  /** @param seconds from the change to the removal of its keys */
-  invalidationLag(seconds: number): void {
+  /** @param seconds from the change to the deletion of its keys */
+  observeInvalidationLag(seconds: number): void {
     this.lag.observe(Math.max(0, seconds));
   }
 
-  breakerOpen(open: boolean): void {
-    this.breaker.set(open ? 1 : 0);
+  setBreakerOpen(isOpen: boolean): void {
+    this.breaker.set(isOpen ? 1 : 0);
   }
 }

@@ -1,6 +1,8 @@
 /**
- * The cache's door. `CacheModule.forRoot(...)` chooses the store (Redis, or this process's memory) and its settings;
- * `CacheModule.forFeature([User])` provides a {@link CachedRepository} for each entity, as TypeOrmModule does repositories.
+ * Provides the cache. `CacheModule.forRoot(...)` chooses the store: Redis, or this process's
+ * memory.
+ * `CacheModule.forFeature([User])` provides a {@link CachedRepository} for each entity, as
+ * TypeOrmModule provides repositories.
  */
 import { CacheModule as NestCacheModule } from '@nestjs/cache-manager';
 import {
@@ -16,72 +18,83 @@ import {
 } from '@nestjs/common';
 import { getRepositoryToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { Repository } from 'typeorm';
-import { keyvStore } from './cache-manager.js';
-import { CacheMetrics } from './cache.metrics.js';
-import { CACHE_STORE, type CacheStore } from './cache.store.js';
-import { CachedEntity, CachedRepository } from './cached-repository.js';
+import { createKeyvStore } from './cache-manager.js';
+import { CacheMetrics } from './cache-metrics.js';
+import { CACHE_TIMINGS, type CacheTimings, DEFAULT_CACHE_TIMINGS } from './cache-timings.js';
+import { CachedEntities, CachedEntity } from './cached-entity.js';
+import { CachedRepository } from './cached-repository.js';
 import { type CachedRow, cachedOptionsOf, cachedRepositoryToken } from './cached.decorator.js';
-import { DatabaseInvalidations } from './database-invalidations.js';
-import { GuardedStore } from './guarded.store.js';
-import { ReadGate } from './read-gate.js';
+import { ReadGate } from './read/read-gate.js';
+import { CACHE_STORE, type CacheStore } from './store/cache-store.js';
+import { GuardedStore } from './store/guarded-store.js';
+import { MemoryStore } from './store/memory-store.js';
+import type { RedisStore } from './store/redis/redis-store.js';
+import { DatabaseInvalidations } from './write/database-invalidations.js';
 import {
-  CachedEntities,
   DEGRADED_WRITES,
   type DegradedWrites,
   InvalidationService,
-} from './invalidation.service.js';
-import { MemoryStore } from './memory.store.js';
-import type { RedisStore } from './redis.store.js';
+} from './write/invalidation.service.js';
 
 export interface CacheSettings {
-  /** Absent: the protocol runs in this process's memory, for one process only. */
+  /** Absent: the cache is in this process's memory, which is correct for a single process only. */
   readonly redisUrl?: string | undefined;
   readonly degradedWrites: DegradedWrites;
-  /** Seconds by entity name; the entity's own number when absent. */
+  /** Seconds until an entry expires, by entity name. Absent: the entity's own `ttl`. */
   readonly ttl: Readonly<Record<string, number>>;
+  /** Defaults to {@link DEFAULT_CACHE_TIMINGS}. Only tests set it. */
+  readonly timings?: Partial<CacheTimings> | undefined;
 }
 
-/** The connection that the cache uses, for others to share; undefined without Redis. */
+/** The Redis connections of the cache, for other modules to share; undefined without Redis. */
 export const REDIS_CLIENT = Symbol('RedisClient');
 export type RedisClient = RedisStore['client'];
 
 const SETTINGS = Symbol('CacheSettings');
 const STORES = Symbol('CacheStores');
 
-/** The store, and the connection under it that others share. */
+/** Milliseconds that values in CACHE_MANAGER live unless their writer says otherwise. */
+const CACHE_MANAGER_TTL_MS = 30_000;
+
 interface Stores {
+  /** The store for reads and writes, behind its circuit breaker. */
   readonly store: CacheStore;
+  /** The same without the breaker; undefined without Redis. */
   readonly redis: RedisStore | undefined;
 }
 
-/** A store that is reached over a network may have missed invalidations each time it comes back: the gate closes. */
-async function makeStores(
+async function createStores(
   settings: CacheSettings,
   gate: ReadGate,
   metrics: CacheMetrics,
 ): Promise<Stores> {
   if (!settings.redisUrl) return { store: new MemoryStore(), redis: undefined };
   const logger = new Logger('Cache');
-  // Loaded where it is used: a start without Redis need not wait for its client.
-  const { RedisStore } = await import('./redis.store.js');
+  // Imported here: a start without Redis need not load its client.
+  const { RedisStore } = await import('./store/redis/redis-store.js');
+  // Each time Redis comes back it may lack invalidations, so every change of state closes the gate.
   const redis = RedisStore.connect({
     url: settings.redisUrl,
-    onStateChange: (available) => {
+    onStateChange: (isAvailable) => {
       gate.close();
-      if (available) logger.log('Redis is available');
+      if (isAvailable) logger.log('Redis is available');
       else logger.warn('Redis is unavailable: reads go to PostgreSQL');
     },
-    onError: (error) => logger.debug(`Redis: ${error.message}`),
+    onError: (error) => logger.debug(`Redis connection error: ${error.message}`),
   });
-  const store = new GuardedStore(redis, (available) => {
+  const store = new GuardedStore(redis, (isAvailable) => {
     gate.close();
-    metrics.breakerOpen(!available);
-    if (!available) logger.warn('Redis fails: it is skipped until a probe gets through');
+    metrics.setBreakerOpen(!isAvailable);
+    if (!isAvailable) {
+      logger.warn(
+        'Redis failed several times in a row: reads go to PostgreSQL until a ping succeeds',
+      );
+    }
   });
   return { store, redis };
 }
 
-/** Closes the store when nothing uses it any more: after the listener has closed. */
+/** Closes the store at shutdown, when the HTTP server has closed and nothing uses it any more. */
 class CacheStoreOwner implements OnApplicationShutdown {
   constructor(@Inject(CACHE_STORE) private readonly store: CacheStore) {}
 
@@ -89,6 +102,63 @@ class CacheStoreOwner implements OnApplicationShutdown {
     return this.store.close();
   }
 }
+
+const ROOT_PROVIDERS = [
+  { provide: STORES, inject: [SETTINGS, ReadGate, CacheMetrics], useFactory: createStores },
+  { provide: CACHE_STORE, inject: [STORES], useFactory: ({ store }: Stores) => store },
+  { provide: REDIS_CLIENT, inject: [STORES], useFactory: ({ redis }: Stores) => redis?.client },
+  {
+    provide: DEGRADED_WRITES,
+    inject: [SETTINGS],
+    useFactory: ({ degradedWrites }: CacheSettings) => degradedWrites,
+  },
+  {
+    provide: CACHE_TIMINGS,
+    inject: [SETTINGS],
+    useFactory: ({ timings }: CacheSettings) => ({ ...DEFAULT_CACHE_TIMINGS, ...timings }),
+  },
+  CacheStoreOwner,
+  CacheMetrics,
+  CachedEntities,
+  DatabaseInvalidations,
+  InvalidationService,
+  ReadGate,
+];
+
+const cacheManagerModule = (): DynamicModule =>
+  NestCacheModule.registerAsync({
+    inject: [REDIS_CLIENT],
+    useFactory: async (client: RedisClient | undefined) => ({
+      stores: await createKeyvStore(client),
+      ttl: CACHE_MANAGER_TTL_MS,
+    }),
+  });
+
+const cachedRepositoryProvider = (entity: Type<CachedRow>): FactoryProvider => ({
+  provide: cachedRepositoryToken(entity),
+  inject: [
+    getRepositoryToken(entity),
+    CACHE_STORE,
+    CacheMetrics,
+    ReadGate,
+    CachedEntities,
+    SETTINGS,
+    CACHE_TIMINGS,
+  ],
+  useFactory: (
+    repository: Repository<CachedRow>,
+    store: CacheStore,
+    metrics: CacheMetrics,
+    gate: ReadGate,
+    entities: CachedEntities,
+    { ttl }: CacheSettings,
+    { leaseMs }: CacheTimings,
+  ) => {
+    const cached = new CachedEntity(entity, repository, ttl[cachedOptionsOf(entity).name]);
+    entities.add(cached);
+    return new CachedRepository(cached, store, metrics, gate, leaseMs);
+  },
+});
 
 @Global()
 @Module({})
@@ -104,39 +174,12 @@ export class CacheModule {
     };
     return {
       module: CacheModule,
-      imports: [
-        NestCacheModule.registerAsync({
-          inject: [REDIS_CLIENT],
-          useFactory: async (client: RedisClient | undefined) => ({
-            stores: await keyvStore(client),
-            ttl: 30_000,
-          }),
-        }),
-      ],
-      providers: [
-        settings,
-        { provide: STORES, inject: [SETTINGS, ReadGate, CacheMetrics], useFactory: makeStores },
-        { provide: CACHE_STORE, inject: [STORES], useFactory: ({ store }: Stores) => store },
-        {
-          provide: REDIS_CLIENT,
-          inject: [STORES],
-          useFactory: ({ redis }: Stores) => redis?.client,
-        },
-        {
-          provide: DEGRADED_WRITES,
-          inject: [SETTINGS],
-          useFactory: ({ degradedWrites }: CacheSettings) => degradedWrites,
-        },
-        CacheStoreOwner,
-        CacheMetrics,
-        CachedEntities,
-        DatabaseInvalidations,
-        InvalidationService,
-        ReadGate,
-      ],
+      imports: [cacheManagerModule()],
+      providers: [settings, ...ROOT_PROVIDERS],
       exports: [
         SETTINGS,
         CACHE_STORE,
+        CACHE_TIMINGS,
         REDIS_CLIENT,
         CacheMetrics,
         CachedEntities,
@@ -148,29 +191,7 @@ export class CacheModule {
   }
 
   static forFeature(entities: Type<CachedRow>[]): DynamicModule {
-    const providers = entities.map((entity): FactoryProvider => ({
-      provide: cachedRepositoryToken(entity),
-      inject: [
-        getRepositoryToken(entity),
-        CACHE_STORE,
-        CacheMetrics,
-        ReadGate,
-        CachedEntities,
-        SETTINGS,
-      ],
-      useFactory: (
-        repository: Repository<CachedRow>,
-        store: CacheStore,
-        metrics: CacheMetrics,
-        gate: ReadGate,
-        all: CachedEntities,
-        { ttl }: CacheSettings,
-      ) => {
-        const cached = new CachedEntity(entity, repository, ttl[cachedOptionsOf(entity).name]);
-        all.add(cached);
-        return new CachedRepository(cached, store, metrics, gate);
-      },
-    }));
+    const providers = entities.map(cachedRepositoryProvider);
     return {
       module: class CacheFeatureModule {},
       imports: [TypeOrmModule.forFeature(entities)],

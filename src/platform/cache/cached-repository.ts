@@ -1,192 +1,147 @@
 /**
- * A TypeORM repository, decorated by the cache: rows by id, by alias, many at once, and the newest rows of a collection.
- * It only reads; writes go through UnitOfWork, which fences and publishes the keys that {@link CachedEntity} names. Every
- * answer is as new as the primary database was at some moment after the call began (docs/cache-protocol.md, G1).
+ * Cached reads of one entity: rows by id, by alias, many at once, and the newest of a collection.
+ * It only reads: writes go through UnitOfWork, which fences and publishes the same keys.
+ *
+ * Invariant: every result is as new as the primary database was at some moment after the call began
+ * (docs/design/cache-protocol.md, G1).
  */
-import type { Type } from '@nestjs/common';
 import { LRUCache } from 'lru-cache';
-import type { Repository } from 'typeorm';
-import type { CacheStore } from './cache.store.js';
-import { seal } from './envelope.js';
-import type { CacheMetrics } from './cache.metrics.js';
-import {
-  type Alias,
-  type CachedOptions,
-  type CachedRow,
-  type Collection,
-  cachedOptionsOf,
-} from './cached.decorator.js';
-import type { ReadGate } from './read-gate.js';
-import type { Reading } from './reading.js';
-import { ReadThrough } from './read-through.js';
-import { RowCodec } from './row-codec.js';
-import { REFRESH, type RefreshPolicy, type Versioned } from './source.js';
+import { LEASE_MS } from './cache-timings.js';
+import type { CachedEntity } from './cached-entity.js';
+import type { Alias, CachedRow, Collection } from './cached.decorator.js';
+import type { CacheMetrics } from './cache-metrics.js';
+import type { KeyLoader, Versioned } from './read/key-loader.js';
+import type { ReadContext } from './read/read-context.js';
+import type { ReadGate } from './read/read-gate.js';
+import { ReadThrough, type ReadThroughContext } from './read/read-through.js';
+import type { CacheStore } from './store/cache-store.js';
 
-/** How many pointers of immutable aliases one process remembers. */
-const REMEMBERED_POINTERS = 50_000;
-
-/** The keys of an entity's rows, for readers and writers alike. */
-export class CachedEntity<E extends CachedRow> {
-  readonly options: CachedOptions;
-  readonly codec: RowCodec<E>;
-  readonly ttlMs: number;
-
-  constructor(
-    readonly entity: Type<E>,
-    readonly repository: Repository<E>,
-    ttlSeconds?: number,
-    readonly refresh: RefreshPolicy = REFRESH,
-  ) {
-    this.options = cachedOptionsOf(entity);
-    this.codec = new RowCodec<E>(repository.metadata);
-    this.ttlMs = (ttlSeconds ?? this.options.ttl) * 1000;
-  }
-
-  prefix(by: string): string {
-    return `${this.options.name}:${by}:`;
-  }
-
-  rowKey(id: string): string {
-    return this.prefix('id') + id;
-  }
-
-  /** A row as it is published under its id, to live for `ttlMs`. */
-  seal(row: E, ttlMs: number): string {
-    return seal(this.options.schema, row.id, this.codec.encode(row), ttlMs);
-  }
-
-  /** The text under which a row is found by this alias; null when it has none. */
-  aliasValue(alias: Alias, row: E): string | null {
-    const value = row[alias.property as keyof E] as string | null | undefined;
-    if (value === null || value === undefined) return null;
-    return alias.fold === 'lower' ? value.toLowerCase() : value;
-  }
-
-  /**
-   * The pointers and collections that a change of one row touches: what it had and has no longer, and what it has now and
-   * had not. A change that moves neither touches none.
-   */
-  relatedKeys(before: E | null, after: E | null): string[] {
-    const keysOf = (row: E | null): string[] => {
-      if (!row) return [];
-      const aliases = Object.entries(this.options.aliases ?? {}).map(
-        ([by, alias]) => [by, this.aliasValue(alias, row)] as const,
-      );
-      const collections = Object.entries(this.options.collections ?? {}).map(
-        ([by, { by: property }]) => [by, String(row[property as keyof E])] as const,
-      );
-      return [...aliases, ...collections].flatMap(([by, value]) =>
-        value === null ? [] : [this.prefix(by) + value],
-      );
-    };
-    const [had, has] = [new Set(keysOf(before)), new Set(keysOf(after))];
-    return [...had].filter((key) => !has.has(key)).concat([...has].filter((key) => !had.has(key)));
-  }
-}
+/** Immutable aliases that one process keeps in its memory. */
+const MAX_CACHED_ALIASES = 50_000;
 
 export class CachedRepository<E extends CachedRow> {
   private readonly rows: ReadThrough<E>;
-  private readonly pointers = new Map<string, ReadThrough<string>>();
+  /** By the alias's name. Each finds the id of the row that has the alias. */
+  private readonly aliases = new Map<string, ReadThrough<string>>();
+  /** By the collection's name. Each finds the ids of its newest rows. */
   private readonly collections = new Map<string, ReadThrough<string[]>>();
-  private readonly remembered = new LRUCache<string, string>({ max: REMEMBERED_POINTERS });
+  private readonly cachedAliases = new LRUCache<string, string>({ max: MAX_CACHED_ALIASES });
 
+  /** @param leaseMs milliseconds until a reader's lease expires */
   constructor(
     private readonly cached: CachedEntity<E>,
     store: CacheStore,
     metrics: CacheMetrics,
     gate: ReadGate,
+    leaseMs = LEASE_MS,
   ) {
-    const { options, codec, ttlMs, refresh } = cached;
-    const kind = { entity: options.name, schema: options.schema, ttlMs, refresh };
-    this.rows = new ReadThrough<E>(
-      store,
-      {
-        ...kind,
-        prefix: cached.prefix('id'),
-        load: (ids) => this.loadRows(ids),
-        encode: (row) => codec.encode(row),
-        decode: (payload) => codec.decode(payload),
-      },
-      metrics,
-      gate,
-    );
-    for (const [by, alias] of Object.entries(options.aliases ?? {})) {
-      const source = {
-        ...kind,
-        prefix: cached.prefix(by),
-        load: (values: string[]) => this.loadPointers(alias, values),
-      };
-      this.pointers.set(
-        by,
-        new ReadThrough(
-          store,
-          { ...source, encode: (id) => id, decode: (id) => id || undefined },
-          metrics,
-          gate,
-        ),
-      );
+    const context: ReadThroughContext = { store, metrics, gate, leaseMs };
+    const { aliases = {}, collections = {} } = cached.options;
+    this.rows = new ReadThrough(this.rowLoader(), context);
+    for (const [by, alias] of Object.entries(aliases)) {
+      this.aliases.set(by, new ReadThrough(this.aliasLoader(by, alias), context));
     }
-    for (const [by, collection] of Object.entries(options.collections ?? {})) {
-      const source = {
-        ...kind,
-        prefix: cached.prefix(by),
-        load: (values: string[]) => this.loadCollections(collection, values),
-      };
-      const encode = (ids: string[]): string => ids.join(',');
-      const decode = (ids: string): string[] => (ids === '' ? [] : ids.split(','));
-      this.collections.set(
-        by,
-        new ReadThrough(store, { ...source, encode, decode }, metrics, gate),
-      );
+    for (const [by, collection] of Object.entries(collections)) {
+      this.collections.set(by, new ReadThrough(this.collectionLoader(by, collection), context));
     }
   }
 
-  async findById(id: string, reading?: Reading): Promise<E | null> {
-    const [row] = await this.rows.read([id], reading);
+  async findById(id: string, context?: ReadContext): Promise<E | null> {
+    const [row] = await this.rows.read([id], context);
     return row ?? null;
   }
 
-  /** One MGET, and one query for all that is not cached. In the order asked, null for what does not exist. */
-  findByIds(ids: readonly string[], reading?: Reading): Promise<(E | null)[]> {
-    return this.rows.read(ids, reading);
+  /**
+   * Costs one MGET, and one query for all rows that are not cached.
+   * @returns a result for each id, in the same order; null for rows that do not exist
+   */
+  findByIds(ids: readonly string[], context?: ReadContext): Promise<(E | null)[]> {
+    return this.rows.read(ids, context);
   }
 
   /**
-   * The row that has this alias now. The pointer is only a hint: the row is loaded by id and must still have the alias, so
-   * that a wrong row is impossible.
+   * The row that has this alias now. A cached alias is only a hint: the row that it names must
+   * still have the alias, so a wrong row is impossible.
+   * @param by the alias's name in `@Cached`
    */
-  async findByAlias(by: string, value: string, reading?: Reading): Promise<E | null> {
+  async findByAlias(by: string, value: string, context?: ReadContext): Promise<E | null> {
     const alias = this.cached.options.aliases?.[by];
-    const pointers = this.pointers.get(by);
-    if (!alias || !pointers) throw new Error(`${this.cached.options.name} has no alias ${by}`);
-    const wanted = alias.fold === 'lower' ? value.toLowerCase() : value;
-    const rowOf = async (id: string | undefined | null): Promise<E | null> => {
-      const row = id ? await this.findById(id, reading) : null;
-      return row && this.cached.aliasValue(alias, row) === wanted ? row : null;
+    const readIds = this.aliases.get(by);
+    if (!alias || !readIds) throw new Error(`${this.cached.options.name} has no alias ${by}`);
+    const foldedValue = alias.fold === 'lower' ? value.toLowerCase() : value;
+    const findRow = async (id: string): Promise<E | null> => {
+      const row = await this.findById(id, context);
+      return row && this.cached.aliasValue(alias, row) === foldedValue ? row : null;
     };
 
-    const memory = `${by}:${wanted}`;
-    const known = alias.immutable ? await rowOf(this.remembered.get(memory)) : null;
-    if (known) return known;
-    const [id] = await pointers.read([wanted], reading);
+    const memoryKey = `${by}:${foldedValue}`;
+    const rememberedId = alias.immutable ? this.cachedAliases.get(memoryKey) : undefined;
+    const rememberedRow = rememberedId ? await findRow(rememberedId) : null;
+    if (rememberedRow) return rememberedRow;
+
+    const [id] = await readIds.read([foldedValue], context);
     if (!id) return null;
-    const row = await rowOf(id);
+    const row = await findRow(id);
     if (row) {
-      if (alias.immutable) this.remembered.set(memory, id);
+      if (alias.immutable) this.cachedAliases.set(memoryKey, id);
       return row;
     }
-    // The alias moved between the two reads: the primary decides.
-    const moved = (await this.loadPointers(alias, [wanted])).get(wanted);
-    return moved ? rowOf(moved.value) : null;
+    // The alias moved to another row between the two reads: the primary database decides.
+    const currentIds = await this.loadAliases(alias, [foldedValue]);
+    const currentId = currentIds.get(foldedValue)?.value;
+    return currentId === undefined ? null : findRow(currentId);
   }
 
-  /** The newest rows of a collection, at most the collection's `size`, newest first. */
-  async findCollection(by: string, value: string, limit: number, reading?: Reading): Promise<E[]> {
+  /**
+   * The newest rows of a collection, newest first.
+   * @param by the collection's name in `@Cached`
+   * @param limit at most the collection's `size`
+   */
+  async findCollection(
+    by: string,
+    value: string,
+    limit: number,
+    context?: ReadContext,
+  ): Promise<E[]> {
     const collection = this.collections.get(by);
     if (!collection) throw new Error(`${this.cached.options.name} has no collection ${by}`);
-    const [ids] = await collection.read([value], reading);
-    const rows = await this.findByIds((ids ?? []).slice(0, limit), reading);
+    const [ids] = await collection.read([value], context);
+    const rows = await this.findByIds((ids ?? []).slice(0, limit), context);
     return rows.filter((row): row is Awaited<E> => row !== null);
+  }
+
+  private rowLoader(): KeyLoader<E> {
+    const { codec } = this.cached;
+    return {
+      ...this.loaderBase('id'),
+      load: (ids) => this.loadRows(ids),
+      encode: (row) => codec.encode(row),
+      decode: (payload) => codec.decode(payload),
+    };
+  }
+
+  private aliasLoader(by: string, alias: Alias): KeyLoader<string> {
+    return {
+      ...this.loaderBase(by),
+      load: (values) => this.loadAliases(alias, values),
+      encode: (id) => id,
+      decode: (payload) => payload || undefined,
+    };
+  }
+
+  private collectionLoader(by: string, collection: Collection): KeyLoader<string[]> {
+    return {
+      ...this.loaderBase(by),
+      load: (values) => this.loadCollections(collection, values),
+      encode: (ids) => ids.join(','),
+      decode: (payload) => (payload === '' ? [] : payload.split(',')),
+    };
+  }
+
+  private loaderBase(by: string) {
+    const { options, ttlMs, refresh } = this.cached;
+    const prefix = this.cached.keyPrefix(by);
+    return { entity: options.name, schema: options.schema, prefix, ttlMs, refresh };
   }
 
   private async loadRows(ids: string[]): Promise<Map<string, Versioned<E>>> {
@@ -197,7 +152,8 @@ export class CachedRepository<E extends CachedRow> {
     return new Map(rows.map((row) => [row.id, { version: row.version, value: row }]));
   }
 
-  private async loadPointers(
+  /** @returns ids by alias */
+  private async loadAliases(
     alias: Alias,
     values: string[],
   ): Promise<Map<string, Versioned<string>>> {
@@ -208,10 +164,10 @@ export class CachedRepository<E extends CachedRow> {
       .where(`${column} = ANY(:values)`, { values })
       .getMany();
     return new Map(
-      rows.map((row) => [
-        this.cached.aliasValue(alias, row) as string,
-        { version: row.version, value: row.id },
-      ]),
+      rows.map((row) => {
+        const value = this.cached.aliasValue(alias, row) as string;
+        return [value, { version: row.version, value: row.id }];
+      }),
     );
   }
 
@@ -219,25 +175,30 @@ export class CachedRepository<E extends CachedRow> {
     collection: Collection,
     values: string[],
   ): Promise<Map<string, Versioned<string[]>>> {
-    const place = `(row.${collection.by}, row.${collection.newest})`;
     const lists = await Promise.all(
       values.map(async (value) => {
-        const rows = await this.cached.repository
-          .createQueryBuilder('row')
-          .select('row.id')
-          // As a range of the collection's index: `=` would let PostgreSQL walk all rows by time and leave out the others'.
-          .where(`${place} >= (:value, '-infinity') AND ${place} <= (:value, 'infinity')`, {
-            value,
-          })
-          .orderBy(`row.${collection.by}`, 'DESC')
-          .addOrderBy(`row.${collection.newest}`, 'DESC')
-          .addOrderBy('row.id', 'DESC')
-          .limit(collection.size)
-          .getMany();
-        // A list is no single row and is never published over, only dropped: its version says nothing.
-        return [value, { version: 0, value: rows.map(({ id }) => id) }] as const;
+        const ids = await this.loadCollection(collection, value);
+        // A list has no version: it is invalidated, never published, so nothing compares this one.
+        return [value, { version: 0, value: ids }] as const;
       }),
     );
     return new Map(lists);
+  }
+
+  private async loadCollection(collection: Collection, value: string): Promise<string[]> {
+    const { by, newest, size } = collection;
+    const place = `(row.${by}, row.${newest})`;
+    const rows = await this.cached.repository
+      .createQueryBuilder('row')
+      .select('row.id')
+      // A range of the collection's index. With `=`, PostgreSQL may walk all rows in order of time
+      // and filter out those of other collections.
+      .where(`${place} >= (:value, '-infinity') AND ${place} <= (:value, 'infinity')`, { value })
+      .orderBy(`row.${by}`, 'DESC')
+      .addOrderBy(`row.${newest}`, 'DESC')
+      .addOrderBy('row.id', 'DESC')
+      .limit(size)
+      .getMany();
+    return rows.map(({ id }) => id);
   }
 }

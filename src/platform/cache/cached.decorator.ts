@@ -1,45 +1,64 @@
 /**
- * `@Cached(...)` says on the entity how its rows are cached: under which name, for how long, by which other keys they are
- * found (aliases) and which lists of ids they belong to (collections). It is data only; cached-repository.ts reads it for
- * reading, invalidation.service.ts for writing, so that both always speak of the same keys.
+ * `@Cached(...)` declares how an entity's rows are cached: name, lifetime, aliases and collections.
+ * It is data only. Readers (cached-repository.ts) and writers (write/invalidation.service.ts)
+ * derive their keys from it, so both always use the same ones.
  */
 import 'reflect-metadata';
 import { Inject, type Type } from '@nestjs/common';
 
-/** A row that can be cached: its id never changes and its version is moved by the database at every write. */
+/**
+ * A row that can be cached. Its id never changes; the database increases its version at every
+ * write.
+ */
 export interface CachedRow {
   id: string;
   version: number;
 }
 
-/** Another way to one row. The cache keeps a pointer (alias → id), never a copy of the row. */
+/**
+ * A unique property that identifies one row, e.g. a username. The cache keeps the row's id under
+ * the alias, never a copy of the row.
+ */
 export interface Alias {
-  /** The property that holds the alias; null there means that the row has none. */
+  /** The property that holds the alias; null when the row has none. */
   readonly property: string;
-  /** Compared in lower case, by the SQL function `lower`, whose index must exist. */
+  /** Compares in lower case. The column needs an index on the SQL function `lower`. */
   readonly fold?: 'lower';
-  /** The alias never moves to another row (a token's hash): pointers may be remembered in the process. */
+  /**
+   * The alias never moves to another row (a token's hash), so a process may keep cached aliases in
+   * its own memory.
+   */
   readonly immutable?: boolean;
 }
 
-/** The newest ids of the rows that share a value, newest first. */
+/** The ids of the newest rows that share a value, newest first. */
 export interface Collection {
-  /** The property that the members share. It must never change in a row. */
+  /** The property whose value the members share. It must never change in a row. */
   readonly by: string;
-  /** The property that orders them, before the id; it must never change in a row. */
+  /**
+   * The property that orders the members; ties are ordered by id. It must never change in a row.
+   */
   readonly newest: string;
-  /** How many ids are kept. */
+  /** How many ids the cache keeps. */
   readonly size: number;
 }
 
 export interface CachedOptions {
-  /** In keys, metrics and configuration, e.g. `user`. */
+  /** Names the entity in keys, metrics and configuration, e.g. `user`. */
   readonly name: string;
-  /** Moved by one whenever the entity's columns change, so that two releases never read each other's payloads. */
+  /**
+   * Increase it whenever the entity's columns change, so that two releases never read each other's
+   * payloads.
+   */
   readonly schema: number;
-  /** Seconds an entry lives unless CacheModule.forRoot gives another number for this name; spread by ±10 %. */
+  /**
+   * Seconds until an entry expires, spread by ±10 %. CacheModule.forRoot may set another number for
+   * this name.
+   */
   readonly ttl: number;
+  /** By the name that cache keys contain, e.g. `username`. */
   readonly aliases?: Readonly<Record<string, Alias>>;
+  /** By the name that cache keys contain, e.g. `ofUser`. */
   readonly collections?: Readonly<Record<string, Collection>>;
 }
 
@@ -50,7 +69,7 @@ export function Cached(options: CachedOptions): ClassDecorator {
   return (entity) => Reflect.defineMetadata(METADATA, Object.freeze(options), entity);
 }
 
-/** @throws Error when the entity is not decorated: a mistake of the program, found at the start */
+/** @throws Error at startup when the entity has no `@Cached` decorator: a programming error */
 export function cachedOptionsOf(entity: Type<CachedRow>): CachedOptions {
   const options = Reflect.getMetadata(METADATA, entity) as CachedOptions | undefined;
   if (!options) throw new Error(`${entity.name} is not decorated with @Cached`);

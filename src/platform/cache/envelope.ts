@@ -1,45 +1,68 @@
 /**
- * What stands around every payload: the schema number of the release that wrote it and the key's own value, so that a reader
- * takes only what it understands and what belongs to the key it asked for. The number is in the payload and not in the key:
- * every release fences one and the same key, whatever it can read (docs/adr/0003-schema-in-the-payload.md). Besides, when the
- * entry expires, by the clock of whoever wrote it: a hint for refreshing it beforehand, and nothing else.
+ * The envelope around every cached payload: schema number, expiry and the key's value. A reader
+ * accepts only payloads of its own schema that were written for the key it asked for
+ * (docs/adr/0003-schema-in-the-payload.md).
  *
- * Form: `<schema>|<expiry in seconds since 1970, or ~token of its refresher>|<length of value>|<value><payload>`.
+ * Form: `<schema>|<expiry>|<length of value>|<value><payload>`
  */
-export type Opened =
+
+/**
+ * What {@link openEnvelope} found. The schema number is in the payload and not in the key, so that
+ * two releases with different schemas still fence the same key.
+ */
+export type OpenedEnvelope =
   | {
       readonly kind: 'payload';
       readonly payload: string;
-      /** Milliseconds since 1970; Infinity when somebody refreshes it. */
-      readonly expires: number;
+      /**
+       * Milliseconds since 1970, by the clock of the node that wrote the entry; Infinity while a
+       * node refreshes it. A hint for refreshing ahead: the store decides when an entry expires.
+       */
+      readonly expiresAt: number;
     }
-  /** Written by a later release: right, but not for us to read or to replace. */
+  /** Written by a later release. The entry is valid there, so this release must not replace it. */
   | { readonly kind: 'newer' }
-  /** Of an earlier release, of another key, or damaged: to be replaced. */
+  /** From an earlier release, of another key, or damaged. The entry must be replaced. */
   | { readonly kind: 'unreadable' };
 
 const SCHEMA = /^(\d{1,6})\|/;
+/**
+ * Schema, expiry, length of the value. The expiry is in seconds since 1970, or `~<token>` of the
+ * node that refreshes the entry. Groups: the expiry in seconds, the length.
+ */
 const HEAD = /^\d{1,6}\|(?:(\d{1,12})|~[\w-]+)\|(\d{1,6})\|/;
 const EXPIRY = /(?<=^\d{1,6}\|)\d{1,12}(?=\|)/;
 
 /** @param ttlMs how long the entry is going to live */
-export const seal = (schema: number, value: string, payload: string, ttlMs: number): string =>
-  `${schema}|${Math.ceil((Date.now() + ttlMs) / 1000)}|${value.length}|${value}${payload}`;
+export function sealEnvelope(
+  schema: number,
+  value: string,
+  payload: string,
+  ttlMs: number,
+): string {
+  const expirySeconds = Math.ceil((Date.now() + ttlMs) / 1000);
+  return `${schema}|${expirySeconds}|${value.length}|${value}${payload}`;
+}
 
-/** The same text, taken by the refresher with this token: no other text is like it. */
-export const claim = (text: string, token: string): string => text.replace(EXPIRY, `~${token}`);
+/** The same envelope with the refresher's token for an expiry: a text that nobody else writes. */
+export const claimForRefresh = (text: string, token: string): string =>
+  text.replace(EXPIRY, `~${token}`);
 
-export function open(schema: number, value: string, text: string): Opened {
-  const written = Number(SCHEMA.exec(text)?.[1]);
-  if (written > schema) return { kind: 'newer' };
+/**
+ * @param schema the schema number of this release
+ * @param value the value of the key that was read
+ */
+export function openEnvelope(schema: number, value: string, text: string): OpenedEnvelope {
+  const writtenSchema = Number(SCHEMA.exec(text)?.[1]);
+  if (writtenSchema > schema) return { kind: 'newer' };
   const head = HEAD.exec(text);
-  if (!head || written < schema) return { kind: 'unreadable' };
-  const [{ length }, expires, valueLength] = [head[0], head[1], Number(head[2])];
-  if (text.slice(length, length + valueLength) !== value) return { kind: 'unreadable' };
-  const payload = text.slice(length + valueLength);
+  if (!head || writtenSchema < schema) return { kind: 'unreadable' };
+  const [{ length: headLength }, expirySeconds, valueLength] = head;
+  const payloadStart = headLength + Number(valueLength);
+  if (text.slice(headLength, payloadStart) !== value) return { kind: 'unreadable' };
   return {
     kind: 'payload',
-    payload,
-    expires: expires === undefined ? Infinity : Number(expires) * 1000,
+    payload: text.slice(payloadStart),
+    expiresAt: expirySeconds === undefined ? Infinity : Number(expirySeconds) * 1000,
   };
 }

@@ -1,20 +1,21 @@
 /**
- * Rows as text and back. A payload is a JSON array of the entity's columns in their declared order; reading checks every
- * value against its column, so that an unknown or damaged payload is a miss and never a wrong row or an error.
+ * Rows as text and back. A payload is a JSON array of the entity's columns in their declared order.
+ * `decode` checks every value against its column, so an unknown or damaged payload is a cache miss,
+ * never a wrong row and never an error.
  */
 import type { EntityMetadata } from 'typeorm';
 import type { ColumnMetadata } from 'typeorm/metadata/ColumnMetadata.js';
 
 type Json = string | number | boolean | null | object;
 
-const isTime = (column: ColumnMetadata): boolean =>
+const isTimestamp = (column: ColumnMetadata): boolean =>
   column.type === 'timestamptz' || column.type === 'timestamp with time zone';
 
-/** Whether a decoded JSON value could have been written for this column. */
-function fits(column: ColumnMetadata, value: unknown): boolean {
+/** Whether {@link RowCodec.encode} could have written this value for this column. */
+function isValueOf(column: ColumnMetadata, value: unknown): boolean {
   if (value === null) return column.isNullable;
   if (column.isArray) return Array.isArray(value);
-  if (isTime(column)) return typeof value === 'string' && !Number.isNaN(Date.parse(value));
+  if (isTimestamp(column)) return typeof value === 'string' && !Number.isNaN(Date.parse(value));
   switch (column.type) {
     case 'jsonb':
       return typeof value === 'object';
@@ -33,14 +34,14 @@ export class RowCodec<E extends object> {
   constructor(private readonly metadata: EntityMetadata) {}
 
   encode(row: E): string {
-    return JSON.stringify(
-      this.metadata.columns.map(
-        (column) => (column.getEntityValue(row) as Json | undefined) ?? null,
-      ),
-    );
+    const values = this.metadata.columns.map((column) => {
+      const value = column.getEntityValue(row) as Json | undefined;
+      return value ?? null;
+    });
+    return JSON.stringify(values);
   }
 
-  /** A frozen row; undefined when the text is not a payload of this entity. */
+  /** @returns a frozen row; undefined when the text is not a payload of this entity */
   decode(payload: string): E | undefined {
     let values: unknown;
     try {
@@ -53,11 +54,9 @@ export class RowCodec<E extends object> {
     const row = this.metadata.create() as E;
     for (const [index, column] of columns.entries()) {
       const value: unknown = values[index];
-      if (!fits(column, value)) return undefined;
-      column.setEntityValue(
-        row,
-        isTime(column) && value !== null ? new Date(value as string) : value,
-      );
+      if (!isValueOf(column, value)) return undefined;
+      const isDate = isTimestamp(column) && value !== null;
+      column.setEntityValue(row, isDate ? new Date(value as string) : value);
     }
     return Object.freeze(row);
   }

@@ -1,13 +1,16 @@
-/** The columns that several entities share, declared once, as the migrations make them. */
+/** Column options that several entities share, as the migrations create these columns. */
 import type { ColumnOptions, ValueTransformer } from 'typeorm';
 
-/** A bigint column whose values stay within ±(2^53 - 1), which a CHECK or the column's use guarantees: a number here. */
+/**
+ * Reads a bigint column as a number. Only for columns whose values stay within ±(2^53 - 1), by a
+ * CHECK or by what is written to them.
+ */
 export const safeInteger: ValueTransformer = {
   to: (value: number | undefined) => value,
   from: (value: string | null) => (value === null ? null : Number(value)),
 };
 
-/** A time with milliseconds, as the API shows it. */
+/** A `timestamptz(3)`: milliseconds, as in the API. */
 export const timestamp = (
   name: string,
   options: Pick<ColumnOptions, 'nullable' | 'default'> = {},
@@ -18,6 +21,6 @@ export const timestamp = (
   ...options,
 });
 
-/** The same, set by the database when the row is made. */
+/** A {@link timestamp} that PostgreSQL sets to the time of the INSERT statement. */
 export const timestampOfInsert = (name: string): ColumnOptions =>
   timestamp(name, { default: () => `date_trunc('milliseconds', statement_timestamp())` });

@@ -1,29 +1,44 @@
 /**
- * Whether PostgreSQL answers and is migrated, asked over a connection of its own: a pool that is busy with requests must not
- * look like a database that is gone.
+ * Finds out whether PostgreSQL answers and is migrated. Invariant: over a connection of its own, so
+ * that a pool that is busy with requests does not look like a database that is gone.
  */
-import { Inject, Injectable, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type OnApplicationShutdown,
+  type OnModuleInit,
+} from '@nestjs/common';
 import { Pool } from 'pg';
 import { DataSource } from 'typeorm';
+import { PollingLoop } from '../timing/polling-loop.js';
 import { pendingMigrations } from './migrate.js';
 import type { WatchedClients } from './watched-client.js';
 
 export const WATCHED_CLIENTS = Symbol('WatchedClients');
 
-const PROBE_MS = 1_000;
-/**
- * How a silent PostgreSQL is told from a slow statement, in milliseconds: looked at this often, silent when even SELECT 1 takes
- * this long, and then whoever has waited this long is cut off. Together they stay below the second in which callers get a 503.
- */
-const WATCH = { everyMs: 200, silentMs: 450, waitedMs: 600 } as const;
+const PROBE_TIMEOUT_MS = 1_000;
+const PROBE_IDLE_TIMEOUT_MS = 60_000;
+
+// Together these stay below one second: by then a caller of a PostgreSQL that hangs gets a 503.
+const POLL_INTERVAL_MS = 200;
+/** PostgreSQL counts as silent when even SELECT 1 takes this long: a slow statement does not. */
+const SILENT_AFTER_MS = 450;
+const SILENCE_CHECK_INTERVAL_MS = 90;
+/** While PostgreSQL is silent, connections that have waited this long are cut. */
+const MAX_SILENT_WAIT_MS = 600;
 
 @Injectable()
 export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
+  private readonly logger = new Logger('Database');
   private readonly pool: Pool;
-  /** Migrations only ever become fewer while this process runs, so none pending is final. */
-  private migrated = false;
-
-  private timer: NodeJS.Timeout | undefined;
+  private readonly watchLoop = new PollingLoop({
+    step: () => this.watch(),
+    onError: (error) => this.logger.error(`Watching PostgreSQL failed: ${String(error)}`),
+    retry: { minMs: POLL_INTERVAL_MS, maxMs: POLL_INTERVAL_MS },
+  });
+  /** Final once true: while this process runs, migrations are applied and not added. */
+  private isMigrated = false;
 
   constructor(
     dataSource: DataSource,
@@ -33,61 +48,63 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
     this.pool = new Pool({
       connectionString: url,
       max: 1,
-      connectionTimeoutMillis: PROBE_MS,
-      query_timeout: PROBE_MS,
-      idleTimeoutMillis: 60_000,
+      connectionTimeoutMillis: PROBE_TIMEOUT_MS,
+      query_timeout: PROBE_TIMEOUT_MS,
+      idleTimeoutMillis: PROBE_IDLE_TIMEOUT_MS,
       application_name: 'holdfast-probe',
       allowExitOnIdle: true,
     });
-    // An idle connection that breaks is replaced at the next probe, which then tells.
+    // An idle connection that breaks is replaced by the next query, which reports the failure.
     this.pool.on('error', () => undefined);
   }
 
   onModuleInit(): void {
-    this.watch();
+    this.watchLoop.start();
   }
 
-  private watch(): void {
-    this.timer = setTimeout(
-      () => void this.look().finally(() => this.timer && this.watch()),
-      WATCH.everyMs,
-    ).unref();
-  }
-
-  private async look(): Promise<void> {
-    const began = performance.now();
-    const silence = setInterval(() => {
-      if (performance.now() - began < WATCH.silentMs) return;
-      // One more turn of the event loop first: a stall of this process's own is not PostgreSQL's.
-      setImmediate(() => !answered && this.clients.cutSilent(WATCH.waitedMs));
-    }, WATCH.silentMs / 5).unref();
-    let answered = false;
-    try {
-      await this.ping();
-      answered = true;
-    } catch {
-      this.clients.cutSilent(WATCH.waitedMs);
-    } finally {
-      clearInterval(silence);
-    }
-  }
-
+  /**
+   * Asks PostgreSQL for an answer.
+   * @throws a driver error when none comes within 1 s
+   */
   async ping(): Promise<void> {
     await this.pool.query('SELECT 1');
   }
 
+  /** The names of migrations that have not run; `['unknown']` when PostgreSQL cannot be asked. */
   async pendingMigrations(): Promise<string[]> {
-    if (this.migrated) return [];
+    if (this.isMigrated) return [];
     const pending = await pendingMigrations({
       query: async (sql) => (await this.pool.query(sql)).rows,
     }).catch(() => ['unknown']);
-    this.migrated = pending.length === 0;
+    this.isMigrated = pending.length === 0;
     return pending;
   }
 
   async onApplicationShutdown(): Promise<void> {
-    clearTimeout(this.timer);
-    this.timer = undefined;
+    await this.watchLoop.stop();
     await this.pool.end();
+  }
+
+  /** One step of the watch: while SELECT 1 has no answer, cuts the connections that wait. */
+  private async watch(): Promise<number> {
+    const startedAt = performance.now();
+    let isAnswered = false;
+    const cutIfSilent = (): void => {
+      const isSilent = !isAnswered && performance.now() - startedAt >= SILENT_AFTER_MS;
+      if (isSilent) this.clients.cutSilent(MAX_SILENT_WAIT_MS);
+    };
+    const timer = setInterval(() => {
+      // setImmediate: after a stall of this process, an answer that waits in a socket counts.
+      setImmediate(cutIfSilent);
+    }, SILENCE_CHECK_INTERVAL_MS);
+    try {
+      await this.ping();
+      isAnswered = true;
+    } catch {
+      this.clients.cutSilent(MAX_SILENT_WAIT_MS);
+    } finally {
+      clearInterval(timer);
+    }
+    return POLL_INTERVAL_MS;
   }
 }

@@ -1,6 +1,7 @@
 /**
- * The database's door: the connection (to DATABASE_URL, or to an embedded PostgreSQL that lives and dies with this process),
- * migrated before anyone uses it, and the {@link UnitOfWork}.
+ * Provides the connection to PostgreSQL (DATABASE_URL, or an embedded server that runs as long as
+ * this process) and what uses it: {@link UnitOfWork}, {@link Replicas}, {@link DatabaseProbe}.
+ * Invariant: with MIGRATIONS=auto the database is migrated before anything uses it.
  */
 import {
   type FactoryProvider,
@@ -14,34 +15,35 @@ import { ModuleRef } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { Histogram, Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
-import { Config } from '../config.js';
-import { dataSourceOptions } from './data-source.js';
-import { DatabaseProbe, WATCHED_CLIENTS } from './database.probe.js';
-import { startEmbeddedPostgres } from './embedded-postgres.js';
+import { Config } from '../../config.js';
+import { DATABASE_TIMEOUTS, type DatabaseTimeouts, dataSourceOptions } from './data-source.js';
+import { DatabaseProbe, WATCHED_CLIENTS } from './database-probe.js';
+import { startEmbeddedPostgres } from './embedded/embedded-postgres.js';
 import { migrateDatabase } from './migrate.js';
 import { Replicas } from './replicas.js';
 import { UnitOfWork } from './unit-of-work.js';
 import { watchClients, type WatchedClients } from './watched-client.js';
 
-/** Where PostgreSQL is; starts the embedded one when nothing else is configured. */
+/** Knows the URL of PostgreSQL, and starts the embedded server when DATABASE_URL is not set. */
 @Injectable()
 class DatabaseServer implements OnApplicationShutdown {
   private readonly logger = new Logger('Database');
-  private stop: (() => Promise<void>) | undefined;
+  private stopEmbedded: (() => Promise<void>) | undefined;
 
   constructor(
     private readonly config: Config,
-    private readonly modules: ModuleRef,
+    private readonly moduleRef: ModuleRef,
   ) {}
 
+  /** @returns the URL to connect to */
   async start(): Promise<string> {
     if (this.config.databaseUrl) return this.config.databaseUrl;
     const embedded = await startEmbeddedPostgres({
       dataDir: this.config.dataDir,
       log: (line) => this.logger.debug(line),
     });
-    this.stop = () => embedded.stop();
-    void embedded.exited.then((line) => this.logger.fatal(line));
+    this.stopEmbedded = () => embedded.stop();
+    void embedded.exited.then((reason) => this.logger.fatal(reason));
     this.logger.log(
       `Embedded PostgreSQL on port ${embedded.port}, files in ${this.config.dataDir}`,
     );
@@ -49,9 +51,10 @@ class DatabaseServer implements OnApplicationShutdown {
   }
 
   async onApplicationShutdown(): Promise<void> {
-    const dataSource = this.modules.get(DataSource, { strict: false });
+    // The connections first: the embedded server would otherwise break them and log errors.
+    const dataSource = this.moduleRef.get(DataSource, { strict: false });
     if (dataSource.isInitialized) await dataSource.destroy();
-    await this.stop?.();
+    await this.stopEmbedded?.();
   }
 }
 
@@ -61,7 +64,7 @@ const watchedClients: FactoryProvider<WatchedClients> = {
   useFactory: (registry: Registry) => {
     const duration = new Histogram({
       name: 'db_client_operation_duration_seconds',
-      help: 'Time from sending a query to PostgreSQL to its answer, by SQL command',
+      help: 'Seconds from sending a query to PostgreSQL until its answer, by SQL command',
       labelNames: ['operation'],
       buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
       registers: [registry],
@@ -69,6 +72,20 @@ const watchedClients: FactoryProvider<WatchedClients> = {
     return watchClients((operation, seconds) => duration.observe({ operation }, seconds));
   },
 };
+
+/**
+ * While a process starts, it loads much code and is often short of CPU: it may notice the timeout
+ * of a connection before the connection that was ready in time.
+ */
+const isConnectTimeout = (error: unknown): boolean =>
+  error instanceof Error && /timeout/.test(error.message);
+const MAX_CONNECT_ATTEMPTS = 4;
+const CONNECT_RETRY_MS = 100;
+
+async function migrateBeforeUse(url: string): Promise<void> {
+  const applied = await migrateDatabase(url);
+  if (applied.length > 0) new Logger('Database').log(`Applied migrations: ${applied.join(', ')}`);
+}
 
 @Module({ providers: [DatabaseServer, watchedClients], exports: [DatabaseServer, watchedClients] })
 class DatabaseServerModule {}
@@ -79,17 +96,27 @@ class DatabaseServerModule {}
     DatabaseServerModule,
     TypeOrmModule.forRootAsync({
       imports: [DatabaseServerModule],
-      inject: [DatabaseServer, Config, WATCHED_CLIENTS],
-      useFactory: async (server: DatabaseServer, config: Config, { Client }: WatchedClients) => {
+      inject: [
+        DatabaseServer,
+        Config,
+        WATCHED_CLIENTS,
+        { token: DATABASE_TIMEOUTS, optional: true },
+      ],
+      useFactory: async (
+        server: DatabaseServer,
+        config: Config,
+        { Client }: WatchedClients,
+        timeouts?: Partial<DatabaseTimeouts>,
+      ) => {
         const url = await server.start();
-        if (config.migrations === 'auto') {
-          const names = await migrateDatabase(url);
-          if (names.length > 0) new Logger('Database').log(`Migrated: ${names.join(', ')}`);
-        }
+        if (config.migrations === 'auto') await migrateBeforeUse(url);
         return {
-          ...dataSourceOptions(url, config.databasePool, Client),
+          ...dataSourceOptions(url, config.databasePool, { Client, timeouts }),
           autoLoadEntities: true,
-          retryAttempts: 0,
+          // Any other failure ends the start at once, and main.ts says what to do about it.
+          toRetry: isConnectTimeout,
+          retryAttempts: MAX_CONNECT_ATTEMPTS,
+          retryDelay: CONNECT_RETRY_MS,
         };
       },
     }),

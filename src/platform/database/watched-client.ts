@@ -1,67 +1,77 @@
 /**
- * pg's client, with every query timed, and with a way to cut those whose server has gone silent: a PostgreSQL that hangs keeps
- * its sockets open, so without it every caller would wait for the statement's whole bound.
+ * pg's client with two additions: it measures each query, and it can end connections that wait too
+ * long. A PostgreSQL that hangs keeps its sockets open: without this, each caller would wait for
+ * the whole query timeout (data-source.ts).
  */
 import { tracingChannel } from 'node:diagnostics_channel';
 import pg from 'pg';
 
-/** Tells who subscribes (telemetry/tracing.ts) of each query, by its SQL command. */
+/** One message for each query, with its SQL command; telemetry/tracing.ts subscribes. */
 const queries = tracingChannel<object, object>('holdfast:query');
 
 export interface WatchedClients {
   /** The class for a pool's `Client` option. */
   readonly Client: typeof pg.Client;
-  /** Ends the connections that have waited for an answer for longer than `ms`; their callers get a driver error. */
-  cutSilent(ms: number): void;
+  /**
+   * Ends each connection that has waited for an answer for `waitedMs` milliseconds or longer. Its
+   * caller gets a driver error.
+   */
+  cutSilent(waitedMs: number): void;
 }
 
-/** The SQL command, in upper case, of a closed set: a label must not grow with what is sent. */
+/** SQL commands that become a metric label. A closed set: labels must not grow with the input. */
 const OPERATION = /^\s*(SELECT|INSERT|UPDATE|DELETE|WITH|START|COMMIT|ROLLBACK|SET)\b/i;
 
 function operationOf(query: unknown): string {
-  const text =
-    typeof query === 'string' ? query : ((query as { text?: string } | undefined)?.text ?? '');
-  return OPERATION.exec(text)?.[1]?.toUpperCase() ?? 'OTHER';
+  const text = typeof query === 'string' ? query : (query as { text?: string } | undefined)?.text;
+  return OPERATION.exec(text ?? '')?.[1]?.toUpperCase() ?? 'OTHER';
 }
 
-/** @param onQuery told of each query that was answered or failed, with its seconds */
+/** @param onQuery called after each query, answered or failed, with its duration in seconds */
 export function watchClients(
   onQuery: (operation: string, seconds: number) => void,
 ): WatchedClients {
-  /** Since when each busy client waits, in performance.now() milliseconds. */
-  const waiting = new Map<pg.Client, number>();
+  /** When each busy client began to wait, in performance.now() milliseconds. */
+  const waitingSince = new Map<pg.Client, number>();
 
   class WatchedClient extends pg.Client {
-    // pg declares one overload for each of its styles; every one of them ends in the same call.
+    // pg declares an overload for each of its call styles; all of them end in this call.
     override query(...args: unknown[]): never {
-      const began = performance.now();
+      const startedAt = performance.now();
       const answer = super.query(...(args as [string])) as unknown;
+      // Callbacks and cursors return no promise; this service does not use them.
       if (!(answer instanceof Promise)) return answer as never;
-      waiting.set(this, began);
-      const settled = (): void => {
-        if (waiting.get(this) === began) waiting.delete(this);
-        onQuery(operationOf(args[0]), (performance.now() - began) / 1000);
+      const operation = operationOf(args[0]);
+      waitingSince.set(this, startedAt);
+      const finish = (): void => {
+        if (waitingSince.get(this) === startedAt) waitingSince.delete(this);
+        onQuery(operation, (performance.now() - startedAt) / 1000);
       };
-      answer.then(settled, settled);
-      if (queries.start.hasSubscribers)
-        queries
-          .tracePromise(() => answer, { operation: operationOf(args[0]) })
-          .catch(() => undefined);
+      answer.then(finish, finish);
+      if (queries.start.hasSubscribers) {
+        queries.tracePromise(() => answer, { operation }).catch(() => undefined);
+      }
       return answer as never;
     }
   }
 
   return {
     Client: WatchedClient as typeof pg.Client,
-    cutSilent: (ms) => {
+    cutSilent: (waitedMs) => {
       const now = performance.now();
-      for (const [client, since] of waiting) {
-        if (now - since < ms) continue;
-        const { stream } = (
-          client as unknown as { connection: { stream: { destroy(error: Error): void } } }
-        ).connection;
-        stream.destroy(new Error('Connection terminated: PostgreSQL is silent'));
+      for (const [client, since] of waitingSince) {
+        if (now - since >= waitedMs) cutConnection(client);
       }
     },
   };
+}
+
+/** Ends the connection at once. Client.end() would wait for the answer that does not come. */
+function cutConnection(client: pg.Client): void {
+  // pg's types leave the connection out.
+  const { connection } = client as unknown as {
+    connection: { stream: { destroy(error: Error): void } };
+  };
+  // database-problems.ts recognises "Connection terminated" and answers 503.
+  connection.stream.destroy(new Error('Connection terminated: PostgreSQL does not answer'));
 }

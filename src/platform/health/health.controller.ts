@@ -1,7 +1,7 @@
 /**
- * What Kubernetes asks. Liveness depends on nothing but this process being able to answer, and goes on while it drains;
- * readiness on what every request needs (PostgreSQL, migrations), and tells, without failing, what is only degraded (Redis,
- * the broker). Every look is bounded, so that no probe takes over 100 ms.
+ * The probes of Kubernetes. Liveness depends only on this process; readiness on what every request
+ * needs: PostgreSQL and its migrations. Redis and the broker are reported but do not count: the
+ * service works without them. Invariant: each check has a deadline, so no probe takes over 100 ms.
  */
 import { Controller, Get, Inject, ServiceUnavailableException } from '@nestjs/common';
 import { ApiProperty, ApiPropertyOptional, ApiSchema, ApiTags } from '@nestjs/swagger';
@@ -10,27 +10,29 @@ import {
   HealthIndicatorService,
   type HealthIndicatorResult,
 } from '@nestjs/terminus';
-import { CACHE_STORE, type CacheStore } from '../cache/cache.store.js';
-import { Config } from '../config.js';
-import { DatabaseProbe } from '../database/database.probe.js';
-import { Operation } from '../http/openapi.js';
-import { defineProblem, retryLater } from '../http/problem.js';
-import { OutboxRelay } from '../outbox/outbox.relay.js';
+import { CACHE_STORE, type CacheStore } from '../cache/store/cache-store.js';
+import { Config } from '../../config.js';
+import { DatabaseProbe } from '../database/database-probe.js';
+import { Operation } from '../http/openapi/operation.decorator.js';
+import { defineProblem, RETRY_LATER } from '../http/problems/problem.js';
+import { OutboxRelay } from '../outbox/outbox-relay.js';
+import { withDeadline } from '../timing/deadline.js';
 
 const notReady = defineProblem({
   code: 'not-ready',
   status: 503,
-  title: 'This process takes no traffic now',
+  title: 'This process is not ready for requests',
   explanation:
-    'PostgreSQL is gone, migrations are pending, or the process drains; "checks" says which.',
+    'PostgreSQL does not answer, migrations are pending, or the process is shutting down. ' +
+    '"checks" has the state of each part.',
   example: {
     instance: '/health/ready',
     checks: { postgres: { status: 'down' }, redis: { status: 'up' } },
   },
 });
 
-/** Milliseconds that one look may take. */
-const PATIENCE_MS = 80;
+/** Milliseconds for each check. All checks run at the same time. */
+const CHECK_TIMEOUT_MS = 80;
 
 @ApiSchema({ name: 'Health' })
 export class HealthView {
@@ -39,7 +41,7 @@ export class HealthView {
   @ApiPropertyOptional({
     type: 'object',
     additionalProperties: { type: 'object', additionalProperties: true },
-    description: 'Each part: up, degraded or down.',
+    description: 'The state of each part: up, degraded or down.',
     example: { postgres: { status: 'up' }, migrations: { status: 'up' }, redis: { status: 'up' } },
   })
   checks?: object;
@@ -60,11 +62,11 @@ export class HealthController {
   @Get('live')
   @Operation({
     allow: 'operator',
-    summary: 'Is this process alive?',
+    summary: 'Check that this process is alive',
     description:
-      'Answers while the process can answer, whatever else is down, and also while it drains.',
+      '200 as long as the process can answer: also without PostgreSQL, and while it shuts down.',
     type: HealthView,
-    returns: 'It is.',
+    returns: 'The process is alive.',
     headers: ['Cache-Control'],
   })
   live(): HealthView {
@@ -74,10 +76,10 @@ export class HealthController {
   @Get('startup')
   @Operation({
     allow: 'operator',
-    summary: 'Has this process started?',
-    description: 'Answers once the process has started.',
+    summary: 'Check that this process has started',
+    description: 'The process accepts connections only after it has started, and then answers 200.',
     type: HealthView,
-    returns: 'It has.',
+    returns: 'The process has started.',
     headers: ['Cache-Control'],
   })
   startup(): HealthView {
@@ -87,64 +89,71 @@ export class HealthController {
   @Get('ready')
   @Operation({
     allow: 'operator',
-    summary: 'May this process get traffic?',
+    summary: 'Check that this process can take requests',
     description:
-      'No when PostgreSQL is gone, migrations are pending or the process drains. Yes, with the part marked `degraded`, when only Redis or the broker is gone.',
+      '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
+      'down. 200 when only Redis or the broker is unavailable: that part is then `degraded`.',
     type: HealthView,
-    returns: 'It may.',
+    returns: 'The process can take requests.',
     headers: ['Cache-Control'],
     problems: [notReady],
   })
   async ready(): Promise<HealthView> {
     try {
       const { status, details } = await this.health.check([
-        () =>
-          this.indicators
-            .check('postgres')
-            .attempt(() => this.database.ping())
-            .withTimeout(PATIENCE_MS),
-        () => this.migrations(),
-        () => this.redis(),
-        () => this.broker(),
+        () => this.checkPostgres(),
+        () => this.checkMigrations(),
+        () => this.checkRedis(),
+        () => this.checkBroker(),
       ]);
       return { status, checks: details };
     } catch (error) {
       if (!(error instanceof ServiceUnavailableException)) throw error;
       const { status, details } = error.getResponse() as { status: string; details: object };
-      const detail = status === 'shutting_down' ? 'The process drains.' : undefined;
-      throw notReady(detail, { ...retryLater, extensions: { checks: details } });
+      const detail = status === 'shutting_down' ? 'The process is shutting down.' : undefined;
+      throw notReady(detail, { ...RETRY_LATER, extensions: { checks: details } });
     }
   }
 
-  private async migrations(): Promise<HealthIndicatorResult> {
+  private async checkPostgres(): Promise<HealthIndicatorResult> {
+    return this.indicators
+      .check('postgres')
+      .attempt(() => withDeadline(CHECK_TIMEOUT_MS, 'SELECT 1', this.database.ping()));
+  }
+
+  private async checkMigrations(): Promise<HealthIndicatorResult> {
     const indicator = this.indicators.check('migrations');
-    const pending = await this.database.pendingMigrations();
+    const pending = await withDeadline(
+      CHECK_TIMEOUT_MS,
+      'Reading the applied migrations',
+      this.database.pendingMigrations(),
+    ).catch(() => ['unknown']);
     return pending.length === 0 ? indicator.up() : indicator.down({ pending });
   }
 
-  private async redis(): Promise<HealthIndicatorResult> {
+  private async checkRedis(): Promise<HealthIndicatorResult> {
     const indicator = this.indicators.check('redis');
-    if (!this.config.redisUrl)
-      return indicator.up({ message: 'not configured: cached in this process' });
-    const patience = new Promise<never>((_, reject) =>
-      setTimeout(reject, PATIENCE_MS, new Error('no answer in time')).unref(),
-    );
-    return Promise.race([this.store.ping(), patience]).then(
+    if (!this.config.redisUrl) {
+      return indicator.up({
+        message: 'not configured: the cache is in the memory of this process',
+      });
+    }
+    return withDeadline(CHECK_TIMEOUT_MS, 'PING', this.store.ping()).then(
       () => indicator.up(),
       () => indicator.degraded('unreachable: reads go to PostgreSQL'),
     );
   }
 
-  private broker(): HealthIndicatorResult {
+  private checkBroker(): HealthIndicatorResult {
     const indicator = this.indicators.check('broker');
     switch (this.relay.brokerState) {
       case 'off':
-        return indicator.up({ message: 'not configured: events wait in the outbox' });
+        return indicator.up({ message: 'not configured: events stay in the outbox' });
       case 'connected':
         return indicator.up();
       case 'blocked':
         return indicator.degraded(
-          'takes no messages (memory or disk alarm): events wait in the outbox',
+          'accepts no messages (memory or disk alarm): events wait in the outbox',
         );
       case 'disconnected':
         return indicator.degraded('unreachable: events wait in the outbox');

@@ -1,11 +1,16 @@
-/** The probes' door. */
+/** Provides the probes of Kubernetes and load balancers. */
 import { Module } from '@nestjs/common';
 import { TerminusModule } from '@nestjs/terminus';
-import { Config } from '../config.js';
+import { Config } from '../../config.js';
 import { HealthController } from './health.controller.js';
 
-/** Milliseconds after SIGTERM in which readiness says 503 while requests are still taken: what a load balancer needs to notice. */
-const NOTICE_MS = 2_000;
+/**
+ * Milliseconds after SIGTERM during which readiness is already 503 and requests are still accepted:
+ * a load balancer needs this time to notice.
+ */
+const MAX_NOTICE_MS = 2_000;
+/** The notice takes at most this share of the whole grace. */
+const NOTICE_SHARE = 0.5;
 
 @Module({
   imports: [
@@ -13,7 +18,10 @@ const NOTICE_MS = 2_000;
       inject: [Config],
       useFactory: ({ shutdownGraceSeconds }: Config) => ({
         logger: false,
-        gracefulShutdownTimeoutMs: Math.min(NOTICE_MS, shutdownGraceSeconds * 500),
+        gracefulShutdownTimeoutMs: Math.min(
+          MAX_NOTICE_MS,
+          shutdownGraceSeconds * 1_000 * NOTICE_SHARE,
+        ),
       }),
     }),
   ],

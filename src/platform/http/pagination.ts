@@ -1,14 +1,15 @@
 /**
- * Keyset paging over (createdAt, id), newest first: rows that come or go between two pages are neither shown twice nor hide
- * others. A cursor is opaque to the caller and bound to the filters that it was made under.
+ * Keyset pagination, newest first: rows that are inserted or deleted between two pages are neither
+ * repeated nor do they hide others. A cursor is opaque to the client and valid only for the filters
+ * of its page.
  */
 import { createHash } from 'node:crypto';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
-import { isId, QueryInteger, Text } from './fields.js';
-import { invalid } from './validation.js';
+import { isId, QueryInteger, Text } from './validation/fields.js';
+import { invalidParameter } from './validation/validation-problem.js';
 
-/** The place after which the next page begins. */
+/** Position of a row in the order of (createdAt, id). */
 export interface Keyset {
   readonly createdAt: Date;
   readonly id: string;
@@ -19,125 +20,158 @@ export interface Page<T> {
   readonly next: string | null;
 }
 
+export const DEFAULT_LIMIT = 20;
+const MAX_LIMIT = 100;
+const MAX_CURSOR_LENGTH = 200;
+
 export class PageQuery {
-  @QueryInteger({ min: 1, max: 100, default: 20, description: 'How many to give at most.' })
+  @QueryInteger({
+    min: 1,
+    max: MAX_LIMIT,
+    default: DEFAULT_LIMIT,
+    description: 'The maximum number of results.',
+  })
   limit?: number;
 
   @Text({
     optional: true,
     min: 1,
-    max: 200,
-    description: 'The `next` of the page before, under the same filters.',
+    max: MAX_CURSOR_LENGTH,
+    description: 'The `next` of the previous page. Send it with the same filters.',
   })
   cursor?: string;
 }
 
-export const DEFAULT_LIMIT = 20;
-
+/** Binds a cursor to the filters of its list. */
 const digest = (filters: unknown): string =>
   createHash('sha256').update(JSON.stringify(filters)).digest('base64url').slice(0, 8);
 
 export const encodeCursor = ({ createdAt, id }: Keyset, filters: unknown): string =>
   Buffer.from(JSON.stringify([createdAt.getTime(), id, digest(filters)])).toString('base64url');
 
-/** @throws Problem validation-failed when the text is no cursor of this list under these filters */
+/**
+ * @returns undefined without a cursor: the first page
+ * @throws Problem validation-failed when it is not a cursor of this list with these filters
+ */
 export function decodeCursor(cursor: string | undefined, filters: unknown): Keyset | undefined {
   if (cursor === undefined) return undefined;
-  try {
-    const parsed: unknown = JSON.parse(Buffer.from(cursor, 'base64url').toString());
-    if (
-      Array.isArray(parsed) &&
-      parsed.length === 3 &&
-      Number.isSafeInteger(parsed[0]) &&
-      isId(parsed[1]) &&
-      parsed[2] === digest(filters)
-    ) {
-      const createdAt = new Date(parsed[0] as number);
-      const keyset = { createdAt, id: parsed[1] };
-      // Exactly what was given out, and not what a lenient decoder makes of something else.
-      if (!Number.isNaN(createdAt.getTime()) && encodeCursor(keyset, filters) === cursor)
-        return keyset;
-    }
-  } catch {
-    // Falls through: whatever is wrong with it, it is not a cursor.
-  }
-  throw invalid(
+  const keyset = parseCursor(cursor);
+  // Base64url decoding is lenient: accept only the exact text that was issued.
+  if (keyset && encodeCursor(keyset, filters) === cursor) return keyset;
+  throw invalidParameter(
     'cursor',
     'cursor',
-    'cursor is not the "next" of a page of this list under the same filters',
+    'cursor must be the "next" of a page of this list with the same filters',
   );
 }
 
-/** A cursor of a list whose rows have numbers, e.g. an order's events; bound to `list`. */
+/** The position in a cursor, whatever its filters; undefined when it has none. */
+function parseCursor(cursor: string): Keyset | undefined {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(Buffer.from(cursor, 'base64url').toString());
+  } catch {
+    return undefined;
+  }
+  if (!Array.isArray(parsed)) return undefined;
+  const [time, id] = parsed as unknown[];
+  const createdAt = new Date(Number.isSafeInteger(time) ? (time as number) : NaN);
+  const isTimeValid = !Number.isNaN(createdAt.getTime());
+  return isTimeValid && isId(id) ? { createdAt, id } : undefined;
+}
+
+/**
+ * A cursor for a list whose rows are numbered, e.g. the events of an order. Valid for `list` only.
+ */
 export const encodePosition = (position: number, list: string): string =>
   Buffer.from(JSON.stringify([position, digest(list)])).toString('base64url');
 
-/** @throws Problem validation-failed when the text is no cursor of this list */
+/**
+ * @returns undefined without a cursor: the first page
+ * @throws Problem validation-failed when it is not a cursor of this list
+ */
 export function decodePosition(cursor: string | undefined, list: string): number | undefined {
   if (cursor === undefined) return undefined;
-  const position = Number(/^\[(\d{1,15}),/.exec(Buffer.from(cursor, 'base64url').toString())?.[1]);
+  const text = Buffer.from(cursor, 'base64url').toString();
+  const [, digits] = /^\[(\d{1,15}),/.exec(text) ?? [];
+  const position = Number(digits);
   if (encodePosition(position, list) === cursor) return position;
-  throw invalid('cursor', 'cursor', 'cursor is not the "next" of a page of this list');
+  throw invalidParameter('cursor', 'cursor', 'cursor must be the "next" of a page of this list');
 }
 
-/** What of a list is asked for; all of it when empty. */
-export interface Part {
-  /** Values that the rows have, by property, in the order in which an index has these columns before (createdAt, id). */
+/** The rows of a list, before pagination. All rows when empty. */
+export interface KeysetRange {
+  /**
+   * Property → value that the rows have. In the order in which an index has these columns before
+   * (createdAt, id).
+   */
   readonly where?: Readonly<Record<string, string>>;
+  /** Inclusive. */
   readonly from?: Date | undefined;
   /** Exclusive. */
   readonly to?: Date | undefined;
 }
 
+const tuple = (...values: string[]): string => `(${values.join(', ')})`;
+
 /**
- * Orders and cuts a query of `row` for one page; one more row than asked tells whether there is a next page.
+ * Adds the conditions, the order and the limit of one page to a query with the alias `row`. It
+ * selects one row more than `limit`: toPage uses it to know whether there is a next page.
  *
- * A page is a range of one index, said as a comparison of rows that begins with the values asked for, and so does the order. Said as
- * `status = …`, PostgreSQL would be free to walk all rows by time and to leave out those that do not have it: it takes a value that
- * most rows have for one that is soon met, and reads all newer rows where none of these has it yet.
+ * Filters are part of row comparisons, e.g. `(status, created_at) >= ('placed', '-infinity')`, so
+ * that a page is one range of one index. With `status = 'placed'`, PostgreSQL may instead scan the
+ * index on time and skip other rows, which reads the whole table when matching rows are old.
  */
-export function keyset<E extends ObjectLiteral>(
+export function applyKeyset<E extends ObjectLiteral>(
   query: SelectQueryBuilder<E>,
   after: Keyset | undefined,
   limit: number,
-  { where = {}, from, to }: Part = {},
+  { where = {}, from, to }: KeysetRange = {},
 ): SelectQueryBuilder<E> {
-  const names = Object.keys(where);
-  const columns = [...names, 'createdAt'].map((name) => `row.${name}`);
-  const placed = columns.join(', ');
-  const at = (...place: string[]): string =>
-    [...names.map((name) => `:${name}`), ...place].join(', ');
+  const filters = Object.keys(where);
+  const isFiltered = filters.length > 0;
+  const filterColumns = filters.map((name) => `row.${name}`);
+  const filterValues = filters.map((name) => `:${name}`);
   query.setParameters(where);
-  if (from || names.length > 0)
-    query.andWhere(`(${placed}) >= (${at(from ? ':from' : `'-infinity'`)})`, { from });
-  // A cursor was given out below `to`.
-  if (after)
-    query.andWhere(`(${placed}, row.id) < (${at(':afterTime', ':afterId')})`, {
-      afterTime: after.createdAt,
-      afterId: after.id,
-    });
-  else if (to || names.length > 0)
-    query.andWhere(`(${placed}) < (${at(to ? ':to' : `'infinity'`)})`, { to });
-  for (const column of [...columns, 'row.id']) query.addOrderBy(column, 'DESC');
+
+  // Lower bound: the filters and `from`.
+  const columns = tuple(...filterColumns, 'row.createdAt');
+  if (from || isFiltered) {
+    const lowerBound = tuple(...filterValues, from ? ':from' : `'-infinity'`);
+    query.andWhere(`${columns} >= ${lowerBound}`, { from });
+  }
+
+  // Upper bound: the cursor, which is below `to` already, or the filters and `to`.
+  if (after) {
+    const columnsWithId = tuple(...filterColumns, 'row.createdAt', 'row.id');
+    const cursor = tuple(...filterValues, ':afterTime', ':afterId');
+    const position = { afterTime: after.createdAt, afterId: after.id };
+    query.andWhere(`${columnsWithId} < ${cursor}`, position);
+  } else if (to || isFiltered) {
+    const upperBound = tuple(...filterValues, to ? ':to' : `'infinity'`);
+    query.andWhere(`${columns} < ${upperBound}`, { to });
+  }
+
+  for (const column of [...filterColumns, 'row.createdAt', 'row.id']) {
+    query.addOrderBy(column, 'DESC');
+  }
   return query.limit(limit + 1);
 }
 
-/** A page out of up to `limit + 1` rows. */
-export function pageOf<E extends Keyset, T>(
+/** @param rows up to `limit + 1` rows, as {@link applyKeyset} selects them */
+export function toPage<E extends Keyset, T>(
   rows: readonly E[],
   limit: number,
   filters: unknown,
   shape: (row: E) => T,
 ): Page<T> {
-  const data = rows.slice(0, limit);
-  const last = data.at(-1);
-  return {
-    data: data.map(shape),
-    next: rows.length > limit && last ? encodeCursor(last, filters) : null,
-  };
+  const shown = rows.slice(0, limit);
+  const last = shown.at(-1);
+  const hasNext = rows.length > limit && last !== undefined;
+  return { data: shown.map(shape), next: hasNext ? encodeCursor(last, filters) : null };
 }
 
-/** The same URL with another cursor, for `Link: <…>; rel="next"` (RFC 8288). */
+/** The value of `Link` (RFC 8288): the same URL with another cursor. */
 export function nextLink(url: string, next: string): string {
   const [path = '', ...query] = url.split('?');
   const parameters = new URLSearchParams(query.join('?'));
@@ -145,12 +179,12 @@ export function nextLink(url: string, next: string): string {
   return `<${path}?${parameters.toString()}>; rel="next"`;
 }
 
-/** The OpenAPI schema of a page; a module extends it with its own `data`. */
+/** The OpenAPI schema of a page. A module extends it with its own `data`. */
 export class PageShape {
   @ApiProperty({
     type: String,
     nullable: true,
-    description: 'Pass as `cursor` for the next page; null on the last.',
+    description: 'Send it as `cursor` to get the next page. Null on the last page.',
     example: null,
   })
   next: string | null;

@@ -1,4 +1,7 @@
-/** The answer that a user's request with an Idempotency-Key got, committed with what the request did. */
+/**
+ * The response that a user's request with an Idempotency-Key got. It commits with the writes of the
+ * request (idempotency.service.ts).
+ */
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
 import { timestampOfInsert } from '../database/columns.js';
 
@@ -12,7 +15,7 @@ export class IdempotencyRecord {
   @PrimaryColumn('text', { primaryKeyConstraintName: 'idempotency_keys_pkey' })
   key: string;
 
-  /** SHA-256 of the method, the path and the body. */
+  /** See IdempotentRequest.fingerprint. */
   @Column('text')
   fingerprint: string;
 
@@ -22,11 +25,14 @@ export class IdempotencyRecord {
   @Column('jsonb')
   headers: Record<string, string>;
 
-  /** The bytes of the answer, as they were sent. */
+  /** The exact JSON text of the response. */
   @Column('text')
   body: string;
 
-  /** The cache keys of what the request changed. A repetition may acknowledge a write whose node died before it published. */
+  /**
+   * The cache keys of the request's writes. A repetition invalidates them again, because the first
+   * node may have died before it published.
+   */
   @Column('text', { name: 'cache_keys', array: true })
   cacheKeys: string[];
 

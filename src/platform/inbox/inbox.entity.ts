@@ -1,4 +1,4 @@
-/** Events that a consumer of this service has to handle or has handled, and who the consumers are. */
+/** The tables `event_consumers` and `inbox`: which events each consumer gets and has handled. */
 import { Column, Entity, Index, PrimaryColumn } from 'typeorm';
 import { safeInteger, timestamp } from '../database/columns.js';
 
@@ -7,12 +7,12 @@ export class EventConsumer {
   @PrimaryColumn('text', { primaryKeyConstraintName: 'event_consumers_pkey' })
   name: string;
 
-  /** What the types begin with that it is given, e.g. `order.`. */
+  /** The beginning of the event types that the consumer gets, e.g. `order.`. */
   @Column('text')
   prefix: string;
 }
 
-/** One delivery: unique for a consumer and an event, and handled when its handler's transaction says so. */
+/** One event for one consumer. A trigger on `outbox` inserts it in the event's transaction. */
 @Entity('inbox')
 @Index('inbox_waiting', { synchronize: false })
 @Index('inbox_failed', { synchronize: false })
@@ -24,7 +24,7 @@ export class Delivery {
   @PrimaryColumn('uuid', { name: 'event_id', primaryKeyConstraintName: 'inbox_pkey' })
   eventId: string;
 
-  /** That of the outbox: the order within one subject. */
+  /** Copied from the outbox: the order within one subject. */
   @Column('bigint', { transformer: safeInteger })
   position: number;
 
@@ -40,13 +40,14 @@ export class Delivery {
   @Column(timestamp('occurred_at'))
   occurredAt: Date;
 
+  /** Set in the transaction of the consumer's handler. */
   @Column(timestamp('handled_at', { nullable: true }))
   handledAt: Date | null;
 
   @Column('integer', { default: 0 })
   attempts: number;
 
-  /** When a handler that failed gets it again; its subject waits for that. */
+  /** After a failure: when the handler gets the event again. Until then its subject is blocked. */
   @Column(timestamp('retry_at', { nullable: true }))
   retryAt: Date | null;
 

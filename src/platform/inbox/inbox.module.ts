@@ -1,13 +1,18 @@
-/** The inbox's door: a module with a method under `@OnEvent` (on-event.ts) needs nothing else to be given events. */
+/**
+ * The inbox. A module whose provider has a method with `@OnEvent` (on-event.decorator.ts) imports
+ * this module, and needs nothing else to get events.
+ */
 import { Module } from '@nestjs/common';
 import { DiscoveryModule } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
+import { InboxMetrics } from './inbox-metrics.js';
+import { InboxPurge } from './inbox-purge.js';
 import { Delivery, EventConsumer } from './inbox.entity.js';
-import { Inbox } from './inbox.service.js';
+import { InboxService } from './inbox.service.js';
 
 @Module({
   imports: [DiscoveryModule, TypeOrmModule.forFeature([Delivery, EventConsumer])],
-  providers: [Inbox],
-  exports: [Inbox],
+  providers: [InboxService, InboxMetrics, InboxPurge],
+  exports: [InboxService],
 })
 export class InboxModule {}

@@ -1,7 +1,8 @@
 /**
- * Hands committed events to the consumers of this service. The outbox's trigger puts a row here for each consumer, in the
- * transaction of the event; {@link Inbox} hands out what waits, in one transaction with what the handler does. A consumer is
- * served by one node at a time, so its handler needs no locks of its own; a handler that fails holds back its subject alone.
+ * Delivers committed events to the consumers of this service. A trigger on `outbox` inserts a
+ * delivery for each consumer in the event's transaction; {@link InboxService} runs the handlers.
+ * Invariant: a handler's writes and the mark that its event is handled commit together. One node at
+ * a time serves a consumer. A handler that fails blocks the subject of its event, nothing else.
  */
 import {
   Injectable,
@@ -10,113 +11,118 @@ import {
   type OnApplicationShutdown,
 } from '@nestjs/common';
 import { DiscoveryService, MetadataScanner } from '@nestjs/core';
-import { Gauge, Registry } from 'prom-client';
 import { DataSource, type EntityManager } from 'typeorm';
+import { PollingLoop } from '../timing/polling-loop.js';
+import { type Consumer, discoverConsumers } from './consumer-discovery.js';
 import { Delivery, EventConsumer } from './inbox.entity.js';
-import { type EventHandler, type Subscription, subscriptionOf } from './on-event.js';
 
-const BATCH = 100;
-/** How long an event waits at most until a free node looks, in milliseconds. */
-const IDLE_MS = 500;
-/** A handler that failed gets its event again after the least, doubled up to the most. */
-const RETRY_SECONDS = { least: 1, most: 300 } as const;
-const RECONNECT_MS = { least: 500, most: 10_000 } as const;
-/** Handled events are known this long, for whoever delivers one again, and removed a bounded number at a time. */
-const KEPT = { hours: 24, rows: 1_000, everyMs: 60_000 } as const;
+/** Deliveries of one transaction. */
+const MAX_BATCH_DELIVERIES = 100;
+const POLL_INTERVAL_MS = 500;
+const RECONNECT_MS = { minMs: 500, maxMs: 10_000 } as const;
+/** Seconds until a failed event is tried again: `min`, doubled with each attempt up to `max`. */
+const RETRY_SECONDS = { min: 1, max: 300 } as const;
+const MAX_ERROR_CHARACTERS = 1_000;
 
-/** The advisory lock that keeps a consumer to one node, and whoever rebuilds what it keeps. `$1` is its name. */
+/**
+ * Key of the advisory lock of a consumer; `$1` is the consumer's name. It is held by the node that
+ * serves the consumer, and by the program that rebuilds the consumer's tables.
+ */
 export const CONSUMER_LOCK = `hashtextextended('inbox:' || $1, 0)`;
 
-interface Consumer extends Subscription {
-  readonly handle: EventHandler;
-}
+/** An earlier event of the same subject failed, and its retry is not due yet. */
+const IS_BLOCKED = `
+  EXISTS (SELECT FROM inbox AS failed
+           WHERE failed.consumer = delivery.consumer AND failed.subject = delivery.subject
+             AND failed.handled_at IS NULL AND failed.retry_at > now()
+             AND failed.position < delivery.position)`;
+
+const POSTPONE = `
+  UPDATE inbox
+     SET attempts = attempts + 1, last_error = $3,
+         retry_at = clock_timestamp() + make_interval(secs => $4)
+   WHERE consumer = $1 AND event_id = $2`;
 
 @Injectable()
-export class Inbox implements OnApplicationBootstrap, OnApplicationShutdown {
+export class InboxService implements OnApplicationBootstrap, OnApplicationShutdown {
   private readonly logger = new Logger('Inbox');
   private consumers: ReadonlyMap<string, Consumer> = new Map();
-  private stopping = false;
-  private running: Promise<unknown> = Promise.resolve();
-  private readonly wakes = new Set<() => void>();
-  private purgedAt = 0;
+  private loops: readonly PollingLoop[] = [];
 
   constructor(
     private readonly dataSource: DataSource,
     private readonly discovery: DiscoveryService,
     private readonly scanner: MetadataScanner,
-    registry: Registry,
-  ) {
-    new Gauge({
-      name: 'holdfast_inbox_oldest_seconds',
-      help: 'Age of the oldest event that a consumer of this service has not handled; 0 when none waits',
-      labelNames: ['consumer'],
-      registers: [registry],
-      collect: async function (this: Gauge<'consumer'>) {
-        const rows = await dataSource
-          .query<{ name: string; age: number | null }[]>(
-            `SELECT name, (SELECT extract(epoch FROM clock_timestamp() - occurred_at)::float8 FROM inbox
-                            WHERE consumer = name AND handled_at IS NULL ORDER BY position LIMIT 1) AS age FROM event_consumers`,
-          )
-          .catch(() => []);
-        for (const { name, age } of rows) this.set({ consumer: name }, age ?? 0);
-      },
-    });
-  }
+  ) {}
 
   onApplicationBootstrap(): void {
-    this.consumers = this.discover();
-    this.running = Promise.all([...this.consumers.values()].map((consumer) => this.run(consumer)));
+    this.consumers = discoverConsumers(this.discovery, this.scanner);
+    this.loops = [...this.consumers.values()].map((consumer) => this.loopFor(consumer));
+    for (const loop of this.loops) loop.start();
   }
 
   async onApplicationShutdown(): Promise<void> {
-    this.stopping = true;
-    for (const wake of this.wakes) wake();
-    await this.running;
+    await Promise.all(this.loops.map((loop) => loop.stop()));
   }
 
-  /** Every method with `@OnEvent`, by its consumer's name. @throws Error for a name that is taken: a mistake of the program */
-  private discover(): Map<string, Consumer> {
-    const found = new Map<string, Consumer>();
-    for (const { instance } of this.discovery.getProviders() as {
-      instance?: Record<string, unknown>;
-    }[]) {
-      const prototype: unknown = instance && Object.getPrototypeOf(instance);
-      if (!instance || !prototype) continue;
-      for (const name of this.scanner.getAllMethodNames(prototype as object)) {
-        const method = (prototype as Record<string, unknown>)[name];
-        const subscription = typeof method === 'function' ? subscriptionOf(method) : undefined;
-        if (!subscription) continue;
-        if (found.has(subscription.consumer))
-          throw new Error(`two handlers are called ${subscription.consumer}`);
-        found.set(subscription.consumer, {
-          ...subscription,
-          handle: (method as EventHandler).bind(instance),
-        });
+  /**
+   * Delivers the next waiting events of a consumer, in order, in one transaction.
+   * @returns how many events were waiting; 0 also while another node serves the consumer
+   */
+  async handleBatch(consumer: string): Promise<number> {
+    return this.dataSource.transaction(async (manager) => {
+      const isLocked = await this.lockConsumer(manager, consumer);
+      if (!isLocked) return 0;
+      const deliveries = await this.findWaiting(manager, consumer);
+      const failedSubjects = new Set<string>();
+      for (const delivery of deliveries) {
+        if (failedSubjects.has(delivery.subject)) continue;
+        try {
+          await manager.transaction((savepoint) => this.deliver(savepoint, delivery));
+        } catch (error) {
+          failedSubjects.add(delivery.subject);
+          await this.postpone(manager, delivery, error);
+        }
       }
-    }
-    return found;
+      return deliveries.length;
+    });
   }
 
-  private async run(consumer: Consumer): Promise<void> {
-    let wait: number = RECONNECT_MS.least;
-    let registered = false;
-    while (!this.stopping) {
-      try {
-        if (!registered) await this.register(consumer);
-        registered = true;
-        if ((await this.handleBatch(consumer.consumer)) === BATCH) continue;
-        await this.purge();
-        wait = RECONNECT_MS.least;
-        await this.pause(IDLE_MS);
-      } catch (error) {
-        if (this.stopping) return;
-        this.logger.debug(
-          `${consumer.consumer}: ${error instanceof Error ? error.message : String(error)}`,
-        );
-        await this.pause(wait);
-        wait = Math.min(wait * 2, RECONNECT_MS.most);
-      }
-    }
+  /**
+   * Runs the handler, unless the event is handled already: repeated deliveries do nothing.
+   * @returns whether the handler ran
+   * @throws whatever the handler throws; the caller must then roll the transaction back
+   */
+  async deliver(manager: EntityManager, delivery: Delivery): Promise<boolean> {
+    const { consumer: name, eventId } = delivery;
+    const consumer = this.consumers.get(name);
+    if (!consumer) throw new Error(`No @OnEvent method uses the consumer name "${name}"`);
+    const { affected } = await manager
+      .createQueryBuilder()
+      .update(Delivery)
+      .set({ handledAt: () => 'clock_timestamp()', attempts: () => 'attempts + 1', retryAt: null })
+      .where('consumer = :name AND event_id = :eventId AND handled_at IS NULL', { name, eventId })
+      .execute();
+    if (affected !== 1) return false;
+    await consumer.handle(delivery, manager);
+    return true;
+  }
+
+  private loopFor(consumer: Consumer): PollingLoop {
+    let isRegistered = false;
+    return new PollingLoop({
+      step: async () => {
+        if (!isRegistered) await this.register(consumer);
+        isRegistered = true;
+        const waiting = await this.handleBatch(consumer.consumer);
+        return waiting === MAX_BATCH_DELIVERIES ? 0 : POLL_INTERVAL_MS;
+      },
+      onError: (error) => {
+        const failure = `Could not deliver events to consumer ${consumer.consumer}`;
+        this.logger.debug(`${failure}, retrying: ${String(error)}`);
+      },
+      retry: RECONNECT_MS,
+    });
   }
 
   private async register({ consumer: name, prefix }: Consumer): Promise<void> {
@@ -129,98 +135,36 @@ export class Inbox implements OnApplicationBootstrap, OnApplicationShutdown {
       .execute();
   }
 
-  /** Hands out what waits, in its order. @returns how many it has looked at; 0 while another node serves the consumer */
-  async handleBatch(name: string): Promise<number> {
-    return this.dataSource.transaction(async (manager) => {
-      const [{ mine }] = await manager.query<[{ mine: boolean }]>(
-        `SELECT pg_try_advisory_xact_lock(${CONSUMER_LOCK}) AS mine`,
-        [name],
-      );
-      if (!mine) return 0;
-      const waiting = await manager
-        .createQueryBuilder(Delivery, 'event')
-        .where('event.consumer = :name AND event.handledAt IS NULL', { name })
-        .andWhere('(event.retryAt IS NULL OR event.retryAt <= now())')
-        .andWhere(
-          `NOT EXISTS (SELECT FROM inbox AS failed WHERE failed.consumer = event.consumer AND failed.subject = event.subject
-             AND failed.handled_at IS NULL AND failed.retry_at > now() AND failed.position < event.position)`,
-        )
-        .orderBy('event.position', 'ASC')
-        .limit(BATCH)
-        .getMany();
-      const held = new Set<string>();
-      for (const event of waiting) {
-        if (held.has(event.subject)) continue;
-        try {
-          await manager.transaction((nested) => this.deliver(nested, event));
-        } catch (error) {
-          held.add(event.subject);
-          await this.postpone(manager, event, error);
-        }
-      }
-      return waiting.length;
-    });
+  private async lockConsumer(manager: EntityManager, consumer: string): Promise<boolean> {
+    const [row] = await manager.query<[{ isLocked: boolean }]>(
+      `SELECT pg_try_advisory_xact_lock(${CONSUMER_LOCK}) AS "isLocked"`,
+      [consumer],
+    );
+    return row.isLocked;
   }
 
-  /**
-   * The event's handler, once: a delivery of what is handled already does nothing, however often it comes.
-   * @returns whether the handler ran @throws whatever it throws, and then nothing of it may be committed
-   */
-  async deliver(manager: EntityManager, event: Delivery): Promise<boolean> {
-    const handler = this.consumers.get(event.consumer);
-    if (!handler) throw new Error(`no handler is called ${event.consumer}`);
-    const { affected } = await manager
-      .createQueryBuilder()
-      .update(Delivery)
-      .set({ handledAt: () => 'clock_timestamp()', attempts: () => 'attempts + 1', retryAt: null })
-      .where('consumer = :consumer AND event_id = :eventId AND handled_at IS NULL', {
-        consumer: event.consumer,
-        eventId: event.eventId,
-      })
-      .execute();
-    if (affected !== 1) return false;
-    await handler.handle(event, manager);
-    return true;
+  private findWaiting(manager: EntityManager, consumer: string): Promise<Delivery[]> {
+    return manager
+      .createQueryBuilder(Delivery, 'delivery')
+      .where('delivery.consumer = :consumer AND delivery.handledAt IS NULL', { consumer })
+      .andWhere('(delivery.retryAt IS NULL OR delivery.retryAt <= now())')
+      .andWhere(`NOT ${IS_BLOCKED}`)
+      .orderBy('delivery.position', 'ASC')
+      .limit(MAX_BATCH_DELIVERIES)
+      .getMany();
   }
 
-  private async postpone(manager: EntityManager, event: Delivery, error: unknown): Promise<void> {
+  private async postpone(
+    manager: EntityManager,
+    delivery: Delivery,
+    error: unknown,
+  ): Promise<void> {
+    const { consumer, eventId, type, subject, attempts } = delivery;
     const reason = error instanceof Error ? error.message : String(error);
-    const seconds = Math.min(
-      RETRY_SECONDS.least * 2 ** Math.min(event.attempts, 20),
-      RETRY_SECONDS.most,
-    );
-    this.logger.warn(
-      `${event.consumer} failed with ${event.type} of ${event.subject}, again in ${seconds} s: ${reason}`,
-    );
-    await manager.query(
-      `UPDATE inbox SET attempts = attempts + 1, last_error = $3, retry_at = clock_timestamp() + make_interval(secs => $4)
-        WHERE consumer = $1 AND event_id = $2`,
-      [event.consumer, event.eventId, reason.slice(0, 1_000), seconds],
-    );
-  }
-
-  /** Forgets what was handled long ago. */
-  async purge(): Promise<void> {
-    if (Date.now() - this.purgedAt < KEPT.everyMs) return;
-    this.purgedAt = Date.now();
-    await this.dataSource.query(
-      `DELETE FROM inbox WHERE (consumer, event_id) IN (
-         SELECT consumer, event_id FROM inbox WHERE handled_at < now() - make_interval(hours => $1)
-          ORDER BY handled_at LIMIT $2 FOR UPDATE SKIP LOCKED)`,
-      [KEPT.hours, KEPT.rows],
-    );
-  }
-
-  private pause(ms: number): Promise<void> {
-    if (this.stopping) return Promise.resolve();
-    return new Promise((resolve) => {
-      const wake = (): void => {
-        clearTimeout(timer);
-        this.wakes.delete(wake);
-        resolve();
-      };
-      const timer = setTimeout(wake, ms);
-      this.wakes.add(wake);
-    });
+    const seconds = Math.min(RETRY_SECONDS.min * 2 ** attempts, RETRY_SECONDS.max);
+    const failure = `Consumer ${consumer} failed on ${type} of ${subject}`;
+    this.logger.warn(`${failure}: ${reason}; next attempt in ${seconds} s`);
+    const lastError = reason.slice(0, MAX_ERROR_CHARACTERS);
+    await manager.query(POSTPONE, [consumer, eventId, lastError, seconds]);
   }
 }

@@ -1,8 +1,11 @@
-/** `@OnEvent(...)` says on a provider's method which events it handles; inbox.service.ts finds them at boot. */
+/**
+ * `@OnEvent(...)` subscribes a provider's method to events. consumer-discovery.ts finds these
+ * methods when the application starts.
+ */
 import 'reflect-metadata';
 import type { EntityManager } from 'typeorm';
 
-/** What a handler is given: the event as it stands in the outbox. */
+/** The event as it is in the outbox. */
 export interface ConsumedEvent {
   readonly eventId: string;
   readonly type: string;
@@ -12,32 +15,33 @@ export interface ConsumedEvent {
 }
 
 /**
- * What it does through `manager` is committed with the note that the event is handled: both or neither, once. Anything else
- * that it did could happen again. What it throws is kept with the event, which it gets again later.
+ * What a handler writes through `manager` is committed together with the mark that the event is
+ * handled: both or neither, exactly once. Anything else that it does may happen again. When it
+ * throws, the error is stored with the event, and the handler gets the event again later.
  */
 export type EventHandler = (event: ConsumedEvent, manager: EntityManager) => Promise<void>;
 
 export interface Subscription {
-  /** The consumer's name, for ever: under it stands what it has handled. */
+  /** The consumer's name. It must never change: the database records under it what was handled. */
   readonly consumer: string;
-  /** What the types begin with, e.g. `order.`. */
+  /** The beginning of the event types that the consumer gets, e.g. `order.`. */
   readonly prefix: string;
 }
 
-const METADATA = Symbol('holdfast:on-event');
+const METADATA_KEY = Symbol('holdfast:on-event');
 
 /**
- * Gives each event whose type begins with `prefix` to this method: once, those of one subject in their order, by one node at a
- * time. A new consumer is given what is told of from its first start on.
+ * Delivers each event whose type begins with `prefix` to this method: once, in order within one
+ * subject, and on one node at a time. A new consumer gets the events that are written after its
+ * first start.
  */
 export const OnEvent =
   (consumer: string, prefix: string) =>
-  (_target: object, _name: string, descriptor: TypedPropertyDescriptor<EventHandler>): void =>
-    Reflect.defineMetadata(
-      METADATA,
-      { consumer, prefix } satisfies Subscription,
-      descriptor.value as EventHandler,
-    );
+  (_target: object, _name: string, descriptor: TypedPropertyDescriptor<EventHandler>): void => {
+    const subscription: Subscription = { consumer, prefix };
+    Reflect.defineMetadata(METADATA_KEY, subscription, descriptor.value as EventHandler);
+  };
 
+/** @returns undefined for a method without `@OnEvent` */
 export const subscriptionOf = (method: object): Subscription | undefined =>
-  Reflect.getMetadata(METADATA, method) as Subscription | undefined;
+  Reflect.getMetadata(METADATA_KEY, method) as Subscription | undefined;

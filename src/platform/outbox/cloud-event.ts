@@ -1,9 +1,10 @@
 /**
- * A domain event as it leaves: CloudEvents 1.0.2 in JSON, structured mode (JSON format, section 3; AMQP binding, section
- * 3.2), with the distributed tracing extension. docs/events.md tells consumers what is in it.
+ * The message that consumers receive for a domain event: CloudEvents 1.0.2 as JSON in structured
+ * mode (JSON format, section 3; AMQP binding, section 3.2) with the distributed tracing extension.
+ * docs/reference/events.md describes it for consumers.
  */
 
-/** An event as the outbox holds it. */
+/** An event in the outbox. */
 export interface StoredEvent {
   readonly id: string;
   readonly type: string;
@@ -15,16 +16,16 @@ export interface StoredEvent {
 
 export interface CloudEvent {
   readonly specversion: '1.0';
-  /** The same for every delivery: what a consumer tells repeats by. */
+  /** The same in every delivery: consumers recognise repeats by it. */
   readonly id: string;
   readonly source: '/holdfast';
   readonly type: string;
   /** The aggregate, e.g. `orders/<id>`. */
   readonly subject: string;
-  /** RFC 3339, when it happened. */
+  /** When the event happened, in RFC 3339. */
   readonly time: string;
   readonly datacontenttype: 'application/json';
-  /** W3C Trace Context of the request that caused it. */
+  /** W3C Trace Context of the request that caused the event. */
   readonly traceparent?: string;
   readonly data: Readonly<Record<string, unknown>>;
 }

@@ -1,56 +1,72 @@
 /**
- * The connection to RabbitMQ and one confirm channel on it. {@link Broker.publish} resolves only when the broker has taken
- * responsibility for the message, and what it rejects with says who is at fault: this event, or nobody but the connection.
- * Every wait is bounded; while the broker blocks publishers (memory, disk) the heartbeats are the bound.
+ * The connection to RabbitMQ, with one confirm channel (https://www.rabbitmq.com/docs/confirms).
+ * Invariant: {@link OutboxBroker.publish} resolves only after the broker has taken responsibility
+ * for the message. Its errors distinguish a rejected event from an unavailable broker. Every wait
+ * has a deadline; while RabbitMQ blocks publishers, missed heartbeats end the wait.
  */
-import { type ChannelModel, connect, type ConfirmChannel, type Message } from 'amqplib';
+import { type ChannelModel, connect, type ConfirmChannel, type Options } from 'amqplib';
+import { withDeadline } from '../timing/deadline.js';
 import { CLOUD_EVENT_JSON, cloudEventOf, type StoredEvent } from './cloud-event.js';
 
 /** Durable, of type topic; the routing key is the event's type. */
 export const EXCHANGE = 'holdfast.events';
-/** Seconds. A broker that hangs is noticed after two missed heartbeats, not after TCP's minutes. */
-const HEARTBEAT = 5;
-const CONNECT_MS = 2_000;
-const CONFIRM_MS = 5_000;
-const CLOSE_MS = 500;
-/** After a channel was closed because of one of several messages, so many are sent one at a time: then it is known which. */
-const CAREFULLY = 2_000;
+/** Two missed heartbeats end the connection to a broker that hangs; TCP alone takes minutes. */
+const HEARTBEAT_SECONDS = 5;
+const CONNECT_TIMEOUT_MS = 2_000;
+const CONFIRM_TIMEOUT_MS = 5_000;
+const CONFIRM_CHECK_INTERVAL_MS = 250;
+const CLOSE_TIMEOUT_MS = 500;
+/**
+ * Messages that are published one at a time after the broker closed the channel because of one of
+ * several unconfirmed messages. The next time it does, the message at fault is known.
+ */
+const SERIAL_MESSAGES = 2_000;
+/** Reply codes of AMQP 0-9-1, section 1.2 (Reply Codes). */
+const ACCESS_REFUSED = 403;
+const PRECONDITION_FAILED = 406;
 
-/** The event itself was refused. `forGood`: no repeat can succeed before somebody changes something. */
-export class EventRefusedError extends Error {
-  override readonly name = 'EventRefusedError';
-  constructor(
-    message: string,
-    readonly forGood: boolean,
-  ) {
+/** The broker, or this process, cannot accept the event itself. Other events are not affected. */
+export class EventRejectedError extends Error {
+  override readonly name = 'EventRejectedError';
+  /** Whether every retry fails until somebody changes the event or the broker. */
+  readonly isPermanent: boolean;
+
+  constructor(message: string, { isPermanent }: { readonly isPermanent: boolean }) {
     super(message);
+    this.isPermanent = isPermanent;
   }
 }
 
-/** The connection ended, or its time, before the broker had said yes or no: the event may have arrived. */
-export class BrokerGoneError extends Error {
-  override readonly name = 'BrokerGoneError';
+/** The broker neither confirmed nor rejected the event: it may have arrived. */
+export class BrokerUnavailableError extends Error {
+  override readonly name = 'BrokerUnavailableError';
 }
 
+/** `off`: no broker is configured. `blocked`: the broker takes no messages at the moment. */
 export type BrokerState = 'off' | 'connected' | 'blocked' | 'disconnected';
 
-/** Messages of the channel that the broker has not answered yet. */
-interface Flight {
-  readonly sent: number;
-  fail(error: Error): void;
+/** A message that the broker has neither confirmed nor rejected. */
+interface UnconfirmedMessage {
+  readonly type: string;
+  /** As performance.now(). */
+  sentAt: number;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
 }
 
-export class Broker {
+export class OutboxBroker {
   private connection: ChannelModel | undefined;
   private channel: ConfirmChannel | undefined;
-  private blocked = false;
-  private readonly flights = new Map<string, Flight>();
-  private readonly returned = new Set<string>();
-  private watch: NodeJS.Timeout | undefined;
-  private careful = 0;
-  private alone: Promise<void> = Promise.resolve();
+  private isBlocked = false;
+  /** By event id. */
+  private readonly unconfirmed = new Map<string, UnconfirmedMessage>();
+  /** Ids of events that no queue is bound for; their confirms follow. */
+  private readonly returnedIds = new Set<string>();
+  private confirmCheck: NodeJS.Timeout | undefined;
+  private serialMessagesLeft = 0;
+  private lastSerialMessage: Promise<void> = Promise.resolve();
 
-  /** @param onUnroutable told of each event that no queue is bound for: it counts as delivered */
+  /** @param onUnroutable called for an event that no queue is bound for; it counts as delivered */
   constructor(
     private readonly url: string,
     private readonly onUnroutable: (type: string) => void,
@@ -58,165 +74,209 @@ export class Broker {
 
   get state(): BrokerState {
     if (!this.channel) return 'disconnected';
-    return this.blocked ? 'blocked' : 'connected';
+    return this.isBlocked ? 'blocked' : 'connected';
   }
 
-  /** Connects and declares the exchange; nothing to do when connected. @throws BrokerGoneError */
+  /**
+   * Connects and declares the exchange; does nothing when connected.
+   * @throws BrokerUnavailableError
+   */
   async open(): Promise<void> {
     if (this.channel) return;
-    const address = new URL(this.url);
-    if (!address.searchParams.has('heartbeat'))
-      address.searchParams.set('heartbeat', String(HEARTBEAT));
-    const client = { connection_name: `holdfast ${process.pid}` };
     let connection: ChannelModel | undefined;
     try {
-      connection = await connect(address.href, {
-        timeout: CONNECT_MS,
-        noDelay: true,
-        clientProperties: client,
-      });
-      this.listen(connection);
-      const channel = await within(CONNECT_MS, connection.createConfirmChannel());
-      this.attend(connection, channel);
-      await within(CONNECT_MS, channel.assertExchange(EXCHANGE, 'topic', { durable: true }));
+      connection = await this.connect();
+      const channel = await this.openChannel(connection);
       this.connection = connection;
       this.channel = channel;
-      this.watch = setInterval(() => this.lookAtFlights(), 250).unref();
     } catch (error) {
-      if (connection) await hangUp(connection);
-      throw new BrokerGoneError(`RabbitMQ: ${messageOf(error)}`, { cause: error });
+      if (connection) await closeOrCut(connection);
+      throw new BrokerUnavailableError(`RabbitMQ: ${messageOf(error)}`, { cause: error });
     }
+    this.confirmCheck = setInterval(() => this.checkConfirms(), CONFIRM_CHECK_INTERVAL_MS).unref();
   }
 
-  /** Closes the connection; what is under way fails with BrokerGoneError. */
+  /** Closes the connection. Unconfirmed messages fail with BrokerUnavailableError. */
   async close(reason = 'the connection was closed'): Promise<void> {
     const { connection } = this;
-    this.lose(reason);
-    if (connection) await hangUp(connection);
+    this.disconnect(reason);
+    if (connection) await closeOrCut(connection);
   }
 
-  /** Resolves when the broker has confirmed. @throws EventRefusedError, BrokerGoneError */
+  /**
+   * Resolves when the broker has confirmed the event.
+   * @throws EventRejectedError, BrokerUnavailableError
+   */
   publish(event: StoredEvent): Promise<void> {
-    if (this.careful === 0) return this.send(event);
-    this.careful--;
-    const sent = this.alone.then(() => this.send(event));
-    this.alone = sent.catch(() => undefined);
-    return sent;
+    if (this.serialMessagesLeft === 0) return this.send(event);
+    this.serialMessagesLeft--;
+    const confirmed = this.lastSerialMessage.then(() => this.send(event));
+    this.lastSerialMessage = confirmed.catch(() => undefined);
+    return confirmed;
+  }
+
+  private async connect(): Promise<ChannelModel> {
+    const address = new URL(this.url);
+    if (!address.searchParams.has('heartbeat')) {
+      address.searchParams.set('heartbeat', String(HEARTBEAT_SECONDS));
+    }
+    const connection = await connect(address.href, {
+      timeout: CONNECT_TIMEOUT_MS,
+      noDelay: true,
+      clientProperties: { connection_name: `holdfast ${process.pid}` },
+    });
+    // An 'error' event without a listener would end the process; 'close' follows it.
+    connection.on('error', () => undefined);
+    connection.on('close', (error?: Error) => {
+      if (this.connection !== connection) return;
+      const cause = error ? `: ${error.message}` : '';
+      this.disconnect(`the connection has closed${cause}`);
+    });
+    connection.on('blocked', () => {
+      this.isBlocked = true;
+    });
+    connection.on('unblocked', () => this.unblock());
+    return connection;
+  }
+
+  private async openChannel(connection: ChannelModel): Promise<ConfirmChannel> {
+    const opening = connection.createConfirmChannel();
+    const channel = await withDeadline(CONNECT_TIMEOUT_MS, 'Opening the channel', opening);
+    channel.on('return', ({ properties }) => {
+      this.returnedIds.add(String(properties.messageId));
+    });
+    channel.on('error', (error: ChannelError) => {
+      if (this.channel === channel) this.onChannelError(connection, error);
+    });
+    channel.on('close', () => {
+      if (this.channel === channel) this.disconnect('the channel has closed');
+    });
+    const declaring = channel.assertExchange(EXCHANGE, 'topic', { durable: true });
+    await withDeadline(CONNECT_TIMEOUT_MS, 'Declaring the exchange', declaring);
+    return channel;
   }
 
   private send(event: StoredEvent): Promise<void> {
     const { channel } = this;
     const { id, type } = event;
+    if (!channel) return Promise.reject(new BrokerUnavailableError('the channel has closed'));
     return new Promise((resolve, reject) => {
-      if (!channel) return reject(new BrokerGoneError('the channel has closed'));
-      const fail = (error: Error): void => {
-        this.flights.delete(id);
-        reject(error);
-      };
-      const answered = (error: Error | null): void => {
-        const unroutable = this.returned.delete(id);
-        // A channel that closed is told of by `attend`, which knows why.
-        if (!this.flights.has(id) || error?.message === 'channel closed') return;
-        if (error) return fail(new EventRefusedError('the broker refused it (basic.nack)', false));
-        this.flights.delete(id);
-        if (unroutable) this.onUnroutable(type);
-        resolve();
-      };
-      this.flights.set(id, { sent: performance.now(), fail });
+      this.unconfirmed.set(id, { type, sentAt: performance.now(), resolve, reject });
       try {
-        const cloudEvent = cloudEventOf(event);
-        const { traceparent } = cloudEvent;
-        channel.publish(
-          EXCHANGE,
-          type,
-          Buffer.from(JSON.stringify(cloudEvent)),
-          {
-            persistent: true,
-            mandatory: true,
-            messageId: id,
-            type,
-            timestamp: Math.floor(event.occurredAt.getTime() / 1000),
-            contentType: CLOUD_EVENT_JSON,
-            ...(traceparent === undefined ? {} : { headers: { traceparent } }),
-          },
-          answered,
-        );
+        const { content, properties } = messageFor(event);
+        channel.publish(EXCHANGE, type, content, properties, (nack) => this.onConfirm(id, nack));
       } catch (error) {
-        const gone = this.channel !== channel || (error as Error).name === 'IllegalOperationError';
-        const message = messageOf(error);
-        fail(
-          gone
-            ? new BrokerGoneError(message)
-            : new EventRefusedError(`it cannot be sent: ${message}`, true),
-        );
+        this.unconfirmed.delete(id);
+        const isClosed =
+          this.channel !== channel || (error as Error).name === 'IllegalOperationError';
+        reject(isClosed ? new BrokerUnavailableError(messageOf(error)) : unsendable(error));
       }
     });
   }
 
-  private listen(connection: ChannelModel): void {
-    connection.on('error', () => undefined);
-    connection.on('close', (error?: Error) => {
-      if (this.connection === connection)
-        this.lose(`the connection has closed${error ? `: ${error.message}` : ''}`);
-    });
-    connection.on('blocked', () => (this.blocked = true));
-    connection.on('unblocked', () => {
-      this.blocked = false;
-      const now = performance.now();
-      for (const [id, flight] of this.flights) this.flights.set(id, { ...flight, sent: now });
-    });
+  /** @param nack null for basic.ack; an error for basic.nack and for a channel that closed */
+  private onConfirm(id: string, nack: Error | null): void {
+    const isUnroutable = this.returnedIds.delete(id);
+    const message = this.unconfirmed.get(id);
+    // When the channel closes, `disconnect` rejects the message: it knows the reason.
+    const hasChannelClosed = nack?.message === 'channel closed';
+    if (!message || hasChannelClosed) return;
+    this.unconfirmed.delete(id);
+    if (nack) {
+      message.reject(new EventRejectedError('RabbitMQ sent basic.nack', { isPermanent: false }));
+      return;
+    }
+    if (isUnroutable) this.onUnroutable(message.type);
+    message.resolve();
   }
 
-  private attend(connection: ChannelModel, channel: ConfirmChannel): void {
-    channel.on(
-      'return',
-      ({ properties }: Message) => void this.returned.add(String(properties.messageId)),
-    );
-    channel.on('error', (error: Error & { code?: number }) => {
-      if (this.channel !== channel) return;
-      // Some message was at fault: too large for the broker, or of a topic that this user may not write.
-      const atFault = error.code === 406 || (error.code === 403 && error.message.includes('topic'));
-      const [only] = this.flights.values();
-      if (atFault && only && this.flights.size === 1)
-        only.fail(new EventRefusedError(error.message, true));
-      else if (atFault) this.careful = CAREFULLY;
-      this.lose(error.message);
-      void hangUp(connection);
-    });
-    channel.on('close', () => {
-      if (this.channel === channel) this.lose('the channel has closed');
-    });
+  /** The broker closes the channel over a message that it cannot accept. */
+  private onChannelError(connection: ChannelModel, error: ChannelError): void {
+    const isTooLarge = error.code === PRECONDITION_FAILED;
+    const isForbiddenTopic = error.code === ACCESS_REFUSED && error.message.includes('topic');
+    if (isTooLarge || isForbiddenTopic) {
+      if (this.unconfirmed.size === 1) {
+        this.rejectUnconfirmed(new EventRejectedError(error.message, { isPermanent: true }));
+      } else {
+        this.serialMessagesLeft = SERIAL_MESSAGES;
+      }
+    }
+    this.disconnect(error.message);
+    void closeOrCut(connection);
   }
 
-  private lookAtFlights(): void {
+  private unblock(): void {
+    this.isBlocked = false;
     const now = performance.now();
-    const late = [...this.flights.values()].some(({ sent }) => now - sent > CONFIRM_MS);
-    if (late && !this.blocked) void this.close(`the broker has not confirmed for ${CONFIRM_MS} ms`);
+    for (const message of this.unconfirmed.values()) {
+      message.sentAt = now;
+    }
   }
 
-  private lose(reason: string): void {
-    clearInterval(this.watch);
-    this.connection = this.channel = undefined;
-    this.blocked = false;
-    this.returned.clear();
-    for (const flight of [...this.flights.values()]) flight.fail(new BrokerGoneError(reason));
+  private checkConfirms(): void {
+    if (this.isBlocked) return;
+    const oldestAllowed = performance.now() - CONFIRM_TIMEOUT_MS;
+    const isLate = [...this.unconfirmed.values()].some(({ sentAt }) => sentAt < oldestAllowed);
+    if (!isLate) return;
+    void this.close(`RabbitMQ has not confirmed a message for ${CONFIRM_TIMEOUT_MS} ms`);
+  }
+
+  private disconnect(reason: string): void {
+    clearInterval(this.confirmCheck);
+    this.connection = undefined;
+    this.channel = undefined;
+    this.isBlocked = false;
+    this.returnedIds.clear();
+    this.rejectUnconfirmed(new BrokerUnavailableError(reason));
+  }
+
+  private rejectUnconfirmed(error: Error): void {
+    const messages = [...this.unconfirmed.values()];
+    this.unconfirmed.clear();
+    for (const { reject } of messages) reject(error);
   }
 }
 
-const messageOf = (error: unknown): string =>
-  error instanceof Error ? error.message || error.name : String(error);
+interface ChannelError extends Error {
+  /** Of AMQP. */
+  readonly code?: number;
+}
 
-function within<T>(ms: number, promise: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error('no answer in time')), ms);
-    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+function messageFor(event: StoredEvent): { content: Buffer; properties: Options.Publish } {
+  const cloudEvent = cloudEventOf(event);
+  const { traceparent } = cloudEvent;
+  const headers = traceparent === undefined ? {} : { headers: { traceparent } };
+  return {
+    content: Buffer.from(JSON.stringify(cloudEvent)),
+    properties: {
+      persistent: true,
+      mandatory: true,
+      messageId: event.id,
+      type: event.type,
+      timestamp: Math.floor(event.occurredAt.getTime() / 1_000),
+      contentType: CLOUD_EVENT_JSON,
+      ...headers,
+    },
+  };
+}
+
+const unsendable = (error: unknown): EventRejectedError =>
+  new EventRejectedError(`the message cannot be encoded: ${messageOf(error)}`, {
+    isPermanent: true,
   });
-}
 
-/** In order, or, when the broker does not answer, by cutting the socket, which amqplib has no call for. */
-async function hangUp(connection: ChannelModel): Promise<void> {
-  await within(CLOSE_MS, connection.close()).catch(() => {
+const messageOf = (error: unknown): string => {
+  if (!(error instanceof Error)) return String(error);
+  return error.message || error.name;
+};
+
+/** Closes the connection, or cuts its socket when the broker does not answer. Never throws. */
+async function closeOrCut(connection: ChannelModel): Promise<void> {
+  try {
+    await withDeadline(CLOSE_TIMEOUT_MS, 'Closing the RabbitMQ connection', connection.close());
+  } catch {
+    // amqplib has no call that closes a connection without an answer.
     const { stream } = connection.connection as unknown as { stream: { destroy(): void } };
     stream.destroy();
-  });
+  }
 }

@@ -1,4 +1,4 @@
-/** A domain event that waits for the broker, or has reached it. */
+/** The table `outbox`: domain events that wait for the broker, and those that it has confirmed. */
 import { Column, Entity, Index, PrimaryColumn, Unique } from 'typeorm';
 import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.js';
 
@@ -10,7 +10,10 @@ import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.j
 @Index('outbox_retry', { synchronize: false })
 @Index('outbox_published', { synchronize: false })
 export class OutboxEvent {
-  /** Taken at the insert, not at the commit: it orders the events of one subject (whose row is locked), and nothing else. */
+  /**
+   * Order of the events of one subject. Between subjects it has no meaning: PostgreSQL assigns it
+   * at the insert, not at the commit.
+   */
   @PrimaryColumn('bigint', {
     primaryKeyConstraintName: 'outbox_pkey',
     generatedIdentity: 'ALWAYS',
@@ -20,7 +23,7 @@ export class OutboxEvent {
   } as never)
   position: number;
 
-  /** The event's id, the same for every delivery of it. */
+  /** The same in every delivery of the event. */
   @Column('uuid')
   id: string;
 
@@ -28,34 +31,39 @@ export class OutboxEvent {
   @Column('text')
   type: string;
 
-  /** The aggregate, e.g. `orders/<id>`: its events are delivered in order. */
+  /** The aggregate, e.g. `orders/<id>`. The events of one subject are published in order. */
   @Column('text')
   subject: string;
 
   @Column('jsonb')
   data: Record<string, unknown>;
 
-  /** W3C Trace Context of the request that caused it. */
+  /** W3C Trace Context of the request that caused the event. */
   @Column('text', { name: 'trace_parent', nullable: true })
   traceParent: string | null;
 
   @Column(timestampOfInsert('occurred_at'))
   occurredAt: Date;
 
+  /** When the broker confirmed it, or an operator gave it up. */
   @Column(timestamp('published_at', { nullable: true }))
   publishedAt: Date | null;
 
+  /** Confirms and rejections by the broker. */
   @Column('integer', { default: 0 })
   attempts: number;
 
   @Column('text', { name: 'last_error', nullable: true })
   lastError: string | null;
 
-  /** Out of its lane: the broker refused it, or an earlier event of its subject. */
-  @Column('boolean', { default: false })
-  held: boolean;
+  /** The broker rejected the event, or an earlier event of its subject. */
+  @Column('boolean', { name: 'held', default: false })
+  isBlocked: boolean;
 
-  /** When the first of a held subject is tried again; infinity: when an operator asks. Null for those behind it. */
+  /**
+   * For the first event of a blocked subject: when the relay tries it again; infinity: when an
+   * operator asks for it. Null for the events that queue behind it.
+   */
   @Column(timestamp('retry_at', { nullable: true }))
   retryAt: Date | null;
 }

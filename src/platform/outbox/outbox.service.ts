@@ -1,15 +1,15 @@
 /**
- * Domain events leave in the transaction of the change that they tell of: written to the outbox by {@link OutboxService},
- * carried to the broker by outbox.relay.ts. Whoever appends has locked the aggregate's row, so that the events of one
+ * Writes domain events in the transaction of the change that they describe; outbox-relay.ts
+ * publishes them. Invariant: the caller has locked the aggregate's row, so the events of one
  * subject get their positions in the order of its versions.
  */
 import { Injectable } from '@nestjs/common';
 import { v7 as uuidv7 } from 'uuid';
 import { OutboxEvent } from './outbox.entity.js';
-import type { Transaction } from '../database/unit-of-work.js';
-import { currentTraceParent } from '../http/trace-context.js';
+import type { Transaction } from '../database/transaction.js';
+import { currentTraceParent } from '../http/server/trace-context.js';
 
-/** `data` never holds a secret: it is read by whoever may bind a queue. */
+/** `data` never contains a secret: everybody who may bind a queue reads it. */
 export interface DomainEvent {
   readonly type: string;
   readonly subject: string;

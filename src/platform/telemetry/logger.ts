@@ -1,17 +1,18 @@
 /**
- * One line of log for each thing worth knowing, by pino, behind Nest's LoggerService. Secrets have no way in: bodies and
- * Authorization headers are never logged, and control characters in what callers send are written as escapes in both forms.
+ * The log of the service: pino behind Nest's LoggerService. Invariants: an entry is one line, plus
+ * the frames of a stack; control characters are written as escapes, so that text of a caller cannot
+ * forge a line. Bodies and Authorization headers are never logged.
  */
 import { Writable } from 'node:stream';
 import type { LoggerService } from '@nestjs/common';
 import { pino, stdTimeFunctions, type DestinationStream, type Logger } from 'pino';
 import pretty from 'pino-pretty';
-import type { Config } from '../config.js';
+import type { Config } from '../../config.js';
 
-/** @param to where the lines go; standard output when absent */
+/** @param destination receives the lines; standard output when absent */
 export function createPino(
   { logLevel, logFormat }: Pick<Config, 'logLevel' | 'logFormat'>,
-  to?: DestinationStream,
+  destination?: DestinationStream,
 ): Logger {
   const options = {
     level: logLevel,
@@ -19,27 +20,34 @@ export function createPino(
     timestamp: stdTimeFunctions.isoTime,
     formatters: { level: (label: string) => ({ level: label }) },
   };
-  if (logFormat === 'json') return to ? pino(options, to) : pino(options);
-  const stream = pretty({
+  if (logFormat === 'pretty') return pino(options, prettyStream(destination));
+  return destination ? pino(options, destination) : pino(options);
+}
+
+function prettyStream(destination: DestinationStream | undefined): DestinationStream {
+  return pretty({
     colorize: process.stdout.isTTY,
     translateTime: 'SYS:HH:MM:ss.l',
     ignore: 'context',
     messageFormat: '{context}: {msg}',
     sync: true,
-    ...(to
-      ? {
-          destination: new Writable({
-            decodeStrings: false,
-            write: (line, _, done) => (to.write(String(line)), done()),
-          }),
-        }
-      : {}),
-  });
-  return pino(options, stream as DestinationStream);
+    ...(destination ? { destination: writableTo(destination) } : {}),
+  }) as DestinationStream;
 }
 
-/** Nest's own account of its start: one line for each module and route, which helps only who debugs the wiring. */
-const WIRING = new Set([
+/** pino-pretty takes a stream of Node only. */
+function writableTo(destination: DestinationStream): Writable {
+  return new Writable({
+    decodeStrings: false,
+    write: (line, _, done) => {
+      destination.write(String(line));
+      done();
+    },
+  });
+}
+
+/** Contexts of Nest that log a line for each module and route. They help to debug the wiring. */
+const WIRING_CONTEXTS = new Set([
   'InstanceLoader',
   'NestApplication',
   'NestFactory',
@@ -47,66 +55,84 @@ const WIRING = new Set([
   'RoutesResolver',
 ]);
 
-/** What a terminal acts on or a reader of lines takes for another line; the frames of a stack stay lines of their own. */
+/**
+ * Control characters that a terminal acts on, and line ends. A line end before a frame of a stack
+ * is not one of them.
+ */
 const CONTROL = /\n(?! {4}at )|[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028\u2029]/g;
-const legible = (text: string): string =>
-  text.replace(CONTROL, (control) =>
-    JSON.stringify(control)
-      .slice(1, -1)
-      .replace(/[^\x20-\x7e]/, escape),
-  );
-const escape = (control: string): string =>
-  `\\u${control.charCodeAt(0).toString(16).padStart(4, '0')}`;
+
+/** The same text on one line, e.g. `\n` as a backslash and an n. */
+const escapeControls = (text: string): string =>
+  text.replace(CONTROL, (control) => {
+    const json = JSON.stringify(control).slice(1, -1);
+    // JSON leaves some control characters as they are.
+    return json.replace(/[^\x20-\x7e]/, toUnicodeEscape);
+  });
+
+const toUnicodeEscape = (character: string): string =>
+  `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
 
 type Level = 'info' | 'error' | 'warn' | 'debug' | 'trace' | 'fatal';
+type Fields = Readonly<Record<string, string>>;
 
-/** Nest calls `log(message, ...rest, context)`; an error's stack comes as the second of three. */
+/** Nest calls `log(message, ...rest, context)`; with three arguments the second is a stack. */
 export class PinoLogger implements LoggerService {
-  private more: () => Record<string, string> = () => ({});
+  private extraFields: () => Fields = () => ({});
 
   constructor(private readonly logger: Logger) {}
 
-  /** Members that each line has from now on. */
-  addFields(more: () => Record<string, string>): void {
-    this.more = more;
-  }
-
-  private write(level: Level, message: unknown, rest: unknown[]): void {
-    const context = rest.at(-1);
-    const [stack] = rest.length > 1 ? rest : [];
-    const fields = {
-      ...this.more(),
-      ...(typeof context === 'string' ? { context } : {}),
-      ...(typeof stack === 'string' ? { stack: legible(stack) } : {}),
-    };
-    const text =
-      typeof message === 'string'
-        ? message
-        : message instanceof Error
-          ? message.message
-          : JSON.stringify(message);
-    const thrown =
-      message instanceof Error && message.stack ? { stack: legible(message.stack) } : {};
-    this.logger[level]({ ...fields, ...thrown }, legible(text ?? 'undefined'));
+  /** @param extraFields called for each line; its result becomes members of the line */
+  addFields(extraFields: () => Fields): void {
+    this.extraFields = extraFields;
   }
 
   log(message: unknown, ...rest: unknown[]): void {
-    this.write(WIRING.has(String(rest.at(-1))) ? 'debug' : 'info', message, rest);
+    const isWiring = WIRING_CONTEXTS.has(String(rest.at(-1)));
+    this.write(isWiring ? 'debug' : 'info', message, rest);
   }
+
   error(message: unknown, ...rest: unknown[]): void {
-    // A start that fails is told by main.ts, in a line; Nest's account of it is only its stack.
-    this.write(rest.at(-1) === 'ExceptionHandler' ? 'debug' : 'error', message, rest);
+    // main.ts reports a failed start in one line; Nest's ExceptionHandler adds only its stack.
+    const isFailedStart = rest.at(-1) === 'ExceptionHandler';
+    this.write(isFailedStart ? 'debug' : 'error', message, rest);
   }
+
   warn(message: unknown, ...rest: unknown[]): void {
     this.write('warn', message, rest);
   }
+
   debug(message: unknown, ...rest: unknown[]): void {
     this.write('debug', message, rest);
   }
+
   verbose(message: unknown, ...rest: unknown[]): void {
     this.write('trace', message, rest);
   }
+
   fatal(message: unknown, ...rest: unknown[]): void {
     this.write('fatal', message, rest);
   }
+
+  private write(level: Level, message: unknown, rest: readonly unknown[]): void {
+    const context = rest.at(-1);
+    const stack = stackOf(message, rest);
+    const fields = {
+      ...this.extraFields(),
+      ...(typeof context === 'string' ? { context } : {}),
+      ...(stack === undefined ? {} : { stack: escapeControls(stack) }),
+    };
+    this.logger[level](fields, escapeControls(textOf(message)));
+  }
+}
+
+function stackOf(message: unknown, rest: readonly unknown[]): string | undefined {
+  if (message instanceof Error && message.stack) return message.stack;
+  const [stack] = rest.length > 1 ? rest : [];
+  return typeof stack === 'string' ? stack : undefined;
+}
+
+function textOf(message: unknown): string {
+  if (typeof message === 'string') return message;
+  if (message instanceof Error) return message.message;
+  return JSON.stringify(message) ?? 'undefined';
 }

@@ -1,8 +1,8 @@
 /**
- * What operators see: Prometheus metrics of this process and of HTTP (the cache and the outbox count their own), and the routes
- * that show them: /metrics, or a listener of its own when METRICS_PORT is set.
+ * Prometheus metrics of the process and of HTTP, and the route that shows all metrics: /metrics of
+ * the API, or a port of its own when METRICS_PORT is set. Other modules register their own metrics.
  */
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import {
   Controller,
   Get,
@@ -15,9 +15,10 @@ import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
-import { Config } from '../config.js';
-import { Operation } from '../http/openapi.js';
-import { problems } from '../http/problem.js';
+import { Config } from '../../config.js';
+import { Operation } from '../http/openapi/operation.decorator.js';
+import { problems } from '../http/problems/problem.js';
+import { routeLabelOf } from './route-label.js';
 
 @Injectable()
 export class HttpMetrics {
@@ -26,27 +27,28 @@ export class HttpMetrics {
   constructor(registry: Registry) {
     this.duration = new Histogram({
       name: 'http_server_request_duration_seconds',
-      help: 'Time from the request to the end of its response',
+      help: 'Seconds from a request until the end of its response, by method, route and status',
       labelNames: ['method', 'route', 'status'],
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
       registers: [registry],
     });
   }
 
-  /** Measures every request on the Fastify instance; unknown paths share one label, so that callers cannot make more. */
+  /** Measures every request. */
   install(fastify: FastifyInstance): void {
     fastify.addHook('onResponse', (request, reply, done) => {
-      const route = request.is404 ? 'unknown' : (request.routeOptions.url ?? 'unknown');
-      this.duration.observe(
-        { method: request.method, route, status: String(reply.statusCode) },
-        reply.elapsedTime / 1000,
-      );
+      const labels = {
+        method: request.method,
+        route: routeLabelOf(request),
+        status: String(reply.statusCode),
+      };
+      this.duration.observe(labels, reply.elapsedTime / 1000);
       done();
     });
   }
 }
 
-/** The listener of METRICS_PORT. */
+/** Serves /metrics on METRICS_PORT, when that is set. */
 @Injectable()
 export class MetricsListener implements OnApplicationBootstrap, OnApplicationShutdown {
   private server: Server | undefined;
@@ -60,11 +62,8 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
     const { metricsPort, host } = this.config;
     if (metricsPort === undefined) return;
     const server = createServer((request, response) => {
-      if (request.url !== '/metrics') return void response.writeHead(404).end();
-      void this.registry.metrics().then(
-        (text) => response.writeHead(200, { 'Content-Type': this.registry.contentType }).end(text),
-        () => response.writeHead(500).end(),
-      );
+      if (request.url === '/metrics') void this.send(response);
+      else response.writeHead(404).end();
     });
     await new Promise<void>((resolve, reject) =>
       server.once('error', reject).listen(metricsPort, host, resolve),
@@ -75,6 +74,15 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
   async onApplicationShutdown(): Promise<void> {
     const { server } = this;
     if (server) await new Promise((resolve) => server.close(resolve));
+  }
+
+  private async send(response: ServerResponse): Promise<void> {
+    try {
+      const text = await this.registry.metrics();
+      response.writeHead(200, { 'Content-Type': this.registry.contentType }).end(text);
+    } catch {
+      response.writeHead(500).end();
+    }
   }
 }
 
@@ -90,11 +98,10 @@ export class MetricsController {
   @RouteConfig({ produces: ['text/plain', 'application/openmetrics-text'] })
   @Operation({
     allow: 'operator',
-    summary: 'Metrics for Prometheus',
-    description:
-      'What this process has counted. Not found here when `METRICS_PORT` gives them a port of their own.',
+    summary: 'Get the metrics of this process for Prometheus',
+    description: '404 when `METRICS_PORT` is set: the metrics are then served on that port only.',
     produces: 'text/plain',
-    returns: 'Metrics in the Prometheus text format.',
+    returns: 'The metrics in the Prometheus text format.',
     headers: ['Cache-Control'],
     problems: [problems.notFound],
   })
@@ -107,6 +114,7 @@ export class MetricsController {
   }
 }
 
+/** A registry with the default metrics of Node: CPU, memory, event loop, garbage collection. */
 export function createRegistry(): Registry {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });

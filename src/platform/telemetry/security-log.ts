@@ -1,16 +1,17 @@
 /**
- * Security events, of a closed set, at the one place that every answer passes: refusals by the code of their problem, and what
- * changes who may do what by its route. A line says what, when, to which account, from which address, on which route and under
- * which request id, and nothing that a caller wrote. Of each event at most so many lines a second are written, the rest is counted:
- * a flood of refusals is not one of log.
+ * Logs security events: problems by their code, changes of accounts and rights by their route.
+ * Invariants: a line contains nothing that the caller wrote, apart from a valid X-Request-Id; a
+ * flood of requests is not a flood of lines. docs/security/asvs.md lists the events and the format.
  */
 import { Logger } from '@nestjs/common';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { addressOf } from '../http/client-address.js';
-import { isId } from '../http/fields.js';
+import { clientAddressOf } from '../http/server/client-address.js';
+import { isId } from '../http/validation/fields.js';
+import { LineLimit } from './line-limit.js';
+import { routeLabelOf } from './route-label.js';
 
-/** By the code of the problem (ASVS 5.0.0, 16.3.1 to 16.3.4). */
-const REFUSALS: Readonly<Record<string, string>> = {
+/** The event of a response that is a problem, by the problem's code (ASVS 5.0.0, 16.3.1-16.3.4). */
+const EVENT_OF_PROBLEM: Readonly<Record<string, string>> = {
   'invalid-credentials': 'login-failed',
   'wrong-password': 'password-wrong',
   'too-many-attempts': 'guesses-limited',
@@ -25,8 +26,8 @@ const REFUSALS: Readonly<Record<string, string>> = {
   'internal-error': 'request-failed',
 };
 
-/** By the route that answered without a refusal. */
-const CHANGES: Readonly<Record<string, string>> = {
+/** The event of a response that is not a problem. */
+const EVENT_OF_ROUTE: Readonly<Record<string, string>> = {
   'POST /v1/users': 'user-registered',
   'PATCH /v1/users/:id': 'user-changed',
   'DELETE /v1/users/:id': 'user-deleted',
@@ -38,52 +39,50 @@ const CHANGES: Readonly<Record<string, string>> = {
   'DELETE /v1/sessions': 'sessions-ended',
 };
 
-/** Lines of one event in a second. */
-export const LINES_A_SECOND = 20;
-
-const routeOf = ({ method, is404, routeOptions }: FastifyRequest): string =>
-  `${method} ${is404 ? 'unknown' : (routeOptions.url ?? 'unknown')}`;
-
-/** What a request that is about to be answered is, if it is anything: a refusal is one whatever the route. */
-function eventOf(request: FastifyRequest): string | undefined {
-  const { refusal } = request;
-  if (!refusal) return request.method === 'GET' ? undefined : CHANGES[routeOf(request)];
-  return refusal.details.hides ? 'access-refused' : REFUSALS[refusal.type.code];
-}
-
-function lineOf(event: string, request: FastifyRequest): string {
-  const { refusal, actor, params } = request;
-  const user = refusal?.details.account ?? request.account ?? actor?.userId ?? '-';
-  const { id } = (params ?? {}) as { id?: unknown };
-  const fields = { user, address: addressOf(request), route: JSON.stringify(routeOf(request)) };
-  const object = isId(id) ? ` object=${id}` : '';
-  const session = actor ? ` session=${actor.sessionId}` : '';
-  return `${event} user=${fields.user} address=${fields.address} route=${fields.route}${object}${session} request=${request.id}`;
-}
-
+/** Call before the routes are registered. */
 export function installSecurityLog(fastify: FastifyInstance): void {
   const logger = new Logger('Security');
-  const counts = new Map<string, number>();
-  let timer: NodeJS.Timeout | undefined;
+  const limit = new LineLimit((event, suppressed) => {
+    logger.warn(`${event} unwritten=${suppressed}`);
+  });
 
-  const endSecond = (): void => {
-    clearTimeout(timer);
-    timer = undefined;
-    for (const [event, count] of counts)
-      if (count > LINES_A_SECOND) logger.warn(`${event} unwritten=${count - LINES_A_SECOND}`);
-    counts.clear();
-  };
-
-  // Not when the answer is through: who hangs up before it is told of too.
+  // onSend, not onResponse: clients that disconnect early must be logged too.
   fastify.addHook('onSend', (request, _, payload, done) => {
     const event = eventOf(request);
-    if (event !== undefined) {
-      timer ??= setTimeout(endSecond, 1_000).unref();
-      const count = (counts.get(event) ?? 0) + 1;
-      counts.set(event, count);
-      if (count <= LINES_A_SECOND) logger[request.refusal ? 'warn' : 'log'](lineOf(event, request));
+    if (event !== undefined && limit.allows(event)) {
+      logger[request.problem ? 'warn' : 'log'](lineOf(event, request));
     }
     done(null, payload);
   });
-  fastify.addHook('onClose', (_, done) => (endSecond(), done()));
+  fastify.addHook('onClose', (_, done) => {
+    limit.endWindow();
+    done();
+  });
+}
+
+const routeOf = (request: FastifyRequest): string => `${request.method} ${routeLabelOf(request)}`;
+
+/** @returns undefined when the response is not a security event */
+function eventOf(request: FastifyRequest): string | undefined {
+  const { problem } = request;
+  if (!problem) return EVENT_OF_ROUTE[routeOf(request)];
+  // The response says 404 like for an object that does not exist; the log says what happened.
+  if (problem.details.isHidden) return 'access-refused';
+  return EVENT_OF_PROBLEM[problem.problemType.code];
+}
+
+function lineOf(event: string, request: FastifyRequest): string {
+  const { problem, actor, params } = request;
+  const user = problem?.details.account ?? request.account ?? actor?.userId ?? '-';
+  const { id } = (params ?? {}) as { id?: unknown };
+  const fields = [
+    `user=${user}`,
+    `address=${clientAddressOf(request)}`,
+    `route=${JSON.stringify(routeOf(request))}`,
+    // Only a well-formed id: anything else in its place is text of the caller.
+    ...(isId(id) ? [`object=${id}`] : []),
+    ...(actor ? [`session=${actor.sessionId}`] : []),
+    `request=${request.id}`,
+  ];
+  return [event, ...fields].join(' ');
 }

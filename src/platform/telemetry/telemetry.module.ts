@@ -1,4 +1,4 @@
-/** Telemetry's door: the registry that every module's metrics go into, and what shows them. */
+/** Provides the registry for the metrics of every module, and the routes that show them. */
 import { Global, Module } from '@nestjs/common';
 import { Registry } from 'prom-client';
 import { createRegistry, HttpMetrics, MetricsController, MetricsListener } from './metrics.js';

@@ -1,8 +1,8 @@
 /**
- * Traces by OpenTelemetry, sent as OTLP over HTTP (JSON). This file is loaded only when OTEL_EXPORTER_OTLP_ENDPOINT is set, and
- * with it every package of OpenTelemetry. Spans come from the seams that exist: two Fastify hooks, and the diagnostics channels
- * of the database's client, the cache's store and the broker. Attributes are of closed sets (route, status, operation): no URL,
- * no header, no parameter and no error's text goes in. A collector that is gone or hangs costs nothing but the spans.
+ * OpenTelemetry traces, sent as OTLP over HTTP (JSON). Invariants: this file, and with it every
+ * package of OpenTelemetry, is loaded only when OTEL_EXPORTER_OTLP_ENDPOINT is set; names and
+ * attributes of spans contain nothing that a caller wrote; a collector that fails or hangs costs
+ * spans and nothing else. See docs/adr/0017-traces-by-hand.md.
  */
 import { tracingChannel } from 'node:diagnostics_channel';
 import type { LoggerService } from '@nestjs/common';
@@ -26,43 +26,58 @@ import {
   type SpanExporter,
 } from '@opentelemetry/sdk-trace-node';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { withTraceParent } from '../http/trace-context.js';
+import { withTraceParent } from '../http/server/trace-context.js';
+import { withDeadline } from '../timing/deadline.js';
+import { routeLabelOf } from './route-label.js';
 
-/** Spans that wait for the collector at most; what comes on top is dropped. Times in milliseconds. */
-const QUEUE = {
+const EXPORT_TIMEOUT_MS = 3_000;
+const SHUTDOWN_TIMEOUT_MS = 2_000;
+const LOG_INTERVAL_MS = 60_000;
+
+/** Spans that do not fit into the queue are dropped. */
+const QUEUE_LIMITS = {
   maxQueueSize: 2_048,
   maxExportBatchSize: 512,
   scheduledDelayMillis: 1_000,
-  exportTimeoutMillis: 3_000,
+  exportTimeoutMillis: EXPORT_TIMEOUT_MS,
 };
-const SHUTDOWN_MS = 2_000;
-const TOLD_EVERY_MS = 60_000;
-/** Probes and scrapes: many, and all alike. */
-const UNTRACED = /^\/(health|metrics)/;
 
-/** What the channels say of a step: its operation, of a closed set, and whose trace it belongs to when it runs outside a request. */
+/** Probes and scrapes: many, and all alike. */
+const UNTRACED_PATHS = /^\/(health|metrics)/;
+
+/** A message of a diagnostics channel about one step. */
 interface Step {
+  /** From a closed set, e.g. `SELECT`. */
   readonly operation: string;
+  /** The trace that the step belongs to, when it runs outside of its request. */
   readonly traceParent?: string | null;
 }
 
-const CHANNELS: Readonly<
-  Record<string, { kind: SpanKind; name: (step: Step) => string; of: (step: Step) => Attributes }>
-> = {
+interface StepSpan {
+  readonly kind: SpanKind;
+  readonly name: (operation: string) => string;
+  readonly attributes: (operation: string) => Attributes;
+}
+
+/** The span of a step, by the diagnostics channel that reports it. */
+const SPAN_OF_CHANNEL: Readonly<Record<string, StepSpan>> = {
   'holdfast:query': {
     kind: SpanKind.CLIENT,
-    name: ({ operation }) => `postgresql ${operation}`,
-    of: ({ operation }) => ({ 'db.system.name': 'postgresql', 'db.operation.name': operation }),
+    name: (operation) => `postgresql ${operation}`,
+    attributes: (operation) => ({
+      'db.system.name': 'postgresql',
+      'db.operation.name': operation,
+    }),
   },
   'holdfast:cache': {
     kind: SpanKind.CLIENT,
-    name: ({ operation }) => `cache ${operation}`,
-    of: ({ operation }) => ({ 'db.system.name': 'redis', 'db.operation.name': operation }),
+    name: (operation) => `cache ${operation}`,
+    attributes: (operation) => ({ 'db.system.name': 'redis', 'db.operation.name': operation }),
   },
   'holdfast:publish': {
     kind: SpanKind.PRODUCER,
-    name: ({ operation }) => `publish ${operation}`,
-    of: ({ operation }) => ({
+    name: (operation) => `publish ${operation}`,
+    attributes: (operation) => ({
       'messaging.system': 'rabbitmq',
       'messaging.operation.name': 'publish',
       'messaging.message.type': operation,
@@ -70,25 +85,29 @@ const CHANNELS: Readonly<
   },
 };
 
-const headers: TextMapGetter<FastifyRequest['headers']> = {
-  keys: (carrier) => Object.keys(carrier),
-  get: (carrier, name) => carrier[name],
+const headerGetter: TextMapGetter<FastifyRequest['headers']> = {
+  keys: (headers) => Object.keys(headers),
+  get: (headers, name) => headers[name],
 };
-const hex = (flags: number): string => flags.toString(16).padStart(2, '0');
-const traceParentOf = (span: Span): string => {
+
+/** W3C Trace Context, section 3.2. */
+function traceParentOf(span: Span): string {
   const { traceId, spanId, traceFlags } = span.spanContext();
-  return `00-${traceId}-${spanId}-${hex(traceFlags)}`;
-};
+  const flags = traceFlags.toString(16).padStart(2, '0');
+  return `00-${traceId}-${spanId}-${flags}`;
+}
 
 export class Tracing {
   private readonly contexts = new AsyncLocalStorageContextManager().enable();
   private readonly propagator = new W3CTraceContextPropagator();
   private readonly provider: NodeTracerProvider;
-  private readonly running = new WeakMap<object, Span>();
-  private readonly unsubscribe: (() => void)[] = [];
-  private toldAt = -Infinity;
+  /** The context of each traced request, with its span. */
+  private readonly requestContexts = new WeakMap<FastifyRequest, Context>();
+  private readonly stepSpans = new WeakMap<object, Span>();
+  private readonly unsubscribers: (() => void)[] = [];
+  private lastLoggedAt = -Infinity;
 
-  /** @param endpoint the collector's base URL: spans go to `<endpoint>/v1/traces` */
+  /** @param endpoint the collector's base URL; spans go to `<endpoint>/v1/traces` */
   constructor(
     endpoint: string,
     version: string,
@@ -96,63 +115,50 @@ export class Tracing {
   ) {
     const exporter = new OTLPTraceExporter({
       url: `${endpoint.replace(/\/+$/, '')}/v1/traces`,
-      timeoutMillis: QUEUE.exportTimeoutMillis,
+      timeoutMillis: EXPORT_TIMEOUT_MS,
     });
     this.provider = new NodeTracerProvider({
       resource: resourceFromAttributes({ 'service.name': 'holdfast', 'service.version': version }),
-      spanProcessors: [new BatchSpanProcessor(this.telling(exporter), QUEUE)],
+      spanProcessors: [new BatchSpanProcessor(this.withFailureLog(exporter), QUEUE_LIMITS)],
     });
-    for (const name of Object.keys(CHANNELS)) this.listen(name);
+    for (const [channel, stepSpan] of Object.entries(SPAN_OF_CHANNEL)) {
+      this.subscribe(channel, stepSpan);
+    }
   }
 
-  /** A span for each request, around everything that runs because of it. Call before the routes are registered. */
+  /**
+   * Creates a span for each request; the spans of its steps become children. Call before the routes
+   * are registered.
+   */
   install(fastify: FastifyInstance): void {
-    const tracer = this.provider.getTracer('holdfast');
-    const contextOf = new WeakMap<FastifyRequest, Context>();
     fastify.addHook('onRequest', (request, _, done) => {
-      if (UNTRACED.test(request.url)) return done();
-      const route = request.is404 ? 'unknown' : (request.routeOptions.url ?? 'unknown');
-      const caller = this.propagator.extract(ROOT_CONTEXT, request.headers, headers);
-      const span = tracer.startSpan(
-        `${request.method} ${route}`,
-        {
-          kind: SpanKind.SERVER,
-          attributes: {
-            'http.request.method': request.method,
-            'http.route': route,
-            'url.scheme': request.protocol,
-          },
-        },
-        caller,
-      );
-      const context = trace.setSpan(caller, span);
-      contextOf.set(request, context);
+      if (UNTRACED_PATHS.test(request.url)) return done();
+      const context = this.startRequestSpan(request);
       this.contexts.with(context, done);
     });
-    // After the body was read: what a stream calls back runs in the context of its connection, not of the request.
+    // Again after the body was read: callbacks of the body's stream run in the context of the
+    // connection, not of the request.
     fastify.addHook('preValidation', (request, _, done) => {
-      const context = contextOf.get(request);
+      const context = this.requestContexts.get(request);
       const span = context && trace.getSpan(context);
       if (!span) return done();
       withTraceParent(traceParentOf(span), () => this.contexts.with(context, done));
     });
     fastify.addHook('onResponse', (request, reply, done) => {
-      const context = contextOf.get(request);
-      const span = context && trace.getSpan(context);
+      const span = this.requestSpan(request);
       span?.setAttribute('http.response.status_code', reply.statusCode);
       if (reply.statusCode >= 500) span?.setStatus({ code: SpanStatusCode.ERROR });
       span?.end();
       done();
     });
     fastify.addHook('onRequestAbort', (request, done) => {
-      const context = contextOf.get(request);
-      trace.getSpan(context ?? ROOT_CONTEXT)?.setAttribute('error.type', 'aborted');
+      this.requestSpan(request)?.setAttribute('error.type', 'aborted');
       done();
     });
     fastify.addHook('onClose', () => this.close());
   }
 
-  /** For a line of log: the ids of the span that it is written under. */
+  /** The ids of the current span as members of a log line; none outside of a span. */
   ids(): Record<string, string> {
     const span = trace.getSpan(this.contexts.active());
     if (!span) return {};
@@ -160,59 +166,94 @@ export class Tracing {
     return { trace_id: traceId, span_id: spanId };
   }
 
-  /** Sends what waits, for a bounded time, and stops. */
+  /** Sends the spans that wait, within 2 s, and stops. Never throws. */
   async close(): Promise<void> {
-    this.unsubscribe.forEach((stop) => stop());
-    const late = new Promise<void>((resolve) => setTimeout(resolve, SHUTDOWN_MS).unref());
-    await Promise.race([this.provider.shutdown().catch(() => undefined), late]);
+    for (const unsubscribe of this.unsubscribers) unsubscribe();
+    const shutdown = this.provider.shutdown();
+    await withDeadline(SHUTDOWN_TIMEOUT_MS, 'Sending the last spans', shutdown).catch(
+      () => undefined,
+    );
   }
 
-  private listen(name: string): void {
-    const { kind, name: nameOf, of } = CHANNELS[name]!;
+  private startRequestSpan(request: FastifyRequest): Context {
+    const route = routeLabelOf(request);
+    const callerContext = this.propagator.extract(ROOT_CONTEXT, request.headers, headerGetter);
+    const attributes = {
+      'http.request.method': request.method,
+      'http.route': route,
+      'url.scheme': request.protocol,
+    };
+    const span = this.provider
+      .getTracer('holdfast')
+      .startSpan(
+        `${request.method} ${route}`,
+        { kind: SpanKind.SERVER, attributes },
+        callerContext,
+      );
+    const context = trace.setSpan(callerContext, span);
+    this.requestContexts.set(request, context);
+    return context;
+  }
+
+  private requestSpan(request: FastifyRequest): Span | undefined {
+    const context = this.requestContexts.get(request);
+    return context && trace.getSpan(context);
+  }
+
+  /** Creates a span for each step that the channel reports inside of a trace. */
+  private subscribe(channelName: string, { kind, name, attributes }: StepSpan): void {
     const tracer = this.provider.getTracer('holdfast');
     const subscribers = {
       start: (step: Step & object) => {
-        const sent = step.traceParent ? { traceparent: step.traceParent } : undefined;
-        const parent = sent
-          ? this.propagator.extract(ROOT_CONTEXT, sent, headers)
-          : this.contexts.active();
-        // What this process does for itself is no part of anybody's trace.
+        const parent = this.parentOf(step);
+        // A step that no request caused belongs to no trace.
         if (!trace.getSpan(parent)) return;
-        this.running.set(
-          step,
-          tracer.startSpan(nameOf(step), { kind, attributes: of(step) }, parent),
-        );
+        const { operation } = step;
+        const options = { kind, attributes: attributes(operation) };
+        this.stepSpans.set(step, tracer.startSpan(name(operation), options, parent));
       },
       error: (step: Step & { error: unknown }) => {
-        const { code, name: type } = step.error as { code?: unknown; name?: string };
-        const span = this.running.get(step)?.setStatus({ code: SpanStatusCode.ERROR });
-        span?.setAttribute('error.type', typeof code === 'string' ? code : (type ?? 'Error'));
+        const span = this.stepSpans.get(step);
+        span?.setStatus({ code: SpanStatusCode.ERROR });
+        span?.setAttribute('error.type', errorTypeOf(step.error));
       },
-      asyncEnd: (step: object) => this.running.get(step)?.end(),
+      asyncEnd: (step: object) => this.stepSpans.get(step)?.end(),
       end: () => undefined,
       asyncStart: () => undefined,
     };
-    const channel = tracingChannel<object, object>(name);
+    const channel = tracingChannel<object, object>(channelName);
     channel.subscribe(subscribers as never);
-    this.unsubscribe.push(() => channel.unsubscribe(subscribers as never));
+    this.unsubscribers.push(() => channel.unsubscribe(subscribers as never));
   }
 
-  /** The exporter, with a line of log a minute at most for what it could not send. */
-  private telling(exporter: SpanExporter): SpanExporter {
+  private parentOf({ traceParent }: Step): Context {
+    if (!traceParent) return this.contexts.active();
+    return this.propagator.extract(ROOT_CONTEXT, { traceparent: traceParent }, headerGetter);
+  }
+
+  /** Logs that spans were lost, at most once a minute. */
+  private withFailureLog(exporter: SpanExporter): SpanExporter {
     return {
       export: (spans, done) =>
         exporter.export(spans, (result) => {
-          if (
-            result.code === ExportResultCode.FAILED &&
-            performance.now() - this.toldAt > TOLD_EVERY_MS
-          ) {
-            this.toldAt = performance.now();
-            this.logger.warn(`${spans.length} spans did not reach the OTLP collector`, 'Tracing');
-          }
+          if (result.code === ExportResultCode.FAILED) this.logLostSpans(spans.length);
           done(result);
         }),
       shutdown: () => exporter.shutdown(),
       forceFlush: () => exporter.forceFlush?.() ?? Promise.resolve(),
     };
   }
+
+  private logLostSpans(count: number): void {
+    const now = performance.now();
+    if (now - this.lastLoggedAt <= LOG_INTERVAL_MS) return;
+    this.lastLoggedAt = now;
+    this.logger.warn(`Could not send ${count} spans to the OTLP collector`, 'Tracing');
+  }
+}
+
+/** The code of a driver's error, else the name of its class: both from closed sets. */
+function errorTypeOf(error: unknown): string {
+  const { code, name } = error as { code?: unknown; name?: string };
+  return typeof code === 'string' ? code : (name ?? 'Error');
 }

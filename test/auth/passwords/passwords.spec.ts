@@ -1,17 +1,38 @@
-/** How passwords are kept: at the parameters of today, also those of yesterday once they are used, and never too many at once. */
+/** How passwords are hashed and verified, through the API and by the work that it costs. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { hash } from '@node-rs/argon2';
 import pg from 'pg';
-import { ARGON2ID } from '../../src/auth/passwords.js';
-import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { logIn, PASSWORD, person, uniqueName } from '../support/factories.js';
-import { expectProblem } from '../support/problem.js';
+import {
+  ARGON2ID,
+  MAX_HASHING_THREADS,
+  MAX_QUEUED_HASHES,
+  PasswordsService,
+} from '../../../src/auth/passwords/passwords.service.js';
+import { UsersService } from '../../../src/users/users.service.js';
+import { startApp, type TestApp } from '../../support/app.js';
+import { eventually } from '../../support/eventually.js';
+import { PASSWORD, registerUser, uniqueUsername } from '../../support/factories.js';
+import { Gate } from '../../support/gate.js';
+import type { Reply } from '../../support/http-client.js';
+import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
+import { expectProblem } from '../../support/problem.js';
 
-describe('a password', () => {
+const WRONG_PASSWORD = 'not the password of the user';
+const CURRENT_HASH = /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/;
+
+/** A task of a hashing thread, as far as it decides what the task costs. */
+interface HashingTask {
+  readonly operation: 'hash' | 'verify';
+  /** `v=19,m=19456,t=2,p=1` of the hash that is verified. */
+  readonly parameters: string | undefined;
+}
+
+describe('passwords', () => {
   let app: TestApp;
   let database: pg.Client;
+
   beforeAll(async () => {
-    app = await startApp();
+    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
     database = new pg.Client({ connectionString: app.databaseUrl });
     await database.connect();
   });
@@ -20,106 +41,148 @@ describe('a password', () => {
     await app.close();
   });
 
-  const kept = async (userId: string): Promise<string> =>
-    (await database.query('SELECT password_hash FROM credentials WHERE user_id = $1', [userId]))
-      .rows[0].password_hash as string;
-  const open = (username: string, password = PASSWORD): Promise<Reply> =>
-    app.call('POST', '/v1/sessions', { body: { username, password } });
-  const keepOld = async (userId: string, form: object, password = PASSWORD): Promise<string> => {
-    const old = await hash(password, {
-      algorithm: 2,
-      memoryCost: 8_192,
-      timeCost: 2,
-      parallelism: 1,
-      ...form,
-    });
+  async function storedHashOf(userId: string): Promise<string> {
+    const sql = 'SELECT password_hash FROM credentials WHERE user_id = $1';
+    const { rows } = await database.query<{ password_hash: string }>(sql, [userId]);
+    return rows[0]?.password_hash as string;
+  }
+
+  /** Replaces the stored hash by one of the same password with these parameters. */
+  async function storeHash(userId: string, parameters: Partial<typeof ARGON2ID>): Promise<string> {
+    const stored = await hash(PASSWORD, { ...ARGON2ID, ...parameters });
     await database.query('UPDATE credentials SET password_hash = $2 WHERE user_id = $1', [
       userId,
-      old,
+      stored,
     ]);
-    return old;
-  };
+    return stored;
+  }
 
-  it('is kept as an argon2id hash of today’s parameters', async () => {
-    expect(await kept((await person(app)).id)).toMatch(/^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
-  });
+  const tryLogIn = (username: string, password = PASSWORD): Promise<Reply> =>
+    app.call('POST', '/v1/sessions', { body: { username, password } });
 
-  it.each([{ memoryCost: 8_192 }, { memoryCost: 19_456, timeCost: 1 }])(
-    'of an older hash (%j) gets one of today’s when it is used, and no session ends',
-    async (form) => {
-      const someone = await person(app);
-      const old = await keepOld(someone.id, form);
-      expectProblem(await open(someone.username, 'not the one it was'), 401, 'invalid-credentials');
-      expect(await kept(someone.id)).toBe(old);
-      expect((await open(someone.username)).status).toBe(201);
-      const fresh = await kept(someone.id);
-      expect(fresh).toMatch(/^\$argon2id\$v=19\$m=19456,t=2,p=1\$/);
-      expect((await open(someone.username)).status).toBe(201);
-      expect(await kept(someone.id)).toBe(fresh);
-      expect((await app.call('GET', '/v1/users/me', { token: someone.token })).status).toBe(200);
-    },
-  );
-
-  it('of an older hash opens every one of ten logins at once', async () => {
-    const someone = await person(app);
-    await keepOld(someone.id, {});
-    const replies = await Promise.all(Array.from({ length: 10 }, () => open(someone.username)));
-    expect(replies.map(({ status }) => status)).toEqual(Array<number>(10).fill(201));
-    expect(await kept(someone.id)).toMatch(/m=19456,t=2,p=1/);
-  });
-
-  it('of a stronger hash stays as it is', async () => {
-    const someone = await person(app);
-    const stronger = await keepOld(someone.id, { memoryCost: 24_576, timeCost: 3 });
-    expect((await open(someone.username)).status).toBe(201);
-    expect(await kept(someone.id)).toBe(stronger);
-  });
-
-  it('costs the same work whether it is wrong or its user unknown', async () => {
-    const PAIRS = 15;
-    /** Milliseconds of CPU of the whole process, the hashing threads among them: waiting for a core does not count. */
-    const workOf = async (action: () => Promise<unknown>): Promise<number> => {
-      const before = process.cpuUsage();
-      await action();
-      const { user, system } = process.cpuUsage(before);
-      return (user + system) / 1000;
+  /** The tasks of the hashing threads while `action` runs. */
+  async function tasksOf(action: () => Promise<unknown>): Promise<HashingTask[]> {
+    const tasks: HashingTask[] = [];
+    const { threads } = app.app.get(PasswordsService, { strict: false }) as unknown as {
+      threads: { run(task: { hash?: string }): Promise<unknown> };
     };
-    const median = (values: readonly number[]): number =>
-      values.toSorted((one, other) => one - other)[values.length >> 1] as number;
-    const names = [uniqueName(), uniqueName()];
-    for (const username of names)
-      await app.call('POST', '/v1/users', {
-        body: { username, email: `${username}@example.com`, password: PASSWORD },
-      });
-    const refuse = async (username: string): Promise<void> =>
-      expectProblem(await open(username, 'not the one that it is'), 401, 'invalid-credentials');
-    for (const username of [uniqueName(), names[0] as string]) await refuse(username); // Compiled and connected.
-    const [wrong, unknown, hashing]: [number[], number[], number[]] = [[], [], []];
-    for (let pair = 0; pair < PAIRS; pair++) {
-      const sides = [
-        async () => wrong.push(await workOf(() => refuse(names[pair % 2] as string))),
-        async () => unknown.push(await workOf(() => refuse(uniqueName()))),
-      ];
-      for (const side of pair % 2 ? sides : sides.toReversed()) await side();
-      hashing.push(await workOf(() => hash(PASSWORD, ARGON2ID)));
+    const run = threads.run.bind(threads);
+    threads.run = (task) => {
+      const operation = task.hash === undefined ? 'hash' : 'verify';
+      tasks.push({ operation, parameters: task.hash?.split('$').slice(1, 4).join() });
+      return run(task);
+    };
+    try {
+      await action();
+    } finally {
+      threads.run = run;
     }
-    const difference = median(wrong.map((work, pair) => work - (unknown[pair] as number)));
-    // Both hash, and were one of them not to, the difference would be all of a hash.
-    expect(Math.min(median(wrong), median(unknown))).toBeGreaterThan(median(hashing));
-    expect(Math.abs(difference)).toBeLessThan(median(hashing) / 2);
+    return tasks;
+  }
+
+  it('a new password is stored as an argon2id hash of the current parameters', async () => {
+    const user = await registerUser(app);
+    expect(await storedHashOf(user.id)).toMatch(CURRENT_HASH);
   });
 
-  it('waits its turn, and of too many at once the rest is shed with 503, while reads go on', async () => {
-    const someone = await person(app);
-    const token = await logIn(app, someone.username);
-    const storm = Promise.all(Array.from({ length: 300 }, () => open(someone.username)));
-    const read = await app.call('GET', '/v1/users/me', { token });
-    const replies = await storm;
-    const shed = replies.filter(({ status }) => status === 503);
-    shed.forEach((reply) => expectProblem(reply, 503, 'overloaded'));
-    expect(replies.filter(({ status }) => status === 201)).toHaveLength(300 - shed.length);
-    expect(shed.length).toBeGreaterThan(50);
-    expect(read.status).toBe(200);
-    expect((await open(someone.username)).status).toBe(201);
+  it('the current parameters are at least those that OWASP recommends', () => {
+    expect(ARGON2ID.memoryCost).toBeGreaterThanOrEqual(19_456);
+    expect(ARGON2ID.timeCost).toBeGreaterThanOrEqual(2);
+  });
+
+  it.each([
+    ['less memory', { memoryCost: 8_192 }],
+    ['fewer passes', { timeCost: 1 }],
+  ])('a login replaces a hash of weaker parameters (%s) and ends no session', async (_, weaker) => {
+    const user = await registerUser(app);
+    await storeHash(user.id, weaker as object);
+    expect((await tryLogIn(user.username)).status).toBe(201);
+    const replaced = await storedHashOf(user.id);
+    expect(replaced).toMatch(CURRENT_HASH);
+    expect((await tryLogIn(user.username)).status).toBe(201);
+    expect(await storedHashOf(user.id)).toBe(replaced);
+    const me = await app.call('GET', '/v1/users/me', { token: user.token });
+    expect(me.status).toBe(200);
+  });
+
+  it('a login with a wrong password keeps a hash of weaker parameters', async () => {
+    const user = await registerUser(app);
+    const weaker = await storeHash(user.id, { memoryCost: 8_192 } as object);
+    const reply = await tryLogIn(user.username, WRONG_PASSWORD);
+    expectProblem(reply, 401, 'invalid-credentials');
+    expect(await storedHashOf(user.id)).toBe(weaker);
+  });
+
+  it('ten logins at once with a hash of weaker parameters all succeed', async () => {
+    const user = await registerUser(app);
+    await storeHash(user.id, { memoryCost: 8_192 } as object);
+    const replies = await Promise.all(Array.from({ length: 10 }, () => tryLogIn(user.username)));
+    expect(replies.map(({ status }) => status)).toEqual(Array<number>(10).fill(201));
+    expect(await storedHashOf(user.id)).toMatch(CURRENT_HASH);
+  });
+
+  it('a login keeps a hash of stronger parameters', async () => {
+    const user = await registerUser(app);
+    const stronger = await storeHash(user.id, { memoryCost: 24_576, timeCost: 3 } as object);
+    expect((await tryLogIn(user.username)).status).toBe(201);
+    expect(await storedHashOf(user.id)).toBe(stronger);
+  });
+
+  it('a wrong password and an unknown user cost one and the same verification', async () => {
+    const user = await registerUser(app);
+    const reject = async (username: string): Promise<void> => {
+      const reply = await tryLogIn(username, WRONG_PASSWORD);
+      expectProblem(reply, 401, 'invalid-credentials');
+    };
+    const ofWrongPassword = await tasksOf(() => reject(user.username));
+    const ofUnknownUsername = await tasksOf(() => reject(uniqueUsername()));
+    const ofUnknownEmail = await tasksOf(() => reject(`${uniqueUsername()}@example.com`));
+    expect(ofWrongPassword).toEqual([
+      { operation: 'verify', parameters: 'argon2id,v=19,m=19456,t=2,p=1' },
+    ]);
+    expect(ofUnknownUsername).toEqual(ofWrongPassword);
+    expect(ofUnknownEmail).toEqual(ofWrongPassword);
+  });
+
+  it('the hash for unknown users is never right, not even with its own password', async () => {
+    const passwords = app.app.get(PasswordsService, { strict: false });
+    let lookups = 0;
+    const findNoHash = (): Promise<{ passwordHash: undefined }> => {
+      lookups++;
+      return Promise.resolve({ passwordHash: undefined });
+    };
+    const verified = await passwords.verify('the password of nobody at all', findNoHash);
+    expect(verified).toEqual({ passwordHash: undefined, isCorrect: false });
+    expect(lookups).toBe(1);
+  });
+
+  it('logins beyond the queue are rejected with 503, and reads go on', async () => {
+    const CAPACITY = MAX_HASHING_THREADS + MAX_QUEUED_HASHES;
+    const EXCESS = 20;
+    const user = await registerUser(app);
+    // Logins that have a hashing slot stop at their first query, so that none finishes.
+    const users = app.app.get(UsersService, { strict: false });
+    const findByLogin = users.findByLogin.bind(users);
+    const gate = new Gate();
+    users.findByLogin = async (loginName) => {
+      await gate.opened;
+      return findByLogin(loginName);
+    };
+    const replies: Reply[] = [];
+    const logins = Array.from({ length: CAPACITY + EXCESS }, async () => {
+      replies.push(await tryLogIn(user.username));
+    });
+    try {
+      await eventually('the excess logins are rejected', () => replies.length >= EXCESS);
+      const read = await app.call('GET', '/v1/users/me', { token: user.token });
+      expect(read.status).toBe(200);
+      expect(replies).toHaveLength(EXCESS);
+      replies.forEach((reply) => expectProblem(reply, 503, 'overloaded'));
+    } finally {
+      users.findByLogin = findByLogin;
+      gate.open();
+      await Promise.all(logins);
+    }
+    expect(replies.filter(({ status }) => status === 201)).toHaveLength(CAPACITY);
   });
 });

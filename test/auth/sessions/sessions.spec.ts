@@ -1,216 +1,257 @@
-/** Sessions through the API: a token shown once, listed, ended in every way that there is, and dead from that answer on. */
-import { createHash, randomBytes } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
+/** Sessions through the API: log in, list, end, expire. */
+import { createHash, randomBytes, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { SessionsService } from '../../src/auth/sessions.service.js';
-import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { logIn, PASSWORD, person, type Person } from '../support/factories.js';
-import { anonymous, expectProblem, pointersOf } from '../support/problem.js';
+import { SessionsService } from '../../../src/auth/sessions/sessions.service.js';
+import { startApp, type TestApp } from '../../support/app.js';
+import { eventually } from '../../support/eventually.js';
+import { logIn, PASSWORD, registerUser, type TestUser } from '../../support/factories.js';
+import type { Reply } from '../../support/http-client.js';
+import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
+import { expectProblem, pointersOf, withoutRequestFields } from '../../support/problem.js';
+import { TestClock } from '../../support/test-clock.js';
+
+const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7/;
+const RFC3339_MILLISECONDS = /\.\d{3}Z$/;
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
 
 describe('sessions', () => {
   let app: TestApp;
+
   beforeAll(async () => {
-    app = await startApp();
+    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
   });
   afterAll(() => app.close());
 
-  const open = (username: unknown, password: unknown, headers = {}): Promise<Reply> =>
+  const tryLogIn = (username: unknown, password: unknown, headers = {}): Promise<Reply> =>
     app.call('POST', '/v1/sessions', { body: { username, password }, headers });
   const list = (token: string): Promise<Reply> => app.call('GET', '/v1/sessions', { token });
-  const current = (token: string): Promise<Reply> =>
+  const getCurrent = (token: string): Promise<Reply> =>
     app.call('GET', '/v1/sessions/current', { token });
-  const isAlive = async (token: string): Promise<boolean> => {
-    const reply = await current(token);
+  const end = (token: string, path: string): Promise<Reply> =>
+    app.call('DELETE', `/v1/sessions${path}`, { token });
+  const idOf = async (token: string): Promise<string> =>
+    (await getCurrent(token)).body.id as string;
+
+  async function isLive(token: string): Promise<boolean> {
+    const reply = await getCurrent(token);
     if (reply.status !== 200) expectProblem(reply, 401, 'unauthenticated');
     return reply.status === 200;
-  };
+  }
+  const areLive = (tokens: readonly string[]): Promise<boolean[]> =>
+    Promise.all(tokens.map(isLive));
+
+  /** A user with three sessions. */
+  async function startThree(): Promise<{ user: TestUser; tokens: [string, string, string] }> {
+    const user = await registerUser(app);
+    const second = await logIn(app, user.username);
+    const third = await logIn(app, user.username);
+    return { user, tokens: [user.token, second, third] };
+  }
 
   describe('logging in', () => {
-    it('answers 201 with the session and its token, this once, never to be stored', async () => {
-      const someone = await person(app);
-      const reply = await open(someone.username, PASSWORD, { 'User-Agent': 'lighthouse/1.0 (é)' });
-      expect(reply.status).toBe(201);
-      expect(reply.headers.get('cache-control')).toBe('no-store');
+    it('a login answers 201 with the session and its token, never to be stored', async () => {
+      const user = await registerUser(app);
+      const headers = { 'User-Agent': 'lighthouse/1.0 (é)' };
+      const reply = await tryLogIn(user.username, PASSWORD, headers);
+      expect([reply.status, reply.headers.get('cache-control')]).toEqual([201, 'no-store']);
       const { token, ...session } = reply.body;
+      expect(token).toMatch(/^hf_[\w-]{43}$/);
       expect(reply.headers.get('location')).toBe(`/v1/sessions/${session.id}`);
+      const time: unknown = expect.stringMatching(RFC3339_MILLISECONDS);
       expect(session).toEqual({
-        id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7/),
-        userId: someone.id,
-        createdAt: expect.stringMatching(/\.\d{3}Z$/),
-        lastSeenAt: expect.stringMatching(/\.\d{3}Z$/),
-        expiresAt: expect.stringMatching(/\.\d{3}Z$/),
-        idleExpiresAt: expect.stringMatching(/\.\d{3}Z$/),
+        id: expect.stringMatching(UUID_V7),
+        userId: user.id,
+        createdAt: time,
+        lastSeenAt: time,
+        expiresAt: time,
+        idleExpiresAt: time,
         userAgent: 'lighthouse/1.0 (?)',
         ip: '127.0.0.1',
         current: true,
       });
-      expect(Date.parse(session.expiresAt) - Date.parse(session.createdAt)).toBeGreaterThan(
-        86_399_000,
-      );
-      expect(Date.parse(session.idleExpiresAt) - Date.parse(session.lastSeenAt)).toBe(3_600_000);
-      expect(token).toMatch(/^hf_[\w-]{43}$/);
-      for (const read of [await current(token), await list(token)]) {
-        expect(read.text).not.toContain(token);
-        expect(read.text).not.toContain(createHash('sha256').update(token).digest('hex'));
-        expect(read.headers.get('cache-control')).toBe('private, no-cache');
-      }
-      expect((await current(token)).body).toEqual(session);
+      const lastSeenAt = Date.parse(session.lastSeenAt);
+      expect(Date.parse(session.expiresAt) - lastSeenAt).toBe(86_400_000);
+      expect(Date.parse(session.idleExpiresAt) - lastSeenAt).toBe(3_600_000);
+      expect((await getCurrent(token)).body).toEqual(session);
     });
 
-    it('is by username or email address, in any case', async () => {
-      const { username, email } = await person(app);
-      for (const name of [username, username.toUpperCase(), email, email.toUpperCase()])
-        expect((await open(name, PASSWORD)).status).toBe(201);
+    it.each(['/v1/sessions', '/v1/sessions/current'])(
+      'the token and its hash are not in the answer of GET %s',
+      async (path) => {
+        const { token } = await registerUser(app);
+        const reply = await app.call('GET', path, { token });
+        expect(reply.status).toBe(200);
+        expect(reply.text).not.toContain(token);
+        expect(reply.text).not.toContain(sha256(token));
+        expect(reply.headers.get('cache-control')).toBe('private, no-cache');
+      },
+    );
+
+    it('a login accepts the username and the email address, whatever their case', async () => {
+      const { username, email } = await registerUser(app);
+      const names = [username, username.toUpperCase(), email, email.toUpperCase()];
+      const replies = await Promise.all(names.map((name) => tryLogIn(name, PASSWORD)));
+      expect(replies.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
     });
 
-    it('refuses a wrong password and an unknown user in the same words', async () => {
-      const { username, email } = await person(app);
-      const refusals = await Promise.all([
-        open(username, 'ten tall ships at anchor'),
-        open(email, 'ten tall ships at anchor'),
-        open('nobody-has-this', PASSWORD),
-        open('nobody@example.com', PASSWORD),
-        open(username, PASSWORD.toUpperCase()),
-        open(username, `${PASSWORD} `),
-        open(username, 'x'),
-        open("' OR 1=1 --", PASSWORD),
+    it('a wrong password and an unknown user get the same answer', async () => {
+      const { username, email } = await registerUser(app);
+      const reference = await tryLogIn(username, 'ten tall ships at anchor');
+      expectProblem(reference, 401, 'invalid-credentials');
+      const rejected = await Promise.all([
+        tryLogIn(email, 'ten tall ships at anchor'),
+        tryLogIn('nobody-has-this', PASSWORD),
+        tryLogIn('nobody@example.com', PASSWORD),
+        tryLogIn(username, PASSWORD.toUpperCase()),
+        tryLogIn(username, `${PASSWORD} `),
+        tryLogIn(username, 'x'),
+        tryLogIn("' OR 1=1 --", PASSWORD),
       ]);
-      for (const refusal of refusals) {
-        expectProblem(refusal, 401, 'invalid-credentials');
-        expect(anonymous(refusal)).toEqual(anonymous(refusals[0] as Reply));
-      }
+      const expected = withoutRequestFields(reference);
+      expect(rejected.map(withoutRequestFields)).toEqual(rejected.map(() => expected));
+      rejected.forEach((reply) => expectProblem(reply, 401, 'invalid-credentials'));
     });
 
-    it('names what is missing or malformed', async () => {
-      expect(pointersOf(await app.call('POST', '/v1/sessions', { body: {} })).sort()).toEqual([
-        '/password',
-        '/username',
+    it('a login that lacks a member or has a malformed one is rejected by name', async () => {
+      const empty = await app.call('POST', '/v1/sessions', { body: {} });
+      expect(pointersOf(empty).sort()).toEqual(['/password', '/username']);
+      expect(pointersOf(await tryLogIn(1, PASSWORD))).toEqual(['/username']);
+      expect(pointersOf(await tryLogIn('someone', 'a\0'))).toEqual(['/password']);
+    });
+  });
+
+  describe('listing', () => {
+    it('the list has your own sessions, newest first, and marks the current one', async () => {
+      const { user, tokens } = await startThree();
+      await registerUser(app);
+      const [first, second, third] = [
+        await idOf(tokens[0]),
+        await idOf(tokens[1]),
+        await idOf(tokens[2]),
+      ];
+      const { status, body } = await list(tokens[1]);
+      expect([status, body.next]).toEqual([200, null]);
+      const listed = (body.data as Record<string, unknown>[]).map(({ id, userId, current }) => ({
+        id,
+        userId,
+        current,
+      }));
+      expect(listed).toEqual([
+        { id: third, userId: user.id, current: false },
+        { id: second, userId: user.id, current: true },
+        { id: first, userId: user.id, current: false },
       ]);
-      expect(pointersOf(await open(1, PASSWORD))).toEqual(['/username']);
-      expect(pointersOf(await open('someone', 'a\0'))).toEqual(['/password']);
     });
   });
 
   describe('ending', () => {
-    const end = (token: string, path: string): Promise<Reply> =>
-      app.call('DELETE', `/v1/sessions${path}`, { token });
-    const idOf = async (token: string): Promise<string> => (await current(token)).body.id as string;
-    let someone: Person;
-    let tokens: string[];
-    beforeAll(async () => {
-      someone = await person(app);
-    });
-    const three = async (): Promise<[string, string, string]> => {
-      await end(await logIn(app, someone.username), '');
-      tokens = [];
-      for (let made = 0; made < 3; made++) tokens.push(await logIn(app, someone.username));
-      return tokens as [string, string, string];
-    };
-    const alive = (): Promise<boolean[]> => Promise.all(tokens.map(isAlive));
-
-    it('lists one’s own, newest first, and marks the current one', async () => {
-      const [first, second, third] = await three();
-      const { status, body } = await list(second);
-      const ids = [await idOf(third), await idOf(second), await idOf(first)];
-      expect([status, body.next]).toEqual([200, null]);
-      expect(
-        body.data.map(({ id, current: is, userId }: Record<string, unknown>) => [id, is, userId]),
-      ).toEqual([
-        [ids[0], false, someone.id],
-        [ids[1], true, someone.id],
-        [ids[2], false, someone.id],
-      ]);
+    it('DELETE /v1/sessions/current ends this session only', async () => {
+      const { tokens } = await startThree();
+      expect((await end(tokens[0], '/current')).status).toBe(204);
+      expect(await areLive(tokens)).toEqual([false, true, true]);
+      expect((await list(tokens[1])).body.data).toHaveLength(2);
     });
 
-    it('of the current one ends this one', async () => {
-      const [first] = await three();
-      expect((await end(first, '/current')).status).toBe(204);
-      expect(await alive()).toEqual([false, true, true]);
-      expect((await list(tokens[1] as string)).body.data).toHaveLength(2);
+    it('DELETE /v1/sessions/{id} ends that session only, and once', async () => {
+      const { tokens } = await startThree();
+      const id = await idOf(tokens[1]);
+      expect((await end(tokens[0], `/${id.toUpperCase()}`)).status).toBe(204);
+      expect(await areLive(tokens)).toEqual([true, false, true]);
+      expectProblem(await end(tokens[0], `/${id}`), 404, 'not-found');
     });
 
-    it('of one by id ends that one, and only once', async () => {
-      const [first, second] = await three();
-      const id = await idOf(second);
-      expect((await end(first, `/${id.toUpperCase()}`)).status).toBe(204);
-      expect(await alive()).toEqual([true, false, true]);
-      expectProblem(await end(first, `/${id}`), 404, 'not-found');
-    });
-
-    it('of another user’s is 404 and ends nothing', async () => {
-      const [first] = await three();
-      const stranger = await person(app);
-      const [hidden, missing] = [
-        await end(stranger.token, `/${await idOf(first)}`),
-        await end(stranger.token, `/${crypto.randomUUID()}`),
-      ];
+    it("another user's session looks like one that does not exist, and stays", async () => {
+      const { tokens } = await startThree();
+      const stranger = await registerUser(app);
+      const hidden = await end(stranger.token, `/${await idOf(tokens[0])}`);
+      const missing = await end(stranger.token, `/${randomUUID()}`);
       expectProblem(hidden, 404, 'not-found');
-      expect(anonymous(hidden)).toEqual(anonymous(missing));
-      expect(await alive()).toEqual([true, true, true]);
+      expect(withoutRequestFields(hidden)).toEqual(withoutRequestFields(missing));
+      expect(await areLive(tokens)).toEqual([true, true, true]);
     });
 
-    it('of all ends all', async () => {
-      const [, second] = await three();
-      const stranger = await person(app);
-      expect((await end(second, '')).status).toBe(204);
-      expect(await alive()).toEqual([false, false, false]);
-      expect(await isAlive(stranger.token)).toBe(true);
+    it('DELETE /v1/sessions ends all of your own sessions', async () => {
+      const { tokens } = await startThree();
+      const stranger = await registerUser(app);
+      expect((await end(tokens[1], '')).status).toBe(204);
+      expect(await areLive([...tokens, stranger.token])).toEqual([false, false, false, true]);
     });
 
-    it('of all others keeps the current one', async () => {
-      const [, second] = await three();
-      expect((await end(second, '?keep=current')).status).toBe(204);
-      expect(await alive()).toEqual([false, true, false]);
+    it('DELETE /v1/sessions?keep=current ends all but the current session', async () => {
+      const { tokens } = await startThree();
+      expect((await end(tokens[1], '?keep=current')).status).toBe(204);
+      expect(await areLive(tokens)).toEqual([false, true, false]);
     });
 
-    it('refuses to keep anything else', async () => {
-      const [first] = await three();
-      for (const query of ['?keep=all', '?keep=', '?keep=current&keep=current', '?keep=CURRENT'])
-        expect(pointersOf(await end(first, query))).toEqual(['/keep']);
-      expect(await alive()).toEqual([true, true, true]);
-    });
+    it.each(['?keep=all', '?keep=', '?keep=current&keep=current', '?keep=CURRENT'])(
+      'DELETE /v1/sessions%s is rejected and ends nothing',
+      async (query) => {
+        const { tokens } = await startThree();
+        expect(pointersOf(await end(tokens[0], query))).toEqual(['/keep']);
+        expect(await areLive(tokens)).toEqual([true, true, true]);
+      },
+    );
 
-    it('is told as RFC 6750 has it: the bare challenge without a token, "invalid_token" with one that is none', async () => {
-      const [first] = await three();
-      await end(first, '/current');
-      const challenge = (reply: Reply): string | null => reply.headers.get('www-authenticate');
-      expect(challenge(await app.call('GET', '/v1/users/me'))).toBe('Bearer realm="holdfast"');
-      expect(challenge(await open('nobody-has-this', PASSWORD))).toBe('Bearer realm="holdfast"');
-      for (const value of [`Bearer ${first}`, 'Bearer nonsense', 'Basic YTpi'])
-        expect(
-          challenge(await app.call('GET', '/v1/users/me', { headers: { Authorization: value } })),
-        ).toBe('Bearer realm="holdfast", error="invalid_token"');
-    });
-
-    it('is final for a request that comes right behind the answer, every time', async () => {
+    it('no request that follows the end of a session is accepted, however close', async () => {
+      const { username } = await registerUser(app);
+      const statuses: number[][] = [];
       for (let round = 0; round < 10; round++) {
-        const token = await logIn(app, someone.username);
-        await Promise.all([current(token), current(token), current(token)]);
-        expect((await end(token, '/current')).status).toBe(204);
-        const after = await Promise.all([current(token), list(token), end(token, '')]);
-        after.forEach((reply) => expectProblem(reply, 401, 'unauthenticated'));
+        const token = await logIn(app, username);
+        await Promise.all([getCurrent(token), getCurrent(token), getCurrent(token)]);
+        const ended = await end(token, '/current');
+        const late = await Promise.all([getCurrent(token), list(token), end(token, '')]);
+        statuses.push([ended, ...late].map(({ status }) => status));
       }
+      expect(statuses).toEqual(Array<number[]>(10).fill([204, 401, 401, 401]));
     });
   });
 
-  it('are at most a hundred a user: the one used longest ago gives way', async () => {
-    const someone = await person(app);
+  describe('the challenge of a 401 (RFC 6750)', () => {
+    const challengeOf = (reply: Reply): string | null => reply.headers.get('www-authenticate');
+
+    it('names no error when no token was sent', async () => {
+      const anonymous = await app.call('GET', '/v1/users/me');
+      expect(challengeOf(anonymous)).toBe('Bearer realm="holdfast"');
+      const login = await tryLogIn('nobody-has-this', PASSWORD);
+      expect(challengeOf(login)).toBe('Bearer realm="holdfast"');
+    });
+
+    it.each(['Bearer nonsense', 'Basic YTpi'])(
+      'is "invalid_token" for %s, which is not a token',
+      async (value) => {
+        const headers = { Authorization: value };
+        const reply = await app.call('GET', '/v1/users/me', { headers });
+        expect(challengeOf(reply)).toBe('Bearer realm="holdfast", error="invalid_token"');
+      },
+    );
+
+    it('is "invalid_token" for the token of an ended session', async () => {
+      const { token } = await registerUser(app);
+      await end(token, '/current');
+      const reply = await app.call('GET', '/v1/users/me', { token });
+      expect(challengeOf(reply)).toBe('Bearer realm="holdfast", error="invalid_token"');
+    });
+  });
+
+  it('a user has at most 100 sessions: a login ends the least recently used one', async () => {
+    const user = await registerUser(app);
     const client = new pg.Client({ connectionString: app.databaseUrl });
     await client.connect();
     const oldTokens = Array.from({ length: 99 }, () => randomBytes(8).toString('hex'));
     await client.query(
       `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
-       SELECT gen_random_uuid(), $1, hash, now() - interval '30 minutes', now() - make_interval(mins => 10, secs => ordinal::int), now() + interval '1 day'
-       FROM unnest($2::text[]) WITH ORDINALITY AS one (hash, ordinal)`,
-      [someone.id, oldTokens.map((token) => createHash('sha256').update(token).digest('hex'))],
+       SELECT gen_random_uuid(), $1, hash, now() - interval '30 minutes',
+              now() - make_interval(mins => 10, secs => position::int), now() + interval '1 day'
+       FROM unnest($2::text[]) WITH ORDINALITY AS token (hash, position)`,
+      [user.id, oldTokens.map(sha256)],
     );
     await client.end();
-    const [youngest, oldest] = [oldTokens[0] as string, oldTokens[98] as string];
-    expect((await list(someone.token)).body.data).toHaveLength(100);
-    const added = await logIn(app, someone.username);
+    const [mostRecent, leastRecent] = [oldTokens[0] as string, oldTokens[98] as string];
+    expect((await list(user.token)).body.data).toHaveLength(100);
+    const added = await logIn(app, user.username);
     expect((await list(added)).body.data).toHaveLength(100);
-    expect(await Promise.all([added, someone.token, youngest, oldest].map(isAlive))).toEqual([
+    expect(await areLive([added, user.token, mostRecent, leastRecent])).toEqual([
       true,
       true,
       true,
@@ -218,95 +259,143 @@ describe('sessions', () => {
     ]);
   });
 
-  it('past their absolute end are removed two hundred a transaction, and no more than 25 transactions at a time', async () => {
-    const someone = await person(app);
-    const [client, holder] = [0, 1].map(
-      () => new pg.Client({ connectionString: app.databaseUrl }),
-    ) as [pg.Client, pg.Client];
-    await Promise.all([client.connect(), holder.connect()]);
+  it('expired sessions are removed in transactions of 200, locked ones later', async () => {
+    const user = await registerUser(app);
+    const client = new pg.Client({ connectionString: app.databaseUrl });
+    const blocker = new pg.Client({ connectionString: app.databaseUrl });
+    await Promise.all([client.connect(), blocker.connect()]);
+    /** Seconds since the end of each expired session that is left. */
+    async function expiredSeconds(): Promise<number[]> {
+      const { rows } = await client.query<{ age: number }>(
+        `SELECT right(token_hash, 8)::int AS age FROM sessions
+         WHERE user_id = $1 AND expires_at < now() ORDER BY age`,
+        [user.id],
+      );
+      return rows.map(({ age }) => age);
+    }
     try {
       await client.query(
         `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
-         SELECT gen_random_uuid(), $1, lpad(age::text, 64, '0'), now() - interval '2 days', now() - interval '2 days', now() - make_interval(secs => age)
+         SELECT gen_random_uuid(), $1, lpad(age::text, 64, '0'), now() - interval '2 days',
+                now() - interval '2 days', now() - make_interval(secs => age)
          FROM generate_series(1, 451) AS age`,
-        [someone.id],
+        [user.id],
       );
-      // A row that another transaction has is left for the next time, and waited for by nobody.
-      await holder.query(
-        `BEGIN; SELECT FROM sessions WHERE token_hash = lpad('451', 64, '0') FOR UPDATE`,
+      await blocker.query('BEGIN');
+      await blocker.query(
+        `SELECT FROM sessions WHERE token_hash = lpad('451', 64, '0') FOR UPDATE`,
       );
-      const left = async (): Promise<number[]> => {
-        const { rows } = await client.query(
-          `SELECT right(token_hash, 8)::int AS age FROM sessions WHERE user_id = $1 AND expires_at < now() ORDER BY age`,
-          [someone.id],
-        );
-        return rows.map(({ age }) => age as number);
-      };
       const sessions = app.app.get(SessionsService, { strict: false });
-      await sessions.purge();
-      expect(await left()).toEqual([451]);
-      const { rows } = await client.query(
-        `SELECT count(*)::int AS ended FROM outbox WHERE type LIKE '%session.ended' AND data->>'userId' = $1 GROUP BY xmin::text`,
-        [someone.id],
+      // Several times: the timer of the service may purge at the same moment.
+      await eventually('all but the locked session are removed', async () => {
+        await sessions.purge();
+        return (await expiredSeconds()).length === 1;
+      });
+      expect(await expiredSeconds()).toEqual([451]);
+      const { rows } = await client.query<{ events: number }>(
+        `SELECT count(*)::int AS events FROM outbox
+         WHERE type LIKE '%session.ended' AND data->>'userId' = $1
+         GROUP BY xmin::text ORDER BY events`,
+        [user.id],
       );
-      expect(rows.map(({ ended }) => ended as number).sort()).toEqual([200, 200, 50]);
-      await holder.query('ROLLBACK');
-      await sessions.purge();
-      expect(await left()).toEqual([]);
-      expect(await isAlive(someone.token)).toBe(true);
-      // Were there always more, it would stop all the same.
-      let transactions = 0;
-      const { purge } = SessionsService.prototype;
-      await purge.call({
-        unitOfWork: { run: () => Promise.resolve(++transactions && 200) },
-      } as never);
-      expect(transactions).toBe(25);
+      const removed = rows.map(({ events }) => events);
+      expect(Math.max(...removed)).toBe(200);
+      expect(removed.reduce((sum, count) => sum + count)).toBe(450);
+      await blocker.query('ROLLBACK');
+      await eventually('the session is removed that was locked', async () => {
+        await sessions.purge();
+        return (await expiredSeconds()).length === 0;
+      });
+      expect(await isLive(user.token)).toBe(true);
     } finally {
-      await Promise.all([client.end(), holder.end()]);
+      await Promise.all([client.end(), blocker.end()]);
     }
+  });
+
+  it('one purge of expired sessions runs at most 25 transactions', async () => {
+    let transactions = 0;
+    const unitOfWork = {
+      run: () => {
+        transactions++;
+        return Promise.resolve(200);
+      },
+    };
+    const unused = undefined as never;
+    const sessions = new SessionsService(
+      unused,
+      unused,
+      unused,
+      unitOfWork as never,
+      unused,
+      unused,
+      unused,
+    );
+    await sessions.purge();
+    expect(transactions).toBe(25);
   });
 });
 
-describe('sessions that end by themselves', () => {
-  const IDLE_MS = 1_000;
-  const ABSOLUTE_MS = 3_000;
+describe('sessions as time passes', () => {
+  const IDLE_MS = 3_600_000;
+  const ABSOLUTE_MS = 86_400_000;
+  let clock: TestClock;
   let app: TestApp;
+
   beforeAll(async () => {
-    app = await startApp({
+    clock = new TestClock();
+    const env = {
       SESSION_IDLE_SECONDS: String(IDLE_MS / 1000),
       SESSION_ABSOLUTE_SECONDS: String(ABSOLUTE_MS / 1000),
-    });
+    };
+    app = await startApp(env, undefined, undefined, [clock.provider, LONG_TIMEOUTS]);
   });
   afterAll(() => app.close());
-  const statusOf = async (token: string): Promise<number> =>
-    (await app.call('GET', '/v1/users/me', { token })).status;
 
-  it('end when they were not used for the idle time', async () => {
-    const someone = await person(app);
-    await sleep(IDLE_MS + 300);
-    expectProblem(
-      await app.call('GET', '/v1/sessions/current', { token: someone.token }),
-      401,
-      'unauthenticated',
-    );
-    const next = await logIn(app, someone.username);
-    expect((await app.call('GET', '/v1/sessions', { token: next })).body.data).toHaveLength(1);
+  const get = (path: string, token: string): Promise<Reply> => app.call('GET', path, { token });
+  const statusOf = async (token: string): Promise<number> =>
+    (await get('/v1/sessions/current', token)).status;
+
+  it('a session that is used just before its idle time ends goes on', async () => {
+    const { token } = await registerUser(app);
+    clock.advance(IDLE_MS - 1);
+    expect(await statusOf(token)).toBe(200);
+    clock.advance(IDLE_MS - 1);
+    expect(await statusOf(token)).toBe(200);
   });
 
-  it('live on while they are used, and end at the absolute time whatever they do', async () => {
-    const { body } = await app.call('POST', '/v1/sessions', {
-      body: { username: (await person(app)).username, password: PASSWORD },
-    });
-    const end = Date.parse(body.expiresAt);
-    expect(end - Date.parse(body.createdAt)).toBeLessThanOrEqual(ABSOLUTE_MS + 50);
-    let used = 0;
-    while (Date.now() < end - 300) {
-      expect([Date.now(), await statusOf(body.token)]).toEqual([expect.any(Number), 200]);
-      used++;
-      await sleep(300);
+  it('a session that is not used for the idle time ends, and is not listed any more', async () => {
+    const { username, token } = await registerUser(app);
+    clock.advance(IDLE_MS);
+    expectProblem(await get('/v1/sessions/current', token), 401, 'unauthenticated');
+    const newToken = await logIn(app, username);
+    expect((await get('/v1/sessions', newToken)).body.data).toHaveLength(1);
+  });
+
+  it('a session that is used all the time ends at its absolute time', async () => {
+    const { token } = await registerUser(app);
+    const { body } = await get('/v1/sessions/current', token);
+    const endMs = Date.parse(body.expiresAt as string);
+    expect(endMs).toBe(clock.now.getTime() + ABSOLUTE_MS);
+    const statuses: number[] = [];
+    while (clock.now.getTime() + IDLE_MS / 2 < endMs) {
+      clock.advance(IDLE_MS / 2);
+      statuses.push(await statusOf(token));
     }
-    expect(used).toBeGreaterThan(IDLE_MS / 300);
-    await sleep(Math.max(0, end - Date.now()) + 20);
-    expect(await statusOf(body.token)).toBe(401);
+    expect(statuses).toEqual(Array<number>(47).fill(200));
+    clock.advance(endMs - clock.now.getTime() - 1);
+    expect(await statusOf(token)).toBe(200);
+    clock.advance(1);
+    expect(await statusOf(token)).toBe(401);
+  });
+
+  it('the idle end of a session is never after its absolute end', async () => {
+    const { token } = await registerUser(app);
+    for (let half = 0; half < 47; half++) {
+      clock.advance(IDLE_MS / 2);
+      await statusOf(token);
+    }
+    const { body } = await get('/v1/sessions/current', token);
+    expect(body.lastSeenAt).toBe(clock.now.toISOString());
+    expect(body.idleExpiresAt).toBe(body.expiresAt);
   });
 });

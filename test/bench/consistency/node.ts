@@ -1,50 +1,26 @@
 /**
- * One node: a process of its own, with its own memory, connections and single-flights, that run.ts forks and commands. It reads
- * and writes as it is told and keeps a log; times are CLOCK_MONOTONIC, which all processes of a machine share.
+ * One node: a process with its own memory, connections and single-flights, which run.ts forks. It
+ * reads and writes on command and keeps a log. Times are CLOCK_MONOTONIC, one clock for all
+ * processes of a machine.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Node, PEERS, type Servers } from './peers.js';
-import { randomFrom } from './random.js';
+import { Random } from '../../support/random.js';
+import { type PeerNode, PEERS, type Servers } from './peers.js';
+import {
+  type Answer,
+  type Command,
+  type Events,
+  type Log,
+  READER_REST_MS,
+  type RunCommand,
+} from './protocol.js';
 
-export type Command =
-  | { readonly do: 'open'; readonly peer: string; readonly servers: Servers }
-  | {
-      readonly do: 'run';
-      readonly ids: readonly string[];
-      readonly ms: number;
-      readonly seed: number;
-      readonly readers: number;
-      readonly writers: number;
-    }
-  | { readonly do: 'look'; readonly ids: readonly string[] };
-
-/** Columns of equal length: one entry for each read, or for each acknowledged write. */
-export interface Events {
-  /** Nanoseconds: when the read began, or when the write was acknowledged. */
-  readonly at: Float64Array;
-  /** Nanoseconds it took. */
-  readonly took: Float64Array;
-  /** Index into the ids. */
-  readonly row: Uint8Array;
-  readonly version: Float64Array;
-}
-
-export interface Log {
-  readonly reads: Events;
-  readonly writes: Events;
-  /** Rows that PostgreSQL gave to readers. */
-  readonly rowsLoaded: number;
-  readonly failures: readonly string[];
-}
-
-/** Milliseconds between two reads of a reader: a read from memory must not leave the process without time for anything else. */
-const PAUSE_MS = 1;
-
-let node: Node;
+let node: PeerNode;
 let rowsLoaded = 0;
 
-const clock = (): number => Number(process.hrtime.bigint());
+const nowNs = (): number => Number(process.hrtime.bigint());
 
+/** Grows one column for each field of {@link Events}. */
 class Recorder {
   private readonly at: number[] = [];
   private readonly took: number[] = [];
@@ -59,63 +35,71 @@ class Recorder {
   }
 
   get events(): Events {
-    const { at, took, row, version } = this;
     return {
-      at: Float64Array.from(at),
-      took: Float64Array.from(took),
-      row: Uint8Array.from(row),
-      version: Float64Array.from(version),
+      at: Float64Array.from(this.at),
+      took: Float64Array.from(this.took),
+      row: Uint8Array.from(this.row),
+      version: Float64Array.from(this.version),
     };
   }
 }
 
-async function open(peer: string, servers: Servers): Promise<void> {
-  node = await (PEERS[peer] as (typeof PEERS)[string]).open(servers);
+async function open(peerName: string, servers: Servers): Promise<void> {
+  const peer = PEERS[peerName];
+  if (!peer) throw new Error(`There is no peer "${peerName}"`);
+  node = await peer.open(servers);
   node.dataSource.subscribers.push({
     afterQuery({ query, rawResults }) {
-      if (/^SELECT .* FROM "orders"/s.test(query) && !query.endsWith('FOR UPDATE'))
-        rowsLoaded += (rawResults as { rows: unknown[] } | undefined)?.rows.length ?? 0;
+      const isRead = /^SELECT .* FROM "orders"/s.test(query) && !query.endsWith('FOR UPDATE');
+      if (!isRead) return;
+      rowsLoaded += (rawResults as { rows: unknown[] } | undefined)?.rows.length ?? 0;
     },
   });
 }
 
-async function run({
-  ids,
-  ms,
-  seed,
-  readers,
-  writers,
-}: Extract<Command, { do: 'run' }>): Promise<Log> {
-  const [reads, writes] = [new Recorder(), new Recorder()];
+async function run({ ids, ms, seed, readers, writers }: RunCommand): Promise<Log> {
+  const reads = new Recorder();
+  const writes = new Recorder();
   const failures: string[] = [];
   const loadedBefore = rowsLoaded;
-  const end = clock() + ms * 1e6;
+  const end = nowNs() + ms * 1e6;
 
-  const client = async (
-    random: () => number,
-    call: (id: string) => Promise<number>,
-    recorder: Recorder,
+  const repeatUntilEnd = async (
+    act: (row: number, id: string) => Promise<void>,
+    random: Random,
   ) => {
-    while (clock() < end) {
-      const row = Math.floor(random() * ids.length);
-      const began = clock();
+    while (nowNs() < end) {
+      const row = random.between(0, ids.length - 1);
       try {
-        const version = await call(ids[row] as string);
-        const ended = clock();
-        recorder.add(recorder === reads ? began : ended, ended - began, row, version);
+        await act(row, ids[row] as string);
       } catch (error) {
         failures.push(String(error));
       }
-      if (recorder === reads) await sleep(PAUSE_MS);
     }
   };
+  const read = async (row: number, id: string): Promise<void> => {
+    const began = nowNs();
+    try {
+      const version = await node.read(id);
+      reads.add(began, nowNs() - began, row, version);
+    } finally {
+      await sleep(READER_REST_MS);
+    }
+  };
+  const write = async (row: number, id: string): Promise<void> => {
+    const began = nowNs();
+    const version = await node.write(id);
+    const acknowledged = nowNs();
+    writes.add(acknowledged, acknowledged - began, row, version);
+  };
+  const random = new Random(seed);
+  const clientsOf = (count: number, kind: string, act: typeof read): Promise<void>[] =>
+    Array.from({ length: count }, (_, index) =>
+      repeatUntilEnd(act, random.fork(`${kind} ${index}`)),
+    );
   await Promise.all([
-    ...Array.from({ length: readers }, (_, index) =>
-      client(randomFrom(seed + index), (id) => node.read(id), reads),
-    ),
-    ...Array.from({ length: writers }, (_, index) =>
-      client(randomFrom(seed - 1 - index), (id) => node.write(id), writes),
-    ),
+    ...clientsOf(readers, 'reader', read),
+    ...clientsOf(writers, 'writer', write),
   ]);
   return {
     reads: reads.events,
@@ -125,21 +109,23 @@ async function run({
   };
 }
 
+function obey(command: Command): Promise<unknown> {
+  switch (command.do) {
+    case 'open':
+      return open(command.peer, command.servers);
+    case 'run':
+      return run(command);
+    case 'readAll':
+      return Promise.all(command.ids.map((id) => node.read(id)));
+  }
+}
+
 process.on('message', (command: Command) => {
-  const answer = (): Promise<unknown> => {
-    switch (command.do) {
-      case 'open':
-        return open(command.peer, command.servers);
-      case 'run':
-        return run(command);
-      case 'look':
-        return Promise.all(command.ids.map((id) => node.read(id)));
-    }
-  };
-  answer().then(
-    (result) => process.send?.({ result }),
+  const answer = (message: Answer): void => void process.send?.(message);
+  obey(command).then(
+    (result) => answer({ result }),
     (error: unknown) =>
-      process.send?.({ error: error instanceof Error ? error.stack : String(error) }),
+      answer({ error: error instanceof Error ? String(error.stack) : String(error) }),
   );
 });
 process.once('disconnect', () => process.exit());

@@ -1,7 +1,8 @@
 /**
- * The ways of caching a row that are compared: each used as its documentation says, with the settings that its documentation
- * has against staleness. All of them read the same row by its primary key through TypeORM, write it in the same transaction
- * (lock, UPDATE, COMMIT) and acknowledge only when their invalidation, started after the COMMIT, has resolved.
+ * The ways of caching a row that are compared. Each follows its documentation, with the settings
+ * that it recommends against staleness. All read the same row by its primary key through TypeORM
+ * and write it in the same transaction (lock, UPDATE, COMMIT). Their invalidation starts after the
+ * COMMIT; a write is acknowledged when it has resolved.
  */
 import 'reflect-metadata';
 import { CACHE_MANAGER, CacheInterceptor, CacheModule } from '@nestjs/cache-manager';
@@ -17,18 +18,19 @@ import { Keyv } from 'keyv';
 import { createClient } from 'redis';
 import { DataSource, type Repository } from 'typeorm';
 import { AppModule } from '../../../src/app.module.js';
-import type { CachedRepository } from '../../../src/cache/cached-repository.js';
-import { cachedRepositoryToken } from '../../../src/cache/cached.decorator.js';
-import { ReadGate } from '../../../src/cache/read-gate.js';
+import type { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
+import { cachedRepositoryToken } from '../../../src/platform/cache/cached.decorator.js';
+import { ReadGate } from '../../../src/platform/cache/read/read-gate.js';
 import { loadConfig } from '../../../src/config.js';
-import { dataSourceOptions } from '../../../src/database/data-source.js';
-import { UnitOfWork } from '../../../src/database/unit-of-work.js';
+import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
+import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { Order } from '../../../src/orders/order.entity.js';
+import { eventually } from '../../support/eventually.js';
 
-/** Every peer's; longer than a run, so that nothing is fresh merely because it expired. */
+/** Of every peer. Longer than a run: no row is fresh only because its entry expired. */
 export const TTL_MS = 300_000;
 /** Connections to PostgreSQL of one node: as many as it has readers. */
-const POOL = 20;
+const POOL_SIZE = 20;
 
 export interface Servers {
   readonly postgres: string;
@@ -36,43 +38,41 @@ export interface Servers {
 }
 
 /** One node of a peer. */
-export interface Node {
+export interface PeerNode {
   readonly dataSource: DataSource;
-  /** The version of the row that this node shows. */
+  /** Resolves with the row's version as this node shows it. */
   read(id: string): Promise<number>;
-  /** Resolves with the version that it made when the write may be acknowledged. */
+  /** Resolves with the new version when the write may be acknowledged. */
   write(id: string): Promise<number>;
 }
 
 export interface Peer {
   readonly title: string;
-  /** How it was set up, for the report. */
+  /** How it was set up, for the page. */
   readonly settings: string;
-  open(servers: Servers): Promise<Node>;
+  open(servers: Servers): Promise<PeerNode>;
 }
 
-/** What a peer does beside the SQL. */
-interface Aside {
+/** A cache that its caller keeps in step with the database: the cache-aside pattern. */
+interface CacheAside {
   read(id: string): Promise<{ version: number }>;
-  /** After the COMMIT. */
+  /** Called after the COMMIT. */
   invalidate(id: string): Promise<unknown>;
 }
 
-const connect = (
-  postgres: string,
-  cache?: { type: 'redis'; options: { url: string } },
-): Promise<DataSource> =>
-  new DataSource({
-    ...dataSourceOptions(postgres, POOL),
-    entities: [Order],
-    ...(cache && { cache }),
-  }).initialize();
+function connect(
+  postgresUrl: string,
+  queryCache?: { type: 'redis'; options: { url: string } },
+): Promise<DataSource> {
+  const options = { ...dataSourceOptions(postgresUrl, POOL_SIZE), entities: [Order] };
+  return new DataSource({ ...options, ...(queryCache && { cache: queryCache }) }).initialize();
+}
 
-async function aside(
+async function cacheAside(
   dataSource: DataSource,
-  make: (rows: Repository<Order>) => Aside | Promise<Aside>,
-): Promise<Node> {
-  const { read, invalidate } = await make(dataSource.getRepository(Order));
+  create: (rows: Repository<Order>) => CacheAside | Promise<CacheAside>,
+): Promise<PeerNode> {
+  const { read, invalidate } = await create(dataSource.getRepository(Order));
   return {
     dataSource,
     read: async (id) => (await read(id)).version,
@@ -83,7 +83,7 @@ async function aside(
           lock: { mode: 'pessimistic_write' },
         });
         await manager.update(Order, { id }, { note: `after version ${row.version}` });
-        return row.version + 1; // the table's trigger counts
+        return row.version + 1; // a trigger of the table increments it
       });
       await invalidate(id);
       return version;
@@ -91,15 +91,23 @@ async function aside(
   };
 }
 
-/** cache-manager's documented way to Redis through cache-manager-redis-yet. */
+/** Redis through cache-manager-redis-yet, as cache-manager documents it. */
 const redisKeyv = async ({ redis }: Servers): Promise<Keyv> =>
   new Keyv({ store: new KeyvAdapter((await redisStore({ url: redis.url })) as never) });
 
-/** grace off: nothing expired is served. Timeouts off: no read is answered early. A failed delete is an error, not a log line. */
-const BENTO = { ttl: TTL_MS, grace: false, hardTimeout: null, suppressL2Errors: false } as const;
+/**
+ * Without grace no expired value is served; without timeouts no read is answered early; a failed
+ * delete is an error, not a log line.
+ */
+const BENTOCACHE_OPTIONS = {
+  ttl: TTL_MS,
+  grace: false,
+  hardTimeout: null,
+  suppressL2Errors: false,
+} as const;
 
 const bentocache = (store: ReturnType<typeof bentostore>) => (rows: Repository<Order>) => {
-  const cache = new BentoCache({ default: 'rows', stores: { rows: store }, ...BENTO });
+  const cache = new BentoCache({ default: 'rows', stores: { rows: store }, ...BENTOCACHE_OPTIONS });
   return {
     read: (id: string) => cache.getOrSet({ key: id, factory: () => rows.findOneByOrFail({ id }) }),
     invalidate: (id: string) => cache.delete({ key: id }),
@@ -108,7 +116,7 @@ const bentocache = (store: ReturnType<typeof bentostore>) => (rows: Repository<O
 
 const ROWS = Symbol('Rows');
 
-/** A controller as Nest's documentation has it: the interceptor caches what it answers, under the URL. */
+/** A controller as in Nest's documentation: the interceptor caches its responses by their URL. */
 @Controller('orders')
 @UseInterceptors(CacheInterceptor)
 class OrdersByUrl {
@@ -128,7 +136,7 @@ export const PEERS: Readonly<Record<string, Peer>> = {
     title: 'no cache (control)',
     settings: 'every read goes to PostgreSQL',
     open: async ({ postgres }) =>
-      aside(await connect(postgres), (rows) => ({
+      cacheAside(await connect(postgres), (rows) => ({
         read: (id) => rows.findOneByOrFail({ id }),
         invalidate: async () => undefined,
       })),
@@ -138,7 +146,7 @@ export const PEERS: Readonly<Record<string, Peer>> = {
     title: 'GET / SET / DEL by hand',
     settings: 'node-redis: GET; on a miss SELECT and SET PX; DEL after the COMMIT',
     open: async ({ postgres, redis }) =>
-      aside(await connect(postgres), async (rows) => {
+      cacheAside(await connect(postgres), async (rows) => {
         const client = await createClient({ url: redis.url }).connect();
         return {
           read: async (id) => {
@@ -157,7 +165,7 @@ export const PEERS: Readonly<Record<string, Peer>> = {
     title: 'cache-manager',
     settings: '`wrap` and, after the COMMIT, `del`; one Redis store, blocking, no refreshThreshold',
     open: async (servers) =>
-      aside(await connect(servers.postgres), async (rows) => {
+      cacheAside(await connect(servers.postgres), async (rows) => {
         const cache = createCache({
           stores: [await redisKeyv(servers)],
           ttl: TTL_MS,
@@ -173,9 +181,9 @@ export const PEERS: Readonly<Record<string, Peer>> = {
   'nest-interceptor': {
     title: 'Nest CacheInterceptor',
     settings:
-      "`@nestjs/cache-manager`'s, on a controller, called in process; `del` of the URL after the COMMIT",
+      '`@nestjs/cache-manager`, on a controller, called in process; `del` of its URL after COMMIT',
     open: async (servers) =>
-      aside(await connect(servers.postgres), async (rows) => {
+      cacheAside(await connect(servers.postgres), async (rows) => {
         const cacheModule = CacheModule.register({
           stores: [await redisKeyv(servers)],
           ttl: TTL_MS,
@@ -208,7 +216,7 @@ export const PEERS: Readonly<Record<string, Peer>> = {
     settings:
       '`getOrSet` and, after the COMMIT, `delete`; Redis; grace and timeouts off, L2 errors thrown',
     open: async ({ postgres, redis: { host, port } }) =>
-      aside(
+      cacheAside(
         await connect(postgres),
         bentocache(bentostore().useL2Layer(redisDriver({ connection: { host, port } }))),
       ),
@@ -216,9 +224,9 @@ export const PEERS: Readonly<Record<string, Peer>> = {
 
   'bentocache-l1-l2': {
     title: 'bentocache, L1 + L2 + bus',
-    settings: 'the same with the memory driver in front and the Redis bus, its retry queue on',
+    settings: 'the same, with the memory driver in front and the Redis bus with its retry queue',
     open: async ({ postgres, redis: { host, port } }) =>
-      aside(
+      cacheAside(
         await connect(postgres),
         bentocache(
           bentostore()
@@ -232,10 +240,10 @@ export const PEERS: Readonly<Record<string, Peer>> = {
   'typeorm-cache': {
     title: 'TypeORM query cache',
     settings:
-      '`cache: { id, milliseconds }` on the read, Redis; `queryResultCache.remove` after the COMMIT',
+      '`cache: { id, milliseconds }` on reads, Redis; `queryResultCache.remove` after the COMMIT',
     open: async ({ postgres, redis }) => {
       const dataSource = await connect(postgres, { type: 'redis', options: { url: redis.url } });
-      return aside(dataSource, (rows) => ({
+      return cacheAside(dataSource, (rows) => ({
         read: (id) => rows.findOneOrFail({ where: { id }, cache: { id, milliseconds: TTL_MS } }),
         invalidate: async (id) => dataSource.queryResultCache?.remove([id]),
       }));
@@ -245,11 +253,11 @@ export const PEERS: Readonly<Record<string, Peer>> = {
   holdfast: {
     title: 'Holdfast',
     settings:
-      'the application itself: `CachedRepository.findById` and `UnitOfWork.run`, all defaults but the TTL',
+      'the service: `CachedRepository.findById` and `UnitOfWork.run`; every default but the TTL',
     open: async ({ postgres, redis }) => {
       const config = loadConfig({
         DATABASE_URL: postgres,
-        DATABASE_POOL: String(POOL),
+        DATABASE_POOL: String(POOL_SIZE),
         MIGRATIONS: 'manual',
         REDIS_URL: redis.url,
         CACHE_TTL_ORDERS: String(TTL_MS / 1000),
@@ -263,22 +271,23 @@ export const PEERS: Readonly<Record<string, Peer>> = {
       });
       const unitOfWork = app.get(UnitOfWork, { strict: false });
       const gate = app.get(ReadGate, { strict: false });
-      while (!gate.isOpen) await new Promise((resolve) => setTimeout(resolve, 10));
+      await eventually('the read gate opens', () => gate.isOpen);
       return {
         dataSource: app.get(DataSource, { strict: false }),
-        read: async (id) => present(await orders.findById(id)).version,
+        read: async (id) => requireRow(await orders.findById(id)).version,
         write: (id) =>
           unitOfWork.run(async (transaction) => {
-            const row = present(await transaction.lock(Order, id));
-            return present(await transaction.update(row, { note: `after version ${row.version}` }))
-              .version;
+            const row = requireRow(await transaction.lock(Order, id));
+            return requireRow(
+              await transaction.update(row, { note: `after version ${row.version}` }),
+            ).version;
           }),
       };
     },
   },
 };
 
-function present<T>(row: T | null): T {
-  if (row === null) throw new Error('the row is gone');
+function requireRow<T>(row: T | null): T {
+  if (row === null) throw new Error('The row does not exist');
   return row;
 }

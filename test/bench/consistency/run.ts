@@ -1,243 +1,296 @@
 /**
- * `npm run bench:consistency`: how often each way of caching a row shows an old one. Two nodes, real PostgreSQL and Redis behind
- * jittery connections, readers and writers on the same few rows; one peer after the other, each on a fresh database and a flushed
- * Redis. The verdict is by what the nodes logged, never by what a cache says of itself.
- *
- * npm run bench:consistency -- [--seconds 10] [--rounds 10] [--seed 1] [--only holdfast,by-hand]
+ * How often each way of caching a row shows an old one. Two nodes, real PostgreSQL and Redis behind
+ * connections with jitter, readers and writers on the same few rows; one peer after the other, each
+ * on a new database and a flushed Redis. The logs of the nodes decide (staleness.ts), not what a
+ * cache reports about itself.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import pg from 'pg';
-import { format, resolveConfig } from 'prettier';
 import { createClient } from 'redis';
 import { v7 as uuidv7 } from 'uuid';
-import { migrateDatabase } from '../../../src/database/migrate.js';
+import { parseArguments, parseWholeNumber } from '../../../src/cli/arguments.js';
+import { CommandError } from '../../../src/cli/command.js';
+import { migrateDatabase } from '../../../src/platform/database/migrate.js';
+import { killProcess } from '../../support/child-process.js';
 import { createTestDatabase, startSharedPostgres } from '../../support/postgres.js';
+import { Random } from '../../support/random.js';
 import { startRedis } from '../../support/redis.js';
-import { machine } from '../machine.js';
-import { startDelayProxy } from './delay-proxy.js';
-import type { Command, Log } from './node.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
+import { describeMachine } from '../machine.js';
+import { writeImage, writePage } from '../page.js';
 import { type Peer, PEERS, type Servers, TTL_MS } from './peers.js';
-import { randomFrom } from './random.js';
-import { markdownTable, perMillion, type Result, resultOf, svgChart } from './report.js';
+import { type Answer, type Command, type Log, READER_REST_MS } from './protocol.js';
+import { resultTable, svgChart } from './report.js';
+import { type PeerResult, staleReadsPerMillion, summarizePeer } from './staleness.js';
 
-const [NODES, READERS, WRITERS, ROWS, JITTER_MS] = [2, 40, 4, 20, 5];
+const CALL = 'npm run bench -- consistency';
+export const USAGE = `${CALL} [--seconds 10] [--rounds 10] [--seed 1] [--only holdfast]
+--only takes some of: ${Object.keys(PEERS).join(', ')}. The page is written when all of them ran.`;
+
+const NODES = 2;
+const READERS = 40;
+const WRITERS = 4;
+const ROWS = 20;
+const MAX_JITTER_MS = 5;
 const WARM_UP_MS = 1_000;
-/** From a round's last write to the look at what is left: far more than the jitter, far less than the TTL. */
+/** From a round's last write to the reading of what is left: far more than the jitter. */
 const SETTLE_MS = 500;
-const FOLDER = 'docs/bench';
+const SHAPE = `${NODES} nodes, ${READERS} readers and ${WRITERS} writers over ${ROWS} rows`;
 
-const { values } = parseArgs({
-  options: {
-    seconds: { type: 'string', default: '10' },
-    rounds: { type: 'string', default: '10' },
-    seed: { type: 'string', default: '1' },
-    only: { type: 'string', default: Object.keys(PEERS).join() },
-  },
-});
-const [seconds, rounds, seed] = [values.seconds, values.rounds, values.seed].map(Number) as [
-  number,
-  number,
-  number,
-];
-const chosen = values.only.split(',');
-if (
-  !(seconds > 0) ||
-  !(rounds >= 1) ||
-  ![rounds, seed].every(Number.isSafeInteger) ||
-  chosen.some((name) => !(name in PEERS))
-) {
-  console.error(
-    `--seconds, --rounds and --seed are numbers; --only has names out of ${Object.keys(PEERS).join()}`,
-  );
-  process.exit(2);
+const NODE_PROGRAM = fileURLToPath(new URL('./node.js', import.meta.url));
+
+const INSERT_USER = `
+  INSERT INTO users (id, username, email) VALUES ($1, 'reader', 'reader@example.org')`;
+const INSERT_ORDERS = `
+  INSERT INTO orders (id, user_id, status, currency, items, total)
+  SELECT id, $2, 'placed', 'EUR', $3, 4350
+    FROM unnest($1::uuid[]) AS id`;
+const ITEMS = [{ sku: 'rope-12', name: 'Rope, 12 mm', quantity: 3, unitPrice: 1450 }];
+
+interface Options {
+  readonly seconds: number;
+  readonly rounds: number;
+  readonly seed: number;
+  readonly peerNames: readonly string[];
 }
 
-/** Sends a node one command and waits for its one answer. */
-async function ask<T>(node: ChildProcess, command: Command): Promise<T> {
-  const failed = new AbortController();
-  const ended = once(node, 'exit', { signal: failed.signal }).then(([code]) => {
-    throw new Error(`a node ended with ${String(code)}`);
-  });
-  node.send(command);
+export async function run(argv: string[]): Promise<number> {
+  const options = parseOptions(argv);
+  const postgres = await startSharedPostgres(migrateDatabase);
+  process.env.TEST_POSTGRES_URL = postgres.url;
+  const redis = await startRedis();
+  const random = new Random(options.seed);
+  const postgresPort = Number(new URL(postgres.url).port);
+  const postgresProxy = await TcpProxy.start(postgresPort, random.fork('PostgreSQL'));
+  const redisProxy = await TcpProxy.start(redis.port, random.fork('Redis'));
+  postgresProxy.setDelay(0, MAX_JITTER_MS);
+  redisProxy.setDelay(0, MAX_JITTER_MS);
+  const redisUrl = `redis://127.0.0.1:${redisProxy.port}`;
+  const servers: Servers = {
+    postgres: `postgres://127.0.0.1:${postgresProxy.port}`,
+    redis: { host: '127.0.0.1', port: redisProxy.port, url: redisUrl },
+  };
   try {
-    const answered = once(node, 'message') as Promise<[{ result: T; error?: string }]>;
-    const [{ result, error }] = (await Promise.race([answered, ended])) as [
-      { result: T; error?: string },
-    ];
-    if (error !== undefined) throw new Error(error);
-    return result;
-  } finally {
-    failed.abort();
-    await ended.catch(() => undefined);
-  }
-}
-
-async function insertRows(database: pg.Client): Promise<string[]> {
-  const user = uuidv7();
-  const ids = Array.from({ length: ROWS }, () => uuidv7());
-  const items = JSON.stringify([
-    { sku: 'rope-12', name: 'Rope, 12 mm', quantity: 3, unitPrice: 1450 },
-  ]);
-  await database.query(
-    `INSERT INTO users (id, username, email) VALUES ($1, 'reader', 'reader@example.org')`,
-    [user],
-  );
-  await database.query(
-    `INSERT INTO orders (id, user_id, status, currency, items, total) SELECT id, $2, 'placed', 'EUR', $3, 4350 FROM unnest($1::uuid[]) id`,
-    [ids, user, items],
-  );
-  return ids;
-}
-
-/** One peer, from its first connection to its last: on the rows of a database of its own. */
-async function measure(name: string, peer: Peer, servers: Servers): Promise<Result> {
-  const database = await createTestDatabase();
-  const direct = new pg.Client({ connectionString: database.url });
-  await direct.connect();
-  const ids = await insertRows(direct);
-  const behindProxy = new URL(database.url);
-  behindProxy.port = new URL(servers.postgres).port;
-  const program = fileURLToPath(new URL('./node.js', import.meta.url));
-  const nodes = Array.from({ length: NODES }, () => fork(program, { serialization: 'advanced' }));
-  const askAll = <T>(command: (index: number) => Command): Promise<T[]> =>
-    Promise.all(nodes.map((node, index) => ask<T>(node, command(index))));
-  const run = (ms: number, writers: number, salt: number) => (index: number) => ({
-    do: 'run' as const,
-    ids,
-    ms,
-    seed: seed + 10_000 * salt + 1_000 * index,
-    readers: READERS / NODES,
-    writers: writers / NODES,
-  });
-  try {
-    // One after the other, lest their starts on a busy machine run into the connection timeout.
-    const open: Command = {
-      do: 'open',
-      peer: name,
-      servers: { ...servers, postgres: behindProxy.href },
-    };
-    for (const node of nodes) await ask(node, open);
-    await askAll(run(WARM_UP_MS, 0, 0));
-    const logs: Log[] = [];
-    let keysLeftStale = 0;
-    for (let round = 1; round <= rounds; round++) {
-      logs.push(...(await askAll<Log>(run((seconds * 1_000) / rounds, WRITERS, round))));
-      await sleep(SETTLE_MS);
-      const seen = await askAll<number[]>(() => ({ do: 'look', ids }));
-      const { rows } = await direct.query<{ id: string; version: string }>(
-        'SELECT id, version FROM orders',
-      );
-      const truth = new Map(rows.map(({ id, version }) => [id, Number(version)]));
-      const isOld = (version: number, index: number) =>
-        version < (truth.get(ids[index] as string) as number);
-      for (const versions of seen) keysLeftStale += versions.filter(isOld).length;
+    const where = await describeMachine(postgres.url, redis.url);
+    console.log(`${where}\n`);
+    const results: PeerResult[] = [];
+    for (const name of options.peerNames) {
+      await flushRedis(redis.url);
+      const result = await measurePeer(name, servers, options);
+      results.push(result);
+      console.error(summaryOf(result));
     }
-    return resultOf(peer, logs, seconds, { keysLeftStale, keys: ROWS * NODES * rounds });
+    await report(results, options, where);
   } finally {
-    await Promise.all(
-      nodes.map(async (node) => {
-        if (node.exitCode !== null || node.signalCode !== null) return;
-        const exit = once(node, 'exit');
-        node.kill('SIGKILL');
-        await exit;
-      }),
-    );
-    await direct.end();
-    await database.drop();
+    postgresProxy.close();
+    redisProxy.close();
+    await redis.stop();
+    await postgres.stop();
   }
+  return 0;
 }
 
-const openRedis = (url: string) => createClient({ url }).connect();
+function parseOptions(argv: string[]): Options {
+  const { options } = parseArguments(argv, {
+    usage: USAGE,
+    options: ['seconds', 'rounds', 'seed', 'only'],
+  });
+  const wholeNumber = (name: 'seconds' | 'rounds' | 'seed', byDefault: number): number =>
+    parseWholeNumber(name, options[name], { min: 1, max: 1_000_000, byDefault });
+  const peerNames = options.only?.split(',') ?? Object.keys(PEERS);
+  const unknown = peerNames.filter((name) => !Object.hasOwn(PEERS, name));
+  if (unknown.length > 0) {
+    const known = Object.keys(PEERS).join(', ');
+    throw new CommandError(`--only does not know ${unknown.join(', ')}: choose from ${known}`, 2);
+  }
+  return {
+    seconds: wholeNumber('seconds', 10),
+    rounds: wholeNumber('rounds', 10),
+    seed: wholeNumber('seed', 1),
+    peerNames,
+  };
+}
 
-async function onRedis<T>(
-  url: string,
-  work: (client: Awaited<ReturnType<typeof openRedis>>) => Promise<T>,
-): Promise<T> {
-  const client = await openRedis(url);
+async function flushRedis(url: string): Promise<void> {
+  const client = await createClient({ url }).connect();
   try {
-    return await work(client);
+    await client.flushAll();
   } finally {
     client.destroy();
   }
 }
 
-const shape = `${NODES} nodes, ${READERS} readers and ${WRITERS} writers over ${ROWS} rows`;
+/** One peer, from its first connection to its last, on a database of its own. */
+async function measurePeer(name: string, servers: Servers, options: Options): Promise<PeerResult> {
+  const database = await createTestDatabase();
+  const client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+  const ids = await insertRows(client);
+  const proxiedUrl = new URL(database.url);
+  proxiedUrl.port = new URL(servers.postgres).port;
+  const nodes = Array.from({ length: NODES }, () =>
+    fork(NODE_PROGRAM, { serialization: 'advanced' }),
+  );
+  try {
+    // One after the other: on a busy machine simultaneous starts exceed the connection timeout.
+    for (const node of nodes) {
+      const proxied = { ...servers, postgres: proxiedUrl.href };
+      await ask(node, { do: 'open', peer: name, servers: proxied });
+    }
+    return await measureRounds(PEERS[name] as Peer, nodes, client, ids, options);
+  } finally {
+    await Promise.all(nodes.map(killProcess));
+    await client.end();
+    await database.drop();
+  }
+}
 
-function reportOf(results: readonly Result[], where: string): string {
-  const failures = results.filter((result) => result.failures.length > 0);
+async function insertRows(client: pg.Client): Promise<string[]> {
+  const userId = uuidv7();
+  const ids = Array.from({ length: ROWS }, () => uuidv7());
+  await client.query(INSERT_USER, [userId]);
+  await client.query(INSERT_ORDERS, [ids, userId, JSON.stringify(ITEMS)]);
+  return ids;
+}
+
+async function measureRounds(
+  peer: Peer,
+  nodes: readonly ChildProcess[],
+  client: pg.Client,
+  ids: readonly string[],
+  { seconds, rounds, seed }: Options,
+): Promise<PeerResult> {
+  const runRound = (ms: number, writers: number, round: number): Promise<Log[]> => {
+    const answers = nodes.map((node, index) =>
+      ask<Log>(node, {
+        do: 'run',
+        ids,
+        ms,
+        seed: seed + 10_000 * round + 1_000 * index,
+        readers: READERS / NODES,
+        writers: writers / NODES,
+      }),
+    );
+    return Promise.all(answers);
+  };
+  await runRound(WARM_UP_MS, 0, 0);
+  const logs: Log[] = [];
+  let keysLeftStale = 0;
+  for (let round = 1; round <= rounds; round++) {
+    logs.push(...(await runRound((seconds * 1_000) / rounds, WRITERS, round)));
+    await sleep(SETTLE_MS);
+    keysLeftStale += await countStaleKeys(nodes, client, ids);
+  }
+  return summarizePeer(peer, logs, seconds, { keysLeftStale, keys: ROWS * NODES * rounds });
+}
+
+/** Compares what every node reads with the database. */
+async function countStaleKeys(
+  nodes: readonly ChildProcess[],
+  client: pg.Client,
+  ids: readonly string[],
+): Promise<number> {
+  const answers = nodes.map((node) => ask<number[]>(node, { do: 'readAll', ids }));
+  const versionLists = await Promise.all(answers);
+  const { rows } = await client.query<{ id: string; version: string }>(
+    'SELECT id, version FROM orders',
+  );
+  const current = new Map(rows.map(({ id, version }) => [id, Number(version)]));
+  const isStale = (version: number, index: number): boolean =>
+    version < (current.get(ids[index] as string) as number);
+  return versionLists.reduce((count, versions) => count + versions.filter(isStale).length, 0);
+}
+
+/**
+ * Sends a node one command and waits for its answer.
+ * @throws Error when the node reports one or ends
+ */
+async function ask<T>(node: ChildProcess, command: Command): Promise<T> {
+  const waiting = new AbortController();
+  const { signal } = waiting;
+  const answered = once(node, 'message', { signal }) as Promise<[Answer]>;
+  const ended = once(node, 'exit', { signal }).then(([code]) => {
+    throw new Error(`A node ended with ${String(code)}`);
+  });
+  node.send(command);
+  try {
+    const [answer] = await Promise.race([answered, ended]);
+    if ('error' in answer) throw new Error(answer.error);
+    return answer.result as T;
+  } finally {
+    waiting.abort();
+    await Promise.allSettled([answered, ended]);
+  }
+}
+
+function summaryOf(result: PeerResult): string {
+  const { title, staleReads, reads, keysLeftStale, failures } = result;
+  const perMillion = Math.round(staleReadsPerMillion(result));
+  const failed = failures.length > 0 ? `, ${failures.length} calls failed: ${failures[0]}` : '';
+  const stale = `${staleReads} of ${reads} reads stale (${perMillion} per million)`;
+  return `${title}: ${stale}, ${keysLeftStale} keys left stale${failed}`;
+}
+
+async function report(
+  results: readonly PeerResult[],
+  options: Options,
+  where: string,
+): Promise<void> {
+  const hasAllPeers = results.length === Object.keys(PEERS).length;
+  if (!hasAllPeers) {
+    console.log(`\n${resultTable(results)}\n`);
+    return;
+  }
+  await writePage('consistency', pageOf(results, options, where));
+  const caches = results.filter(({ title }) => title !== PEERS.none?.title);
+  await writeImage('consistency.svg', svgChart(caches, `${SHAPE}; logarithmic axis`));
+}
+
+function pageOf(
+  results: readonly PeerResult[],
+  { seconds, rounds, seed }: Options,
+  where: string,
+): string {
+  const failures = results
+    .filter((result) => result.failures.length > 0)
+    .map(({ title, failures: all }) => `${title}: ${all.length} calls failed (${all[0]}). `);
+  const notCounted = failures.length > 0 ? `${failures.join('')}They are not counted.\n\n` : '';
   return `# How often a cached row is stale
 
-\`npm run bench:consistency -- --seconds ${seconds} --rounds ${rounds} --seed ${seed}\`
+\`${CALL} --seconds ${seconds} --rounds ${rounds} --seed ${seed}\`
 
 ${where}.
 
-${markdownTable(results)}
+${resultTable(results)}
 
-${failures.map(({ title, failures: all }) => `${title}: ${all.length} calls failed and are not counted (${all[0]}).\n\n`).join('')}![Stale reads per million reads, by peer](consistency.svg)
+${notCounted}![Stale reads per million reads, by cache](consistency.svg)
 
 ## What was measured
 
-${shape}, every connection to PostgreSQL and to Redis through a proxy that holds each packet back for 0 to ${JITTER_MS} ms. A node is a process. A reader reads one random row after the other, 1 ms apart; a writer locks a random row, updates it, commits, invalidates, waits for that, and counts the write as acknowledged. Every peer has the same rows, the same transaction, the same pool, the same TTL (${TTL_MS / 60_000} minutes) and ${seconds} s, on a fresh database and a flushed Redis.
+${SHAPE}. A node is a process. Every connection to PostgreSQL and to Redis passes a proxy that
+delays each packet by 0 to ${MAX_JITTER_MS} ms.
 
-- **stale read**: a read that began after a write of its row had been acknowledged, and returned an older version. Both moments are taken by the clock that all processes of a machine share (CLOCK_MONOTONIC).
-- **longest**: the longest time after an acknowledgement at which a read began that still missed it. What ended it was the row's next write, which here is never far.
-- **keys left stale**: the writers stop ${rounds} times, for ${SETTLE_MS} ms, and then every row is read on every node; these showed an old version, and without another write would until their TTL.
-- **hit ratio**: 1 − rows that PostgreSQL gave to readers ÷ reads.
+- A reader reads one random row after the other, ${READER_REST_MS} ms apart.
+- A writer locks a random row, updates it, commits, invalidates and waits for the invalidation. Then
+  the write counts as acknowledged.
+- Every cache has the same rows, the same transaction, the same pool, the same TTL
+  (${TTL_MS / 60_000} minutes) and ${seconds} s, on a new database and a flushed Redis.
 
-## How each peer was set up
+The columns:
+
+- **stale reads**: reads that began after a write of their row had been acknowledged, and returned
+  an older version. All processes take both times from one clock (CLOCK_MONOTONIC).
+- **longest**: the longest time from an acknowledgement to the beginning of a read that still missed
+  it. It ended with the row's next write, which is never far here.
+- **keys left stale**: the writers stop ${rounds} times for ${SETTLE_MS} ms. Then every node reads
+  every row. These rows showed an old version, and would until their TTL without another write.
+- **hit ratio**: 1 − rows that PostgreSQL returned to readers ÷ reads.
+
+## How each cache was set up
 
 ${results.map(({ title, settings }) => `- **${title}**: ${settings}.`).join('\n')}
 `;
-}
-
-const postgres = await startSharedPostgres(migrateDatabase);
-process.env.TEST_POSTGRES_URL = postgres.url;
-const redis = await startRedis();
-const random = randomFrom(seed);
-const delay = (): number => random() * JITTER_MS;
-const [postgresProxy, redisProxy] = await Promise.all([
-  startDelayProxy({ host: '127.0.0.1', port: Number(new URL(postgres.url).port) }, delay),
-  startDelayProxy({ host: '127.0.0.1', port: redis.port }, delay),
-]);
-try {
-  const where = await machine(postgres.url, redis.url);
-  console.log(`${where}\n`);
-  const results: Result[] = [];
-  for (const name of chosen) {
-    await onRedis(redis.url, (client) => client.flushAll());
-    const servers: Servers = {
-      postgres: `postgres://127.0.0.1:${postgresProxy.port}`,
-      redis: {
-        host: '127.0.0.1',
-        port: redisProxy.port,
-        url: `redis://127.0.0.1:${redisProxy.port}`,
-      },
-    };
-    const result = await measure(name, PEERS[name] as Peer, servers);
-    results.push(result);
-    const { title, stale, reads, keysLeftStale, failures } = result;
-    console.error(
-      `${title}: ${stale} of ${reads} reads stale, ${Math.round(perMillion(result))} per million, ${keysLeftStale} keys left stale${failures.length > 0 ? `, ${failures.length} calls failed: ${failures[0]}` : ''}`,
-    );
-  }
-  console.log(`\n${markdownTable(results)}\n`);
-  if (values.only === Object.keys(PEERS).join()) {
-    const caches = results.filter(({ title }) => title !== PEERS.none?.title);
-    const page = `${FOLDER}/consistency.md`;
-    await mkdir(FOLDER, { recursive: true });
-    await writeFile(
-      page,
-      await format(reportOf(results, where), { ...(await resolveConfig(page)), filepath: page }),
-    );
-    await writeFile(`${FOLDER}/consistency.svg`, svgChart(caches, `${shape}; logarithmic axis`));
-  }
-} finally {
-  await Promise.all([postgresProxy.close(), redisProxy.close()]);
-  await redis.stop();
-  await postgres.stop();
 }

@@ -1,253 +1,153 @@
 /**
- * `npm run bench:lists -- [--orders 1000000] [--few 1000] [--rounds 40]`: what a page of orders takes where there are many beside
- * where there are few: two services in this process, each on a database of its own of one PostgreSQL, asked in turns over HTTP.
- * Every page is full on both sides, so that they differ in nothing but how many orders there are. Writes docs/bench/lists.md.
+ * What a page of orders takes where there are many orders, beside where there are few: two services
+ * in this process, each on a database of its own, asked in turn over HTTP. Every page is full on
+ * both sides, so that only the number of orders differs.
  */
 import 'reflect-metadata';
 import { loadavg } from 'node:os';
-import { parseArgs } from 'node:util';
-import { mkdir, writeFile } from 'node:fs/promises';
-import pg from 'pg';
-import { format, resolveConfig } from 'prettier';
-import { migrateDatabase } from '../../../src/database/migrate.js';
-import { DEFAULT_LIMIT, encodeCursor } from '../../../src/http/pagination.js';
-import { startApp, type TestApp } from '../../support/app.js';
-import { adminToken, person, type Person } from '../../support/factories.js';
-import { createTestDatabase, startSharedPostgres } from '../../support/postgres.js';
-import { machine } from '../machine.js';
-import { CUSTOMERS, DAYS, loadOrders } from './orders.js';
+import { migrateDatabase } from '../../../src/platform/database/migrate.js';
+import { DEFAULT_LIMIT } from '../../../src/platform/http/pagination.js';
+import { percentile } from '../../support/percentile.js';
+import { startSharedPostgres } from '../../support/postgres.js';
+import { callOf, parseNumbers, usageOf } from '../../support/program-table.js';
+import { describeMachine } from '../machine.js';
+import { markdownTable, writePage } from '../page.js';
+import { LIST_KINDS, type ListKind } from './list-kinds.js';
+import { ListedService, VARIANTS } from './listed-service.js';
+import { CUSTOMER_COUNT, DAYS } from './load-orders.js';
 
-const PAGE = 'docs/bench/lists.md';
-/** The 95th percentile with many orders over that with few. */
-const AIM = 1.3;
-/** Requests of each kind to each service in a round. */
-const EACH = 30;
-/** Different requests of a kind: other customers, times and depths, which come again and again. */
-const VARIANTS = 50;
+const DEFAULTS = { orders: 1_000_000, few: 1_000, rounds: 40 } as const;
+type Options = Record<keyof typeof DEFAULTS, number>;
 
-interface Filters {
-  readonly status?: string;
-  /** Days ago. */
-  readonly from?: number;
-  readonly to?: number;
+const CALL = 'npm run bench -- lists';
+export const USAGE = usageOf(CALL, DEFAULTS);
+
+/** The goal: the 95th percentile with many orders over that with few. */
+const MAX_RATIO = 1.3;
+/** Pages of each kind from each service in a round. */
+const PAGES_A_ROUND = 30;
+
+/** Milliseconds of each page. */
+interface Times {
+  readonly few: number[];
+  readonly many: number[];
 }
 
-interface Kind {
-  readonly name: string;
-  readonly by: 'customer' | 'admin' | 'admin, of one user';
-  readonly filters?: (share: number) => Filters;
-  readonly deep?: boolean;
-}
-
-const KINDS: readonly Kind[] = [
-  { name: 'my own, the newest (cached)', by: 'customer' },
-  { name: 'my own, deep', by: 'customer', deep: true },
-  { name: 'my own, delivered', by: 'customer', filters: () => ({ status: 'delivered' }) },
-  {
-    name: 'my own, delivered, deep',
-    by: 'customer',
-    filters: () => ({ status: 'delivered' }),
-    deep: true,
-  },
-  { name: 'my own, of 80 days', by: 'customer', filters: (share) => eightyDays(90 * share) },
-  {
-    name: 'my own, delivered, of 80 days',
-    by: 'customer',
-    filters: (share) => ({ status: 'delivered', ...eightyDays(20 + 70 * share) }),
-  },
-  { name: 'all, the newest', by: 'admin' },
-  { name: 'all, deep', by: 'admin', deep: true },
-  { name: 'all, delivered', by: 'admin', filters: () => ({ status: 'delivered' }) },
-  {
-    name: 'all, delivered, deep',
-    by: 'admin',
-    filters: () => ({ status: 'delivered' }),
-    deep: true,
-  },
-  { name: 'all, of 80 days', by: 'admin', filters: (share) => eightyDays(90 * share) },
-  {
-    name: 'all, cancelled, of 80 days',
-    by: 'admin',
-    filters: (share) => ({ status: 'cancelled', ...eightyDays(20 + 70 * share) }),
-  },
-  {
-    name: "one user's, delivered",
-    by: 'admin, of one user',
-    filters: () => ({ status: 'delivered' }),
-  },
-];
-
-const eightyDays = (to: number): Filters => ({ from: to + 80, to });
-const daysAgo = (days: number): string => new Date(Date.now() - days * 86_400_000).toISOString();
-const percentile = (all: readonly number[], share: number): number =>
-  all.toSorted((a, b) => a - b)[Math.ceil(share * all.length) - 1] ?? NaN;
-
-interface Request {
-  readonly path: string;
-  readonly token: string;
-}
-
-/** One service over so many orders. */
-class Service {
-  private constructor(
-    readonly app: TestApp,
-    readonly loading: number,
-    private readonly customers: readonly Person[],
-    private readonly admin: string,
-    private readonly requests: Map<Kind, Request[]> = new Map(),
-  ) {}
-
-  static async start(orders: number, closing: (() => Promise<unknown>)[]): Promise<Service> {
-    const database = await createTestDatabase();
-    closing.unshift(() => database.drop());
-    const app = await startApp({}, database.url);
-    closing.unshift(() => app.close());
-    const customers: Person[] = [];
-    for (let number = 0; number < CUSTOMERS; number++) customers.push(await person(app));
-    const loading = await loadOrders(
-      database.url,
-      orders,
-      customers.map(({ id }) => id),
-    );
-    return new Service(app, loading, customers, await adminToken(app));
+export async function run(argv: string[]): Promise<number> {
+  const options = parseNumbers(argv, USAGE, DEFAULTS);
+  const postgres = await startSharedPostgres(migrateDatabase);
+  process.env.TEST_POSTGRES_URL = postgres.url;
+  const services: ListedService[] = [];
+  try {
+    const where = await describeMachine(postgres.url);
+    console.log(`${where}\nLoading ${options.few} and ${options.orders} orders ...`);
+    const few = await ListedService.start(options.few);
+    services.push(few);
+    const many = await ListedService.start(options.orders);
+    services.push(many);
+    console.log(`Loaded in ${many.loadingSeconds.toFixed(0)} s. Warming up ...`);
+    await warmUp(services);
+    console.log('Measuring ...');
+    const times = await measure(few, many, options.rounds);
+    await writePage('lists', pageOf(times, options, where, many.loadingSeconds));
+  } finally {
+    for (const service of services) await service.close();
+    await postgres.stop();
   }
+  return 0;
+}
 
-  async prepare(): Promise<void> {
-    const psql = new pg.Client({ connectionString: this.app.databaseUrl });
-    await psql.connect();
-    try {
-      for (const kind of KINDS) {
-        const requests: Request[] = [];
-        for (let number = 0; number < VARIANTS; number++)
-          requests.push(await this.request(psql, kind, number));
-        this.requests.set(kind, requests);
-      }
-    } finally {
-      await psql.end();
+/** Fetches every variant of every kind twice. */
+async function warmUp(services: readonly ListedService[]): Promise<void> {
+  for (const kind of LIST_KINDS) {
+    for (let number = 0; number < 2 * VARIANTS; number++) {
+      for (const service of services) await service.timePage(kind, number);
     }
   }
-
-  private async request(
-    psql: pg.Client,
-    { by, filters, deep }: Kind,
-    number: number,
-  ): Promise<Request> {
-    // Spread evenly, with no two alike.
-    const share = (number * 0.618_034) % 1;
-    const customer = this.customers[number % CUSTOMERS] as Person;
-    const { status, from, to } = filters?.(share) ?? {};
-    const createdFrom = from === undefined ? undefined : daysAgo(from);
-    const createdTo = to === undefined ? undefined : daysAgo(to);
-    const owner = by === 'admin' ? undefined : customer.id;
-    const query = new URLSearchParams({
-      ...(status && { status }),
-      ...(createdFrom && { createdFrom }),
-      ...(createdTo && { createdTo }),
-    });
-    if (deep) {
-      const { rows } = await psql.query<{ id: string; createdAt: Date }>(
-        `SELECT id, created_at AS "createdAt" FROM orders
-          WHERE user_id = coalesce($1, user_id) AND status = coalesce($2, status) AND created_at <= $3 ORDER BY created_at DESC LIMIT 1`,
-        [owner, status, daysAgo(DAYS * (0.1 + share / 2))],
-      );
-      query.set(
-        'cursor',
-        encodeCursor(rows[0] as { id: string; createdAt: Date }, [
-          owner ?? null,
-          status ?? null,
-          null,
-          null,
-        ]),
-      );
-    }
-    const path = by === 'admin, of one user' ? `/v1/users/${customer.id}/orders` : '/v1/orders';
-    return {
-      path: `${path}?${query.toString()}`,
-      token: by === 'customer' ? customer.token : this.admin,
-    };
-  }
-
-  /** Milliseconds. @throws when it is not a full page */
-  async ask(kind: Kind, number: number): Promise<number> {
-    const { path, token } = this.requests.get(kind)?.[number % VARIANTS] as Request;
-    const began = performance.now();
-    const { status, body, text } = await this.app.call('GET', path, { token });
-    const took = performance.now() - began;
-    const { data } = body as { data: unknown[] };
-    if (status !== 200 || data.length !== DEFAULT_LIMIT)
-      throw new Error(`${kind.name}, ${path}: ${status}, ${data?.length ?? text} orders`);
-    return took;
-  }
 }
 
-const number = (value: number) => ({ type: 'string' as const, default: String(value) });
-const { values } = parseArgs({
-  options: { orders: number(1_000_000), few: number(1_000), rounds: number(40) },
-});
-const [orders, few, rounds] = [Number(values.orders), Number(values.few), Number(values.rounds)];
-
-const postgres = await startSharedPostgres(migrateDatabase);
-process.env.TEST_POSTGRES_URL = postgres.url;
-const closing: (() => Promise<unknown>)[] = [];
-try {
-  const where = await machine(postgres.url);
-  console.log(`${where}\nloading ${orders} orders ...`);
-  const small = await Service.start(few, closing);
-  const large = await Service.start(orders, closing);
-  for (const service of [small, large]) await service.prepare();
-  console.log(`loaded in ${large.loading.toFixed(0)} s, warming both ...`);
-  for (const kind of KINDS)
-    for (let turn = 0; turn < 2 * VARIANTS; turn++)
-      for (const service of [small, large]) await service.ask(kind, turn);
-
-  console.log('measuring ...');
-  const took = new Map(
-    KINDS.map((kind) => [kind, { small: [] as number[], large: [] as number[] }]),
-  );
-  for (let round = 0; round < rounds; round++)
-    for (const [kind, { small: ofSmall, large: ofLarge }] of took)
-      for (let turn = 0; turn < EACH; turn++) {
-        const ask = async (service: Service, into: number[]) =>
-          into.push(await service.ask(kind, round * EACH + turn));
-        if (turn % 2 === 0) await ask(small, ofSmall);
-        await ask(large, ofLarge);
-        if (turn % 2 === 1) await ask(small, ofSmall);
+async function measure(
+  few: ListedService,
+  many: ListedService,
+  rounds: number,
+): Promise<Map<ListKind, Times>> {
+  const times = new Map<ListKind, Times>(LIST_KINDS.map((kind) => [kind, { few: [], many: [] }]));
+  for (let round = 0; round < rounds; round++) {
+    for (const [kind, taken] of times) {
+      for (let page = 0; page < PAGES_A_ROUND; page++) {
+        await measurePair(few, many, kind, round * PAGES_A_ROUND + page, taken);
       }
+    }
+  }
+  return times;
+}
 
-  const all = [...took.values()];
-  const total = { small: all.flatMap((one) => one.small), large: all.flatMap((one) => one.large) };
-  const ratioOf = (one: typeof total): number =>
-    percentile(one.large, 0.95) / percentile(one.small, 0.95);
-  const ms = (list: readonly number[], share: number): string => percentile(list, share).toFixed(2);
-  const line = (name: string, one: typeof total): string =>
-    `| ${[name, ms(one.small, 0.5), ms(one.large, 0.5), ms(one.small, 0.95), ms(one.large, 0.95), ratioOf(one).toFixed(2)].join(' | ')} |`;
-  const over = [...took].filter(([, one]) => ratioOf(one) > AIM).map(([{ name }]) => name);
-  const page = `# Pages of many orders
+/** One page of each service. Which one is asked first alternates. */
+async function measurePair(
+  few: ListedService,
+  many: ListedService,
+  kind: ListKind,
+  number: number,
+  times: Times,
+): Promise<void> {
+  if (number % 2 === 0) times.few.push(await few.timePage(kind, number));
+  times.many.push(await many.timePage(kind, number));
+  if (number % 2 === 1) times.few.push(await few.timePage(kind, number));
+}
 
-\`npm run bench:lists -- --orders ${orders} --few ${few} --rounds ${rounds}\`, ${new Date().toISOString().slice(0, 10)}
+const ratioOf = ({ few, many }: Times): number => percentile(many, 0.95) / percentile(few, 0.95);
+
+function pageOf(
+  times: ReadonlyMap<ListKind, Times>,
+  options: Options,
+  where: string,
+  loadingSeconds: number,
+): string {
+  const { orders, few, rounds } = options;
+  const total: Times = {
+    few: [...times.values()].flatMap((taken) => taken.few),
+    many: [...times.values()].flatMap((taken) => taken.many),
+  };
+  const row = (name: string, taken: Times): string[] => {
+    const p50s = [taken.few, taken.many].map((list) => percentile(list, 0.5).toFixed(2));
+    const p95s = [taken.few, taken.many].map((list) => percentile(list, 0.95).toFixed(2));
+    return [name, ...p50s, ...p95s, ratioOf(taken).toFixed(2)];
+  };
+  const slow = [...times].filter(([, taken]) => ratioOf(taken) > MAX_RATIO);
+  const isMissed = ratioOf(total) > MAX_RATIO;
+  const slowNames = slow.map(([{ name }]) => name).join('; ');
+  const head = [
+    'list',
+    `p50 ms, ${few}`,
+    `p50 ms, ${orders}`,
+    `p95 ms, ${few}`,
+    `p95 ms, ${orders}`,
+    'p95, ratio',
+  ];
+  const rows = [...times].map(([{ name }, taken]) => row(name, taken));
+  return `# Pages of many orders
+
+\`${callOf(CALL, options)}\`, ${new Date().toISOString().slice(0, 10)}
 
 ${where}, ${loadavg()[0]?.toFixed(1)} at its end.
 
-The 95th percentile of a page of ${DEFAULT_LIMIT} orders with ${orders} orders is **${ratioOf(total).toFixed(2)} times** that with ${few}, over all kinds of
-lists together; the aim is at most ${AIM}${ratioOf(total) <= AIM ? '' : ', **missed**'}. ${over.length > 0 ? `Taken alone these are over it: ${over.join('; ')}.` : 'So is each kind alone.'}
+With ${orders} orders the 95th percentile of a page of ${DEFAULT_LIMIT} orders is
+**${ratioOf(total).toFixed(2)} times** that with ${few}, over all kinds of lists together. The goal
+is at most ${MAX_RATIO}${isMissed ? ': **missed**' : ''}.
+${slow.length > 0 ? `These kinds alone exceed it: ${slowNames}.` : 'Each kind alone meets it too.'}
 
-| list | p50 ms, ${few} | p50 ms, ${orders} | p95 ms, ${few} | p95 ms, ${orders} | p95, ratio |
-| :-- | --: | --: | --: | --: | --: |
-${[...took].map(([{ name }, one]) => line(name, one)).join('\n')}
-${line('**all of them**', total)}
+${markdownTable(head, [...rows, row('**all kinds**', total)])}
 
-- ${rounds * EACH} pages of each kind from each service, one at a time, in turns, over real HTTP; ${VARIANTS} different ones of a kind (customers, times,
-  depths), each fetched twice before. Both services, their client and one PostgreSQL (64 MiB of shared buffers) share the machine and a
+- Each service was asked for ${rounds * PAGES_A_ROUND} pages of each kind, one at a time, in turn,
+  over HTTP.
+- A kind has ${VARIANTS} different requests (customers, times, depths). Each was sent twice before
+  the measurement.
+- Both services, their client and one PostgreSQL (64 MiB of shared buffers) share the machine and a
   process, so the ratios count and not the times.
-- Loaded in ${large.loading.toFixed(0)} s: users and the rows of \`orders\`, which every CHECK of the schema has looked at, and ANALYZE. Not loaded: events, which no
-  list reads. Five customers have a tenth of all orders each and are those who list; the newest tenth of the orders is placed, paid or
-  shipped, the rest is delivered (three in four), cancelled or refunded; ${DAYS} days, newer rows behind older ones.
+- Loading took ${loadingSeconds.toFixed(0)} s: users and the rows of \`orders\`, checked by every
+  CHECK of the schema, and ANALYZE. Events are not loaded: no list reads them.
+- ${CUSTOMER_COUNT} customers own a tenth of all orders each; they are the ones who list. The newest
+  tenth of the orders is placed, paid or shipped. Of the rest three in four are delivered, the
+  others cancelled or refunded. They span ${DAYS} days.
 `;
-  console.log(`\n${page}`);
-  await mkdir('docs/bench', { recursive: true });
-  await writeFile(PAGE, await format(page, { ...(await resolveConfig(PAGE)), filepath: PAGE }));
-} finally {
-  for (const close of closing) await close();
-  await postgres.stop();
 }
-process.exit();

@@ -1,45 +1,57 @@
 /**
- * Each guard of the protocol, taken out: a directed scenario over the real read and write paths, PostgreSQL and Redis, in which
- * a write is acknowledged and then read. With the guard in place the read shows it; without, the very same steps show an older
- * row. So whoever removes a guard from src/ sees the scenario of its name fail, and whoever weakens a scenario sees that too.
- *
- * A guard is taken out from here: by a Lua script without the line in question, a store that leaves a step out, a Redis that
- * calls itself by the same name in each of its lives, a gate that is always open.
+ * Removes each guard of the protocol in turn. Each scenario acknowledges a write and then reads,
+ * over the real read and write paths, PostgreSQL and Redis. With the guard the read shows the
+ * write; without it the same steps show an older row. So a change that removes a guard fails here,
+ * and so does a change that makes a scenario harmless.
  */
 import { createHash, randomUUID } from 'node:crypto';
-import { createServer, connect, type AddressInfo, type Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { Client } from 'pg';
 import { Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
-import { CacheMetrics } from '../../src/cache/cache.metrics.js';
-import { type CacheStore, CacheUnavailableError } from '../../src/cache/cache.store.js';
-import { CachedEntity, CachedRepository } from '../../src/cache/cached-repository.js';
-import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js';
-import { GuardedStore } from '../../src/cache/guarded.store.js';
+import { Order } from '../../../src/orders/order.entity.js';
+import { CacheMetrics } from '../../../src/platform/cache/cache-metrics.js';
+import { CachedEntities, CachedEntity } from '../../../src/platform/cache/cached-entity.js';
+import { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
+import { ReadGate } from '../../../src/platform/cache/read/read-gate.js';
 import {
-  CachedEntities,
+  type CacheStore,
+  CacheUnavailableError,
+} from '../../../src/platform/cache/store/cache-store.js';
+import { GuardedStore } from '../../../src/platform/cache/store/guarded-store.js';
+import { scripts } from '../../../src/platform/cache/store/redis/redis-scripts.js';
+import { RedisStore } from '../../../src/platform/cache/store/redis/redis-store.js';
+import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
+import {
   type DegradedWrites,
   InvalidationService,
-} from '../../src/cache/invalidation.service.js';
-import { ReadGate } from '../../src/cache/read-gate.js';
-import { scripts } from '../../src/cache/redis.scripts.js';
-import { RedisStore } from '../../src/cache/redis.store.js';
-import { dataSourceOptions } from '../../src/database/data-source.js';
-import { UnitOfWork } from '../../src/database/unit-of-work.js';
-import { Order } from '../../src/orders/order.entity.js';
-import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
-import { ask, type RedisServer, startRedis } from '../support/redis.js';
+} from '../../../src/platform/cache/write/invalidation.service.js';
+import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
+import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
+import { eventually } from '../../support/eventually.js';
+import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { type RedisServer, sendRedisCommand, startRedis } from '../../support/redis.js';
+import { registerCleanup } from './cleanup.js';
 
 Logger.overrideLogger(false);
+
+/** Long enough that no step times out because the machine is busy. */
+const COMMAND_TIMEOUT_MS = 10_000;
+const CONNECT_TIMEOUT_MS = 30_000;
+
+const INSERT_USER = `
+  INSERT INTO users (id, username, email) VALUES ($1, $2, $2 || '@guards.test')`;
+const ITEMS = JSON.stringify([{ sku: 'S', name: 'N', quantity: 1, unitPrice: 1 }]);
+const INSERT_ORDER = `
+  INSERT INTO orders (id, user_id, status, currency, items, total)
+  VALUES ($1, $2, 'placed', 'EUR', $3, 1)`;
 
 let redis: RedisServer;
 let database: TestDatabase;
 let psql: Client;
-let id: string;
-const cleanup: (() => unknown)[] = [];
+let orderId: string;
 
 beforeAll(async () => {
   [redis, database] = await Promise.all([startRedis(), createTestDatabase()]);
@@ -54,150 +66,152 @@ afterAll(async () => {
 });
 
 beforeEach(async () => {
-  const user = randomUUID();
-  id = randomUUID();
-  await psql.query(
-    `INSERT INTO users (id, username, email) VALUES ($1, $2, $2 || '@guards.test')`,
-    [user, `u${id.slice(0, 8)}`],
-  );
-  await psql.query(
-    `INSERT INTO orders (id, user_id, status, currency, items, total) VALUES ($1, $2, 'placed', 'EUR', '[{"sku": "S", "name": "N", "quantity": 1, "unitPrice": 1}]', 1)`,
-    [id, user],
-  );
+  const userId = randomUUID();
+  orderId = randomUUID();
+  await psql.query(INSERT_USER, [userId, `u${orderId.slice(0, 8)}`]);
+  await psql.query(INSERT_ORDER, [orderId, userId, ITEMS]);
 });
 
-afterEach(async () => {
-  for (const undo of cleanup.splice(0).reverse()) await undo();
-  await ask(redis.port, 'FLUSHALL');
-});
+const afterThisTest = registerCleanup();
+afterEach(() => sendRedisCommand(redis.port, 'FLUSHALL'));
 
-/** What a scenario may set about a node; everything else is as CacheModule puts it together. */
-interface Options {
+/** What a scenario may change about a node. Everything else is as CacheModule builds it. */
+interface NodeOptions {
   readonly url?: string;
   readonly gate?: ReadGate;
   readonly degradedWrites?: DegradedWrites;
-  /** Stands between the node and its store. */
-  readonly around?: (store: CacheStore) => Partial<CacheStore>;
-  /** Whether it applies what waits in `cache_invalidations`; without, its gate is open from the start. */
-  readonly drains?: boolean;
+  /** Replaces some steps of the node's store. */
+  readonly replaceSteps?: (store: CacheStore) => Partial<CacheStore>;
+  /** Whether the node applies `cache_invalidations`. If not, its gate is open from the start. */
+  readonly appliesInvalidations?: boolean;
 }
 
 interface Node {
   readonly store: CacheStore;
   readonly gate: ReadGate;
-  /** Changes the order, and gives the version that was acknowledged. */
+  /** Changes the order. Resolves with the version that was acknowledged. */
   write(): Promise<number>;
-  /** The version that a reader gets. */
+  /** The order's version as a reader of this node sees it. */
   read(): Promise<number | undefined>;
 }
 
 async function startNode({
   url = redis.url,
   gate = new ReadGate(),
+  degradedWrites = 'reject',
   ...options
-}: Options = {}): Promise<Node> {
+}: NodeOptions = {}): Promise<Node> {
   const dataSource = await new DataSource({
     ...dataSourceOptions(database.url, 4),
+    connectTimeoutMS: CONNECT_TIMEOUT_MS,
     entities: [Order],
   }).initialize();
-  cleanup.push(() => dataSource.destroy());
-  const guarded = new GuardedStore(
-    RedisStore.connect({ url, onStateChange: () => gate.close() }),
-    () => gate.close(),
-  );
-  cleanup.push(() => guarded.close());
-  const store = options.around ? instead(guarded, options.around(guarded)) : guarded;
+  afterThisTest(() => dataSource.destroy());
+  const redisStore = RedisStore.connect({
+    url,
+    commandTimeoutMs: COMMAND_TIMEOUT_MS,
+    onStateChange: () => gate.close(),
+  });
+  const guardedStore = new GuardedStore(redisStore, () => gate.close());
+  afterThisTest(() => guardedStore.close());
+  const steps = options.replaceSteps?.(guardedStore);
+  const store = steps ? withSteps(guardedStore, steps) : guardedStore;
+
   const metrics = new CacheMetrics(new Registry());
   const entities = new CachedEntities();
   const cached = new CachedEntity(Order, dataSource.getRepository(Order));
   entities.add(cached);
   const invalidations = new DatabaseInvalidations(store, dataSource, gate, metrics);
-  const service = new InvalidationService(
-    store,
-    entities,
-    options.degradedWrites ?? 'reject',
-    invalidations,
-  );
+  const service = new InvalidationService(store, entities, degradedWrites, invalidations);
   const unitOfWork = new UnitOfWork(dataSource, service);
   const orders = new CachedRepository(cached, store, metrics, gate);
-  await until(() => store.available);
-  if (options.drains) {
+
+  await eventually('the store is available', () => store.isAvailable);
+  if (options.appliesInvalidations) {
     await invalidations.onApplicationBootstrap();
-    cleanup.push(() => invalidations.onApplicationShutdown());
-    await until(() => gate.isOpen);
-  } else gate.open(gate.pass());
+    afterThisTest(() => invalidations.onApplicationShutdown());
+    await eventually('the gate opens', () => gate.isOpen);
+  } else {
+    gate.open(gate.takePass());
+  }
   return {
     store,
     gate,
     write: () =>
       unitOfWork.run(async (transaction) => {
-        const before = (await transaction.lock(Order, id)) as Order;
+        const before = (await transaction.lock(Order, orderId)) as Order;
         const after = await transaction.update(before, { note: `after ${before.version}` });
         return (after as Order).version;
       }),
-    read: async () => (await orders.findById(id))?.version,
+    read: async () => (await orders.findById(orderId))?.version,
   };
 }
 
-/** The store, with some of its steps replaced. */
-const instead = (store: CacheStore, steps: Partial<CacheStore>): CacheStore =>
+/** The store with some of its steps replaced. */
+const withSteps = (store: CacheStore, steps: Partial<CacheStore>): CacheStore =>
   new Proxy(store, {
     get(target, name: keyof CacheStore) {
       const value = steps[name] ?? target[name];
-      return typeof value === 'function'
-        ? (value as () => unknown).bind(steps[name] ? steps : target)
-        : value;
+      const owner = steps[name] ? steps : target;
+      return typeof value === 'function' ? (value as () => unknown).bind(owner) : value;
     },
   });
 
-async function until(condition: () => unknown): Promise<void> {
-  for (const deadline = Date.now() + 10_000; !(await condition()); await sleep(2)) {
-    if (Date.now() > deadline) throw new Error(`not in time: ${String(condition)}`);
-  }
+interface BlockableStep<Args extends unknown[]> {
+  readonly step: (...args: Args) => Promise<void>;
+  /** Resolves when the step was called. */
+  readonly isReached: Promise<void>;
+  /** Lets the step run. */
+  readonly unblock: () => void;
 }
 
-/** A step that waits until it is let go, and tells when it was reached. */
-function holding<A extends unknown[]>(step: (...args: A) => Promise<void>) {
-  let letGo!: () => void;
+/** A step that waits until the test lets it run. */
+function blockable<Args extends unknown[]>(
+  runStep: (...args: Args) => Promise<void>,
+): BlockableStep<Args> {
+  let unblock!: () => void;
   let reach!: () => void;
-  const [free, reached] = [
-    new Promise<void>((yes) => (letGo = yes)),
-    new Promise<void>((yes) => (reach = yes)),
-  ];
-  const held = async (...args: A): Promise<void> => {
+  const isUnblocked = new Promise<void>((resolve) => {
+    unblock = resolve;
+  });
+  const isReached = new Promise<void>((resolve) => {
+    reach = resolve;
+  });
+  const step = async (...args: Args): Promise<void> => {
     reach();
-    await free;
-    return step(...args);
+    await isUnblocked;
+    return runStep(...args);
   };
-  return { held, reached, letGo };
+  return { step, isReached, unblock };
 }
 
-const lost = (): Promise<never> => Promise.reject(new CacheUnavailableError('lost on its way'));
+const loseCommand = (): Promise<never> =>
+  Promise.reject(new CacheUnavailableError('lost on the way to Redis'));
 
-/** Until the test is over all scripts are without `line`, which stands in at least one of them. */
-function withoutLine(line: string, instead: string): void {
-  let found = 0;
-  for (const script of Object.values(scripts) as { SCRIPT: string; SHA1: string }[]) {
-    const { SCRIPT, SHA1 } = script;
-    const altered = SCRIPT.replace(line, instead);
-    if (altered === SCRIPT) continue;
-    found++;
-    Object.assign(script, {
-      SCRIPT: altered,
-      SHA1: createHash('sha1').update(altered).digest('hex'),
-    });
-    cleanup.push(() => Object.assign(script, { SCRIPT, SHA1 }));
+/**
+ * Replaces a piece of the Lua scripts until the test is over.
+ * @throws Error when no script has that piece
+ */
+function replaceInScripts(piece: string, replacement: string): void {
+  const affected = Object.values(scripts).filter(({ text }) => text.includes(piece));
+  if (affected.length === 0) throw new Error(`No script contains: ${piece}`);
+  for (const script of affected) {
+    const { text, sha1 } = script;
+    const newText = text.replace(piece, replacement);
+    const newSha1 = createHash('sha1').update(newText).digest('hex');
+    Object.assign(script, { text: newText, sha1: newSha1 });
+    afterThisTest(() => Object.assign(script, { text, sha1 }));
   }
-  if (found === 0) throw new Error(`no script has ${line}`);
 }
 
 /**
- * Version 1 is cached, version 2 acknowledged; its publication is lost, so that the key waits in `cache_invalidations` for a
- * node that is busy elsewhere. Only the fence keeps version 1 from being read.
+ * Version 1 is cached and version 2 acknowledged. The publication of version 2 is lost, and nobody
+ * applies `cache_invalidations`. Only the fence keeps readers from version 1.
  */
-async function lostPublication(guard: boolean): Promise<unknown> {
+async function losePublication(isGuarded: boolean): Promise<unknown> {
+  const withoutFence = { fence: async () => undefined };
   const writer = await startNode({
-    around: () => ({ publish: lost, ...(guard ? {} : { fence: async () => undefined }) }),
+    replaceSteps: () => ({ publish: loseCommand, ...(isGuarded ? {} : withoutFence) }),
   });
   const reader = await startNode();
   expect([await reader.read(), await reader.read()]).toEqual([1, 1]);
@@ -206,86 +220,82 @@ async function lostPublication(guard: boolean): Promise<unknown> {
 }
 
 /**
- * Two writers of one row: the first has committed version 2 and not yet published it, when the second fences, commits version 3
- * and loses its publication. Then the first publishes: the second's fence must stay.
+ * Two writers of one row. The first has committed version 2 and not yet published it. The second
+ * fences, commits version 3 and loses its publication. Then the first publishes: the fence of the
+ * second must stay.
  */
-async function twoWritersOneFence(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
-    first.store.publish(...args),
+async function publishBesideAnotherFence(): Promise<unknown> {
+  const reader = await startNode();
+  const publish = blockable((...args: Parameters<CacheStore['publish']>) =>
+    reader.store.publish(...args),
   );
-  const first = await startNode();
-  const slow = await startNode({ around: () => ({ publish: publishing.held }) });
-  const second = await startNode({ around: () => ({ publish: lost }) });
-  await first.read();
-  const writing = slow.write();
-  await publishing.reached;
-  expect(await second.write()).toBe(3);
-  publishing.letGo();
-  expect(await writing).toBe(2);
-  return first.read();
+  const firstWriter = await startNode({ replaceSteps: () => ({ publish: publish.step }) });
+  const secondWriter = await startNode({ replaceSteps: () => ({ publish: loseCommand }) });
+  await reader.read();
+  const firstWrite = firstWriter.write();
+  await publish.isReached;
+  expect(await secondWriter.write()).toBe(3);
+  publish.unblock();
+  expect(await firstWrite).toBe(2);
+  return reader.read();
 }
 
 /**
- * The first writer has committed version 2 and not yet published it, when the cache forgets all, fences too; the second
- * commits and publishes version 3. What the first publishes then is older than what is there.
+ * Two writers of one row. The first has committed version 2 and not yet published it. The second
+ * commits and publishes version 3. Then the first publishes.
+ * @param beforeSecondWrite runs between the first COMMIT and the second write
  */
-async function publicationAfterAFlush(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
-    second.store.publish(...args),
+async function publishInReverse(
+  beforeSecondWrite: () => Promise<unknown> = async () => undefined,
+): Promise<unknown> {
+  const secondWriter = await startNode();
+  const publish = blockable((...args: Parameters<CacheStore['publish']>) =>
+    secondWriter.store.publish(...args),
   );
-  const slow = await startNode({ around: () => ({ publish: publishing.held }) });
-  const second = await startNode();
-  const writing = slow.write();
-  await publishing.reached;
-  await ask(redis.port, 'FLUSHALL');
-  expect(await second.write()).toBe(3);
-  publishing.letGo();
-  expect(await writing).toBe(2);
-  return second.read();
+  const firstWriter = await startNode({ replaceSteps: () => ({ publish: publish.step }) });
+  const firstWrite = firstWriter.write();
+  await publish.isReached;
+  await beforeSecondWrite();
+  expect(await secondWriter.write()).toBe(3);
+  publish.unblock();
+  expect(await firstWrite).toBe(2);
+  return secondWriter.read();
 }
 
-/** As before without a flush: the second publishes first, and the first, the last to leave the fence, comes with less. */
-async function publicationsInReverse(): Promise<unknown> {
-  const publishing = holding((...args: Parameters<CacheStore['publish']>) =>
-    second.store.publish(...args),
-  );
-  const slow = await startNode({ around: () => ({ publish: publishing.held }) });
-  const second = await startNode();
-  const writing = slow.write();
-  await publishing.reached;
-  expect(await second.write()).toBe(3);
-  publishing.letGo();
-  expect(await writing).toBe(2);
-  return second.read();
-}
+/** {@link publishInReverse}, and Redis loses everything before the second write, fences too. */
+const publishAfterFlush = (): Promise<unknown> =>
+  publishInReverse(() => sendRedisCommand(redis.port, 'FLUSHALL'));
 
-/** A Redis that comes back from a crash with a dataset that was saved before the last write. */
-async function oldDataset(guard: boolean): Promise<unknown> {
+/** Redis crashes and comes back with a dataset that was saved before the last write. */
+async function restoreOldDataset(isGuarded: boolean): Promise<unknown> {
   const server = await startRedis();
-  cleanup.push(() => server.stop());
-  const url = guard ? server.url : await redisOfOneName(server.port);
-  const node = await startNode({ url, drains: true });
+  afterThisTest(() => server.stop());
+  const url = isGuarded ? server.url : await hideIncarnations(server.port);
+  const node = await startNode({ url, appliesInvalidations: true });
   expect([await node.read(), await node.read()]).toEqual([1, 1]);
-  await ask(server.port, 'SAVE');
+  await sendRedisCommand(server.port, 'SAVE');
   expect(await node.write()).toBe(2);
   await server.kill();
-  await until(() => !node.store.available);
+  await eventually('the node notices the crash', () => !node.store.isAvailable);
   await server.restart();
-  expect(await ask(server.port, 'DBSIZE')).toBe(':1\r\n');
-  await until(() => node.store.available && node.gate.isOpen);
+  expect(await sendRedisCommand(server.port, 'DBSIZE')).toBe(':1\r\n');
+  await eventually('the node uses Redis again', () => node.store.isAvailable && node.gate.isOpen);
   return node.read();
 }
 
-/** Passes everything on and back, but the names by which a server tells its lives apart, which stay the same. */
-async function redisOfOneName(port: number): Promise<string> {
+/**
+ * A proxy in front of a Redis server that replaces what tells the server's incarnations apart.
+ * @returns its URL
+ */
+async function hideIncarnations(port: number): Promise<string> {
   const sockets = new Set<Socket>();
-  const server = createServer((client) => {
+  const proxy = createServer((client) => {
     const upstream = connect(port, '127.0.0.1');
-    for (const socket of [client, upstream]) {
+    const pair = [client, upstream];
+    for (const socket of pair) {
       sockets.add(socket);
-      socket
-        .on('error', () => undefined)
-        .on('close', () => [client, upstream].forEach((it) => it.destroy()));
+      socket.on('error', () => undefined);
+      socket.on('close', () => pair.forEach((each) => each.destroy()));
     }
     client.on('data', (bytes) => upstream.write(bytes));
     upstream.on('data', (bytes) => {
@@ -295,98 +305,118 @@ async function redisOfOneName(port: number): Promise<string> {
       client.write(text, 'latin1');
     });
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  cleanup.push(() => {
-    server.close();
+  await new Promise<void>((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+  afterThisTest(() => {
+    proxy.close();
     for (const socket of sockets) socket.destroy();
   });
-  return `redis://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
 }
 
-class OpenGate extends ReadGate {
+class AlwaysOpenGate extends ReadGate {
   override get isOpen(): boolean {
     return true;
   }
 }
 
 /**
- * Nobody reaches Redis when version 2 is written, so its key waits in `cache_invalidations`. Redis is back with all that it
- * had, and the key is not yet taken out (its row is locked, as while another node is at it): the reader must not ask Redis.
+ * Redis hangs while version 2 is written, so its key waits in `cache_invalidations`. Then Redis
+ * answers again, with all that it had. The waiting row is locked, as if another node were applying
+ * it, so the key is not deleted yet: the reader must not ask Redis.
  */
-async function reconnection(guard: boolean): Promise<unknown> {
+async function reconnectBeforeInvalidation(isGuarded: boolean): Promise<unknown> {
   const server = await startRedis();
-  cleanup.push(() => server.stop());
+  afterThisTest(() => server.stop());
   const node = await startNode({
     url: server.url,
     degradedWrites: 'allow',
-    drains: true,
-    ...(guard ? {} : { gate: new OpenGate() }),
+    appliesInvalidations: true,
+    ...(isGuarded ? {} : { gate: new AlwaysOpenGate() }),
   });
   expect([await node.read(), await node.read()]).toEqual([1, 1]);
   server.pause();
-  await until(() => !node.store.available || node.read().then(() => false));
+  await eventually('the node notices that Redis hangs', () => !node.store.isAvailable);
   expect(await node.write()).toBe(2);
+
   await psql.query('BEGIN');
-  cleanup.push(() => psql.query('ROLLBACK'));
-  expect((await psql.query('SELECT 1 FROM cache_invalidations FOR UPDATE')).rowCount).toBe(1);
+  afterThisTest(() => psql.query('ROLLBACK'));
+  const locked = await psql.query('SELECT 1 FROM cache_invalidations FOR UPDATE');
+  expect(locked.rowCount).toBe(1);
   server.resume();
-  await until(() =>
-    node.store.ping().then(
-      () => node.store.available,
-      () => false,
-    ),
-  );
-  const seen = await node.read();
+  await eventually('the store is available again', async () => {
+    await node.store.ping();
+    return node.store.isAvailable;
+  });
+  const seenVersion = await node.read();
   await psql.query('COMMIT');
-  await until(async () => (await psql.query('SELECT 1 FROM cache_invalidations')).rowCount === 0);
+
+  await eventually('the invalidation is applied', async () => {
+    const { rowCount } = await psql.query('SELECT 1 FROM cache_invalidations');
+    return rowCount === 0;
+  });
   expect(await node.read()).toBe(2);
-  return seen;
+  return seenVersion;
 }
 
 describe('the fence', () => {
-  it('in place: a write whose publication is lost is read all the same', async () =>
-    expect(await lostPublication(true)).toBe(2));
-  it('taken out: what was cached before it is read', async () =>
-    expect(await lostPublication(false)).toBe(1));
-});
+  it('with the fence, a write is read although its publication is lost', async () => {
+    expect(await losePublication(true)).toBe(2);
+  });
 
-describe("the fence's set of tokens", () => {
-  it("in place: one writer's publication leaves another's fence", async () =>
-    expect(await twoWritersOneFence()).toBe(3));
-  it('taken out, one flag for all: the older write is read', async () => {
-    withoutLine('if name == token then', 'if true then');
-    expect(await twoWritersOneFence()).toBe(2);
+  it('without the fence, the old row is read when a publication is lost', async () => {
+    expect(await losePublication(false)).toBe(1);
   });
 });
 
-describe('the version compare', () => {
-  it('in place: a late publication does not replace a newer row', async () =>
-    expect(await publicationAfterAFlush()).toBe(3));
-  it('taken out: it does', async () => {
-    withoutLine('\n  if published > version then', '\n  if true then');
-    expect(await publicationAfterAFlush()).toBe(2);
+describe("the fence's set of tokens", () => {
+  it('with tokens, a publication leaves the fence of another writer', async () => {
+    expect(await publishBesideAnotherFence()).toBe(3);
+  });
+
+  it('with one flag instead, a publication removes the fence of another writer', async () => {
+    replaceInScripts('if name == token then', 'if true then');
+    expect(await publishBesideAnotherFence()).toBe(2);
+  });
+});
+
+describe('the comparison of versions', () => {
+  it('with the comparison, a late publication does not replace a newer row', async () => {
+    expect(await publishAfterFlush()).toBe(3);
+  });
+
+  it('without the comparison, a late publication replaces a newer row', async () => {
+    replaceInScripts('elseif published > version then\n    put(', 'else\n    put(');
+    expect(await publishAfterFlush()).toBe(2);
   });
 });
 
 describe("the fence's floor", () => {
-  it('in place: the last to publish is not believed when it has less than another had', async () =>
-    expect(await publicationsInReverse()).toBe(3));
-  it('taken out: it is', async () => {
-    withoutLine('mine and published >= version', 'mine');
-    expect(await publicationsInReverse()).toBe(2);
+  it('with the floor, the last publication is not stored if it is older', async () => {
+    expect(await publishInReverse()).toBe(3);
+  });
+
+  it('without the floor, the last publication is stored although it is older', async () => {
+    replaceInScripts('mine and published >= version', 'mine');
+    expect(await publishInReverse()).toBe(2);
   });
 });
 
-describe('the incarnation', () => {
-  it('in place: nothing is read of an older dataset', async () =>
-    expect(await oldDataset(true)).toBe(2));
-  it('taken out, one name for all lives: it is', async () =>
-    expect(await oldDataset(false)).toBe(1));
+describe('the incarnation in the key', () => {
+  it('with the incarnation, nothing is read from an older dataset', async () => {
+    expect(await restoreOldDataset(true)).toBe(2);
+  });
+
+  it('without the incarnation, an older dataset is read', async () => {
+    expect(await restoreOldDataset(false)).toBe(1);
+  });
 });
 
-describe('the reconnect gate', () => {
-  it('in place: a node that has reconnected reads PostgreSQL until it has caught up', async () =>
-    expect(await reconnection(true)).toBe(2));
-  it('taken out, always open: it reads what Redis had kept', async () =>
-    expect(await reconnection(false)).toBe(1));
+describe('the read gate', () => {
+  it('with the gate, a node that reconnects reads PostgreSQL until it is up to date', async () => {
+    expect(await reconnectBeforeInvalidation(true)).toBe(2);
+  });
+
+  it('without the gate, a node that reconnects reads what Redis has kept', async () => {
+    expect(await reconnectBeforeInvalidation(false)).toBe(1);
+  });
 });

@@ -1,43 +1,38 @@
 /**
- * Migrations on a real PostgreSQL: up, down to nothing and up again; by many nodes at once; by hand. And the drift: what the
- * migrations make is what the entities say, to the last default, check and index.
+ * Migrations on a real PostgreSQL: up, down to nothing and up again, by many nodes at once, and by
+ * hand. And what they make is what the entities say.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Client } from 'pg';
 import { Column, DataSource, Entity, Index, PrimaryColumn } from 'typeorm';
-import { timestampOfInsert } from '../../src/database/columns.js';
-import { dataSourceOptions, MIGRATIONS } from '../../src/database/data-source.js';
-import { migrateDatabase, pendingMigrations } from '../../src/database/migrate.js';
-import { startApp, type TestApp } from '../support/app.js';
-import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
+import { MIGRATIONS } from '#migrations';
+import { timestampOfInsert } from '../../../src/platform/database/columns.js';
+import { migrateDatabase, pendingMigrations } from '../../../src/platform/database/migrate.js';
+import { startApp, type TestApp } from '../../support/app.js';
+import { eventually } from '../../support/eventually.js';
+import { logInAsAdmin } from '../../support/factories.js';
+import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { findDrift } from './schema-drift.js';
 
-const ALL = MIGRATIONS.map(({ name }) => name);
-/** Foreign keys between modules live in SQL only: an entity knows another module's rows by their ids (architecture, rule 2). */
-const FOREIGN_KEYS = [
-  'credentials_user_id_fkey',
-  'idempotency_keys_user_id_fkey',
-  'known_devices_user_id_fkey',
-  'order_events_actor_id_fkey',
-  'order_events_order_id_fkey',
-  'orders_user_id_fkey',
-  'sessions_user_id_fkey',
-];
-/** Tables of the database's own, which no entity reads. */
-const WITHOUT_ENTITY = ['cache_invalidations', 'migrations'];
+const ALL_NAMES = MIGRATIONS.map(({ name }) => name);
 
 const databases: TestDatabase[] = [];
 const clients: Client[] = [];
 
-async function migrated(): Promise<TestDatabase> {
+afterEach(async () => {
+  await Promise.all(clients.splice(0).map((client) => client.end()));
+  await Promise.all(databases.splice(0).map((database) => database.drop()));
+});
+
+async function createMigrated(): Promise<TestDatabase> {
   const database = await createTestDatabase();
   databases.push(database);
   return database;
 }
 
-/** A database in which nothing was ever made. */
-async function empty(): Promise<TestDatabase> {
-  const database = await migrated();
+/** A database in which no migration has run. */
+async function createEmpty(): Promise<TestDatabase> {
+  const database = await createMigrated();
   const client = await connect(database);
   await client.query('DROP SCHEMA public CASCADE');
   await client.query('CREATE SCHEMA public');
@@ -51,294 +46,301 @@ async function connect({ url }: TestDatabase): Promise<Client> {
   return client;
 }
 
-afterEach(async () => {
-  await Promise.all(clients.splice(0).map((client) => client.end()));
-  await Promise.all(databases.splice(0).map((database) => database.drop()));
-});
+/**
+ * Everything in the schema but TypeORM's list of migrations, one line of text for each part. Equal
+ * schemas have equal lines.
+ */
+const SCHEMA = `
+  -- Tables, indexes and sequences of the service.
+  WITH relation AS (
+    SELECT oid, relname AS name, relkind AS kind FROM pg_class
+     WHERE relnamespace = 'public'::regnamespace
+       AND relname NOT LIKE 'migrations%' AND relname NOT LIKE 'PK\\_%'
+  ),
+  -- Type, NOT NULL, identity and default of each column.
+  table_column AS (
+    SELECT name AS table_name, attname AS column_name, format_type(atttypid, atttypmod) AS type,
+           attnotnull AS is_required, attidentity AS identity,
+           pg_get_expr(adbin, adrelid) AS default_value
+      FROM relation
+      JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
+      LEFT JOIN pg_attrdef ON adrelid = relation.oid AND adnum = attnum
+     WHERE kind = 'r'
+  )
+  SELECT format('relation %s %s', kind, name) AS part FROM relation
+  UNION ALL
+  SELECT 'column ' || to_jsonb(table_column)::text FROM table_column
+  UNION ALL
+  SELECT format('constraint %s %s %s', name, conname, pg_get_constraintdef(pg_constraint.oid))
+    FROM relation JOIN pg_constraint ON conrelid = relation.oid
+  UNION ALL
+  SELECT 'index ' || pg_get_indexdef(oid) FROM relation WHERE kind = 'i'
+  UNION ALL
+  SELECT 'trigger ' || pg_get_triggerdef(pg_trigger.oid)
+    FROM relation JOIN pg_trigger ON tgrelid = relation.oid AND NOT tgisinternal
+  UNION ALL
+  SELECT 'function ' || pg_get_functiondef(oid)
+    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+  UNION ALL
+  SELECT 'sequence ' || to_jsonb(pg_sequences)::text
+    FROM pg_sequences WHERE schemaname = 'public' AND sequencename NOT LIKE 'migrations%'
+  ORDER BY 1`;
 
-/** Everything in the schema but the list of migrations, as text that two equal schemas share. */
 async function schemaOf(client: Client): Promise<string[]> {
-  const { rows } = await client.query(`
-    WITH mine AS (SELECT oid, relname, relkind FROM pg_class
-                   WHERE relnamespace = 'public'::regnamespace AND relname NOT LIKE 'migrations%' AND relname NOT LIKE 'PK\\_%')
-    SELECT format('relation %s %s', relkind, relname) AS part FROM mine
-    UNION ALL SELECT format('column %s.%s %s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull,
-                            attidentity, pg_get_expr(adbin, adrelid))
-      FROM mine JOIN pg_attribute ON attrelid = mine.oid AND attnum > 0 AND NOT attisdropped
-      LEFT JOIN pg_attrdef ON adrelid = mine.oid AND adnum = attnum WHERE relkind = 'r'
-    UNION ALL SELECT format('constraint %s %s %s', relname, conname, pg_get_constraintdef(pg_constraint.oid))
-      FROM mine JOIN pg_constraint ON conrelid = mine.oid
-    UNION ALL SELECT 'index ' || pg_get_indexdef(mine.oid) FROM mine WHERE relkind = 'i'
-    UNION ALL SELECT 'trigger ' || pg_get_triggerdef(pg_trigger.oid) FROM mine JOIN pg_trigger ON tgrelid = mine.oid AND NOT tgisinternal
-    UNION ALL SELECT 'function ' || pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-    UNION ALL SELECT 'sequence ' || to_jsonb(pg_sequences)::text FROM pg_sequences WHERE schemaname = 'public' AND sequencename NOT LIKE 'migrations%'
-    ORDER BY 1`);
-  return (rows as { part: string }[]).map(({ part }) => part);
+  const { rows } = await client.query<{ part: string }>(SCHEMA);
+  return rows.map(({ part }) => part);
 }
 
-describe('the migrations', () => {
-  it('are listed in order, each under the name of its class', () => {
-    expect(ALL).toEqual([...ALL].sort((a, b) => a.slice(-13).localeCompare(b.slice(-13))));
-    expect(new Set(ALL).size).toBe(ALL.length);
-    for (const migration of MIGRATIONS) expect(new migration().name).toBe(migration.name);
+/** TypeORM prints the SQL of a migration that fails. */
+async function withoutConsole<T>(work: () => Promise<T>): Promise<T> {
+  const log = jest.spyOn(console, 'log').mockReturnValue();
+  try {
+    return await work();
+  } finally {
+    log.mockRestore();
+  }
+}
+
+describe('the list of migrations', () => {
+  it('is in the order of their timestamps, without a repetition', () => {
+    const timestampOf = (name: string): string => name.slice(-13);
+    const sorted = [...ALL_NAMES].sort((a, b) => timestampOf(a).localeCompare(timestampOf(b)));
+    expect(ALL_NAMES).toEqual(sorted);
+    expect(new Set(ALL_NAMES).size).toBe(ALL_NAMES.length);
   });
 
-  it('go up, down to nothing, and up to the same again', async () => {
-    const database = await empty();
+  it.each(MIGRATIONS.map((migration) => [migration.name, migration] as const))(
+    'has %s under the name that the database records',
+    (name, Migration) => {
+      expect(new Migration().name).toBe(name);
+    },
+  );
+});
+
+describe('migrations', () => {
+  it('go up, down to nothing, and up to the same schema again', async () => {
+    const database = await createEmpty();
     const client = await connect(database);
-    expect(await migrateDatabase(database.url)).toEqual(ALL);
+
+    expect(await migrateDatabase(database.url)).toEqual(ALL_NAMES);
     const schema = await schemaOf(client);
+    const reverted: string[] = [];
+    for (let step = 0; step < ALL_NAMES.length; step++) {
+      reverted.push(...(await migrateDatabase(database.url, 'down')));
+    }
+    const schemaAtZero = await schemaOf(client);
+    const applied = await migrateDatabase(database.url);
+
     expect(schema.length).toBeGreaterThan(100);
-    for (const name of [...ALL].reverse())
-      expect(await migrateDatabase(database.url, 'down')).toEqual([name]);
-    expect(await schemaOf(client)).toEqual([]);
-    expect(await migrateDatabase(database.url, 'down')).toEqual([]);
-    expect(await migrateDatabase(database.url)).toEqual(ALL);
+    expect(reverted).toEqual([...ALL_NAMES].reverse());
+    expect(schemaAtZero).toEqual([]);
+    expect(applied).toEqual(ALL_NAMES);
     expect(await schemaOf(client)).toEqual(schema);
   });
 
-  it('each undo exactly what they do', async () => {
-    const database = await migrated();
+  it('revert exactly what they do, each of them', async () => {
+    const database = await createMigrated();
     const client = await connect(database);
-    const before = await schemaOf(client);
-    const schemas: string[][] = [];
-    for (let step = 0; step < ALL.length; step++) {
+    /** The schema after so many migrations, on the way down. */
+    const schemas = new Map([[ALL_NAMES.length, await schemaOf(client)]]);
+    for (let count = ALL_NAMES.length - 1; count >= 0; count--) {
       await migrateDatabase(database.url, 'down');
-      schemas.push(await schemaOf(client));
+      schemas.set(count, await schemaOf(client));
     }
-    // One at a time, up: TypeORM runs whatever is pending, so the later ones are called done.
-    for (const [step, name] of ALL.entries()) {
-      const later = ALL.slice(step + 1);
-      await client.query(
-        'INSERT INTO migrations (timestamp, name) SELECT right(name, 13)::bigint, name FROM unnest($1::text[]) AS name',
-        [later],
-      );
-      expect(await migrateDatabase(database.url)).toEqual([name]);
-      await client.query('DELETE FROM migrations WHERE name = ANY($1)', [later]);
-      expect(await schemaOf(client)).toEqual(
-        step + 1 === ALL.length ? before : schemas[ALL.length - step - 2],
-      );
+
+    const different: string[] = [];
+    for (const [index, name] of ALL_NAMES.entries()) {
+      await applyOnly(database, client, name);
+      const isEqual = `${await schemaOf(client)}` === `${schemas.get(index + 1)}`;
+      if (!isEqual) different.push(name);
     }
+    expect(different).toEqual([]);
   });
 
-  it('have nothing to do, or to undo, the second time', async () => {
-    const done = await migrated();
-    expect(await migrateDatabase(done.url)).toEqual([]);
-    expect(await migrateDatabase((await empty()).url, 'down')).toEqual([]);
+  /** TypeORM applies whatever is pending: the migrations after this one are recorded as applied. */
+  async function applyOnly(database: TestDatabase, client: Client, name: string): Promise<void> {
+    const later = ALL_NAMES.slice(ALL_NAMES.indexOf(name) + 1);
+    await client.query(
+      `INSERT INTO migrations (timestamp, name)
+       SELECT right(name, 13)::bigint, name FROM unnest($1::text[]) AS name`,
+      [later],
+    );
+    expect(await migrateDatabase(database.url)).toEqual([name]);
+    await client.query('DELETE FROM migrations WHERE name = ANY($1)', [later]);
+  }
+
+  it('have nothing to do in a database that is up to date', async () => {
+    const { url } = await createMigrated();
+    expect(await migrateDatabase(url)).toEqual([]);
   });
 
-  it('keep the rows that are there', async () => {
-    const database = await migrated();
+  it('have nothing to revert in an empty database', async () => {
+    const { url } = await createEmpty();
+    expect(await migrateDatabase(url, 'down')).toEqual([]);
+  });
+
+  it('keep the rows of a database when the newest is reverted and applied again', async () => {
+    const database = await createMigrated();
     const client = await connect(database);
     await client.query(
-      `INSERT INTO users (id, username, email) VALUES (gen_random_uuid(), 'keeper', 'keeper@example.com')`,
+      `INSERT INTO users (id, username, email)
+       VALUES (gen_random_uuid(), 'keeper', 'keeper@example.com')`,
     );
+
     await migrateDatabase(database.url, 'down');
     await migrateDatabase(database.url);
-    expect((await client.query('SELECT username FROM users')).rows).toEqual([
-      { username: 'keeper' },
-    ]);
+
+    const { rows } = await client.query('SELECT username FROM users');
+    expect(rows).toEqual([{ username: 'keeper' }]);
   });
 
-  it('that fail leave those before them done, those after them pending, and nothing of their own', async () => {
-    const database = await empty();
-    const client = await connect(database);
-    await client.query('CREATE TABLE order_events (in_the_way integer)');
-    const told = jest.spyOn(console, 'log').mockReturnValue();
-    await expect(migrateDatabase(database.url)).rejects.toThrow(/order_events/);
-    told.mockRestore();
-    const failed = ALL.findIndex((name) => name.startsWith('Orders'));
-    const pending = await pendingMigrations({
-      query: async (sql) => (await client.query(sql)).rows,
+  describe('of which one fails', () => {
+    const failing = ALL_NAMES.findIndex((name) => name.startsWith('Orders'));
+    let database: TestDatabase;
+    let client: Client;
+
+    /** The migration that creates order_events finds another table of that name. */
+    async function migrateWithObstacle(): Promise<void> {
+      database = await createEmpty();
+      client = await connect(database);
+      await client.query('CREATE TABLE order_events (obstacle integer)');
+      const migrating = withoutConsole(() => migrateDatabase(database.url));
+      await expect(migrating).rejects.toThrow(/order_events/);
+    }
+
+    it('leave those before it applied and the others pending', async () => {
+      await migrateWithObstacle();
+      const queries = { query: async (sql: string) => (await client.query(sql)).rows as unknown };
+      expect(await pendingMigrations(queries)).toEqual(ALL_NAMES.slice(failing));
     });
-    expect(pending).toEqual(ALL.slice(failed));
-    expect((await client.query(`SELECT to_regclass('orders') AS orders`)).rows).toEqual([
-      { orders: null },
-    ]);
-    await client.query('DROP TABLE order_events');
-    expect(await migrateDatabase(database.url)).toEqual(ALL.slice(failed));
+
+    it('leave nothing of the one that failed', async () => {
+      await migrateWithObstacle();
+      const { rows } = await client.query(`SELECT to_regclass('orders') AS orders`);
+      expect(rows).toEqual([{ orders: null }]);
+    });
+
+    it('continue with it once the obstacle is gone', async () => {
+      await migrateWithObstacle();
+      await client.query('DROP TABLE order_events');
+      expect(await migrateDatabase(database.url)).toEqual(ALL_NAMES.slice(failing));
+    });
   });
 });
 
 describe('nodes that start together', () => {
-  it('let one migrate; the others find nothing to do', async () => {
-    const { url } = await empty();
-    const done = await Promise.all([1, 2, 3, 4].map(() => migrateDatabase(url)));
-    expect(done.filter((names) => names.length > 0)).toEqual([ALL]);
-    expect(done).toHaveLength(4);
+  it('let one of them migrate, and the others find nothing to do', async () => {
+    const { url } = await createEmpty();
+
+    const applied = await Promise.all([1, 2, 3, 4].map(() => migrateDatabase(url)));
+
+    expect(applied).toHaveLength(4);
+    expect(applied.filter((names) => names.length > 0)).toEqual([ALL_NAMES]);
   });
 
-  it('wait for one that takes long', async () => {
-    const database = await empty();
-    const slow = await connect(database);
-    await slow.query(
+  it('wait for the one that migrates, however long it takes', async () => {
+    const database = await createEmpty();
+    const slowNode = await connect(database);
+    const observer = await connect(database);
+    await slowNode.query(
       `SELECT pg_advisory_lock(('x' || encode('holdfast', 'hex'))::bit(64)::bigint)`,
     );
-    let done = false;
-    const migrating = migrateDatabase(database.url).then((names) => ((done = true), names));
-    await sleep(300);
-    expect(done).toBe(false);
-    await slow.query('SELECT pg_advisory_unlock_all()');
-    expect(await migrating).toEqual(ALL);
+    let isDone = false;
+    const migrating = migrateDatabase(database.url).then((names) => {
+      isDone = true;
+      return names;
+    });
+    await eventually('the second node waits for the lock', async () => {
+      const { rowCount } = await observer.query(
+        `SELECT FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event = 'advisory'`,
+      );
+      return rowCount;
+    });
+    expect(isDone).toBe(false);
+
+    await slowNode.query('SELECT pg_advisory_unlock_all()');
+
+    expect(await migrating).toEqual(ALL_NAMES);
   });
 });
 
-describe('MIGRATIONS', () => {
+describe('the variable MIGRATIONS', () => {
   let app: TestApp | undefined;
   afterEach(async () => {
     await app?.close();
     app = undefined;
   });
 
-  it('"auto" brings the database up to date before the first request', async () => {
-    const { url } = await empty();
-    app = await startApp({ MIGRATIONS: 'auto' }, url);
-    expect(await app.call('GET', '/health/ready')).toMatchObject({
-      status: 200,
-      body: { checks: { migrations: { status: 'up' } } },
+  // Waiting: a check that takes longer than 80 ms, as on a busy machine, counts as failed.
+  const awaitReady = (node: TestApp): Promise<unknown> =>
+    eventually('the process is ready', async () => {
+      const { status, body } = await node.call('GET', '/health/ready');
+      return status === 200 && body.checks.migrations.status === 'up';
     });
+  const awaitPending = (node: TestApp, names: readonly string[]): Promise<unknown> =>
+    eventually(`${names.length} migrations are reported as pending`, async () => {
+      const { body } = await node.call('GET', '/health/ready');
+      const { migrations, postgres } = body.checks;
+      return postgres.status === 'up' && `${migrations.pending}` === `${names}`;
+    });
+
+  const WITHOUT_ADMIN = { ADMIN_USERNAME: '', ADMIN_PASSWORD: '' };
+
+  it('is auto → the database is up to date before the first request', async () => {
+    const { url } = await createEmpty();
+    const node = await startApp({ MIGRATIONS: 'auto' }, url);
+    app = node;
+
+    expect((await node.call('GET', '/v1/users', { token: await logInAsAdmin(node) })).status).toBe(
+      200,
+    );
+    await awaitReady(node);
   });
 
-  it('"manual" leaves them: not ready, naming them, until somebody has run them', async () => {
-    const { url } = await empty();
-    app = await startApp({ MIGRATIONS: 'manual', ADMIN_USERNAME: '', ADMIN_PASSWORD: '' }, url);
+  it('is manual → the process lives, is not ready, and names the pending migrations', async () => {
+    const { url } = await createEmpty();
+    app = await startApp({ MIGRATIONS: 'manual', ...WITHOUT_ADMIN }, url);
+
     expect(await app.call('GET', '/health/live')).toMatchObject({ status: 200 });
     expect(await app.call('GET', '/health/ready')).toMatchObject({
       status: 503,
-      body: {
-        code: 'not-ready',
-        checks: { migrations: { status: 'down', pending: ALL }, postgres: { status: 'up' } },
-      },
+      body: { code: 'not-ready' },
     });
+    await awaitPending(app, ALL_NAMES);
+  });
+
+  it('is manual → the process is ready as soon as the last migration was run', async () => {
+    const { url } = await createEmpty();
+    app = await startApp({ MIGRATIONS: 'manual', ...WITHOUT_ADMIN }, url);
     await migrateDatabase(url);
     await migrateDatabase(url, 'down');
-    expect((await app.call('GET', '/health/ready')).body.checks.migrations.pending).toEqual(
-      ALL.slice(-1),
-    );
+    await awaitPending(app, ALL_NAMES.slice(-1));
+
     await migrateDatabase(url);
-    expect(await app.call('GET', '/health/ready')).toMatchObject({ status: 200 });
+
+    await awaitReady(app);
   });
 });
 
-describe('the schema', () => {
-  let app: TestApp;
-  let entities: readonly unknown[];
+@Entity('credentials')
+class CredentialWithoutHash {
+  @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'credentials_pkey' })
+  userId: string;
 
-  beforeAll(async () => {
-    app = await startApp();
-    entities = app.app.get(DataSource).entityMetadatas.map(({ target }) => target);
-  });
-  afterAll(() => app.close());
+  @Column(timestampOfInsert('updated_at'))
+  updatedAt: Date;
+}
 
-  /** What would have to change for the database to be what the entities say, and the other way round. */
-  async function drift(
-    database: TestDatabase,
-    of: readonly unknown[] = entities,
-  ): Promise<string[]> {
-    const dataSource = new DataSource({
-      ...dataSourceOptions(database.url, 2),
-      entities: of as never,
-    });
-    await dataSource.initialize();
-    try {
-      const wanted = (await dataSource.driver.createSchemaBuilder().log()).upQueries.map(
-        ({ query }) => query,
-      );
-      const faults = wanted.filter(
-        (sql) => !FOREIGN_KEYS.some((name) => sql.endsWith(`DROP CONSTRAINT "${name}"`)),
-      );
-      const runner = dataSource.createQueryRunner();
-      const list = async (sql: string): Promise<string[]> =>
-        ((await runner.query(sql)) as { name: string }[]).map(({ name }) => name);
+@Entity('credentials')
+@Index('credentials_newest', { synchronize: false })
+class CredentialWithIndex {
+  @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'credentials_pkey' })
+  userId: string;
+}
 
-      // TypeORM compares checks by name: here PostgreSQL itself says whether the text means the same.
-      for (const { tableName, checks } of dataSource.entityMetadatas)
-        for (const { name, expression } of checks) {
-          const told = `SELECT pg_get_constraintdef(oid) AS name FROM pg_constraint WHERE conname = '${name}'`;
-          const [is] = await list(told);
-          await runner.startTransaction();
-          await runner.query(`ALTER TABLE ${tableName} DROP CONSTRAINT IF EXISTS ${name}`);
-          await runner.query(
-            `ALTER TABLE ${tableName} ADD CONSTRAINT ${name} CHECK (${expression})`,
-          );
-          const [says] = await list(told);
-          await runner.rollbackTransaction();
-          if (is !== says) faults.push(`${name}: ${is} is not ${says}`);
-        }
-
-      // It leaves indexes alone that it cannot describe (DESC, partial, of expressions): by name, both ways.
-      const named = dataSource.entityMetadatas.flatMap(({ indices, uniques }) =>
-        [...indices, ...uniques].map(({ name }) => name),
-      );
-      const tables = dataSource.entityMetadatas.map(({ tableName }) => tableName);
-      const made =
-        await list(`SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'public' AND indexname NOT LIKE '%_pkey'
-                                  AND tablename IN ('${tables.join("', '")}')`);
-      faults.push(
-        ...named.filter((name) => !made.includes(name)).map((name) => `no index ${name}`),
-      );
-      faults.push(
-        ...made.filter((name) => !named.includes(name)).map((name) => `index ${name} of no entity`),
-      );
-
-      const all = await list(`SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'`);
-      faults.push(
-        ...all
-          .filter((name) => !tables.includes(name) && !WITHOUT_ENTITY.includes(name))
-          .map((name) => `table ${name} of no entity`),
-      );
-      const keys = await list(
-        `SELECT conname AS name FROM pg_constraint WHERE contype = 'f' ORDER BY 1`,
-      );
-      if (keys.join() !== FOREIGN_KEYS.join()) faults.push(`foreign keys: ${keys.join()}`);
-      return faults;
-    } finally {
-      await dataSource.destroy();
-    }
-  }
-
-  it('is what the entities say', async () => {
-    expect(entities.length).toBeGreaterThanOrEqual(7);
-    expect(await drift(await migrated())).toEqual([]);
-  });
-
-  it('says nothing of times but to the millisecond, and of text but text', async () => {
-    const client = await connect(await migrated());
-    const { rows } = await client.query(
-      `SELECT table_name || '.' || column_name || ' ' || data_type AS column FROM information_schema.columns
-        WHERE table_schema = 'public' AND table_name <> 'migrations'
-          AND (data_type LIKE 'timestamp%' AND (data_type <> 'timestamp with time zone' OR datetime_precision <> 3)
-               OR data_type IN ('character varying', 'character', 'json', 'real', 'double precision', 'numeric', 'money'))
-          AND (table_name, column_name) <> ('order_figures', 'total')`,
-    );
-    expect(rows).toEqual([]);
-  });
-
-  it('is found to have drifted wherever somebody changed it by hand', async () => {
-    const database = await migrated();
-    const client = await connect(database);
-    for (const [sql] of DRIFTS) await client.query(sql);
-    const found = (await drift(database)).join('\n');
-    expect(DRIFTS.filter(([, fault]) => !fault.test(found))).toEqual([]);
-  });
-
-  it('is found to have drifted by an entity that has lost a column', async () => {
-    const database = await migrated();
-    expect((await drift(database, [CredentialWithoutHash])).join('\n')).toMatch(
-      /"credentials" DROP COLUMN "password_hash"/,
-    );
-  });
-
-  it('is found to have drifted by an entity with an index that no migration made', async () => {
-    const database = await migrated();
-    expect((await drift(database, [CredentialWithIndex])).join('\n')).toMatch(
-      /no index credentials_newest/,
-    );
-  });
-});
-
-/** What somebody did, and what the drift must say of it. */
-const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
+/** Changes by hand, and the drift that they cause. */
+const MANUAL_CHANGES: readonly (readonly [sql: string, drift: RegExp])[] = [
   ['ALTER TABLE sessions DROP COLUMN ip', /"sessions" ADD "ip" text/],
   ['ALTER TABLE credentials ADD COLUMN extra text', /"credentials" DROP COLUMN "extra"/],
   ['ALTER TABLE outbox ALTER COLUMN trace_parent SET NOT NULL', /"trace_parent" DROP NOT NULL/],
@@ -352,11 +354,14 @@ const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
   ['ALTER TABLE users ALTER COLUMN deleted_at TYPE timestamptz(6)', /"deleted_at"/],
   ['ALTER TABLE orders DROP CONSTRAINT orders_items_count', /ADD CONSTRAINT "orders_items_count"/],
   [
-    'ALTER TABLE orders DROP CONSTRAINT orders_total_range, ADD CONSTRAINT orders_total_range CHECK (total >= 0)',
+    `ALTER TABLE orders DROP CONSTRAINT orders_total_range,
+       ADD CONSTRAINT orders_total_range CHECK (total >= 0)`,
     /orders_total_range: CHECK/,
   ],
   [
-    `ALTER TABLE orders DROP CONSTRAINT orders_items_form, ADD CONSTRAINT orders_items_form CHECK (NOT jsonb_path_exists(items, '$[*] ? (@.quantity < 1)'))`,
+    `ALTER TABLE orders DROP CONSTRAINT orders_items_form,
+       ADD CONSTRAINT orders_items_form
+         CHECK (NOT jsonb_path_exists(items, '$[*] ? (@.quantity < 1)'))`,
     /orders_items_form: CHECK/,
   ],
   [
@@ -375,18 +380,54 @@ const DRIFTS: readonly (readonly [sql: string, fault: RegExp])[] = [
   ['ALTER TABLE credentials DROP CONSTRAINT credentials_pkey', /credentials_pkey/],
 ];
 
-@Entity('credentials')
-class CredentialWithoutHash {
-  @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'credentials_pkey' })
-  userId: string;
+describe('the schema that the migrations make', () => {
+  let app: TestApp;
+  let entities: readonly unknown[];
 
-  @Column(timestampOfInsert('updated_at'))
-  updatedAt: Date;
-}
+  beforeAll(async () => {
+    app = await startApp();
+    entities = app.app.get(DataSource).entityMetadatas.map(({ target }) => target);
+  });
+  afterAll(() => app.close());
 
-@Entity('credentials')
-@Index('credentials_newest', { synchronize: false })
-class CredentialWithIndex {
-  @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'credentials_pkey' })
-  userId: string;
-}
+  it('is the one that the entities declare', async () => {
+    expect(entities.length).toBeGreaterThanOrEqual(7);
+    expect(await findDrift(await createMigrated(), entities)).toEqual([]);
+  });
+
+  it('has times with time zone and milliseconds, and text as text', async () => {
+    const client = await connect(await createMigrated());
+    const { rows } = await client.query(
+      `SELECT table_name, column_name, data_type FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name <> 'migrations'
+          AND data_type LIKE 'timestamp%'
+          AND (data_type <> 'timestamp with time zone' OR datetime_precision <> 3)
+       UNION ALL
+       SELECT table_name, column_name, data_type FROM information_schema.columns
+        WHERE table_schema = 'public' AND table_name <> 'migrations'
+          AND data_type IN ('character varying', 'character', 'json',
+                            'real', 'double precision', 'numeric', 'money')
+          AND (table_name, column_name) <> ('order_figures', 'total')`,
+    );
+    expect(rows).toEqual([]);
+  });
+
+  it('drifts with each change by hand, and the comparison finds all of them', async () => {
+    const database = await createMigrated();
+    const client = await connect(database);
+    for (const [sql] of MANUAL_CHANGES) await client.query(sql);
+
+    const drift = (await findDrift(database, entities)).join('\n');
+
+    const missed = MANUAL_CHANGES.filter(([, expected]) => !expected.test(drift));
+    expect(missed).toEqual([]);
+  });
+
+  it.each([
+    ['that lacks a column', CredentialWithoutHash, /"credentials" DROP COLUMN "password_hash"/],
+    ['with an index that no migration makes', CredentialWithIndex, /no index credentials_newest/],
+  ])('drifts from an entity %s', async (_, entity, expected) => {
+    const drift = await findDrift(await createMigrated(), [entity]);
+    expect(drift.join('\n')).toMatch(expected);
+  });
+});

@@ -1,720 +1,613 @@
 /**
- * The one place that commits, over a real PostgreSQL and a store that can be held and broken at each step: what it resolved
- * with is durable and published, what it rejected with left nothing in the database nor in the cache.
+ * The one place that commits: what `run` resolves with is committed and published, and after a
+ * rejection neither the database nor the cache has changed.
  */
 import { randomUUID } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
-import { Logger } from '@nestjs/common';
-import { Client } from 'pg';
-import { Registry } from 'prom-client';
-import { DataSource } from 'typeorm';
-import { Session } from '../../src/auth/session.entity.js';
-import { CacheMetrics } from '../../src/cache/cache.metrics.js';
-import { type CacheStore, CacheUnavailableError } from '../../src/cache/cache.store.js';
-import { CachedEntity, CachedRepository } from '../../src/cache/cached-repository.js';
-import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js';
+import { beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { Session } from '../../../src/auth/sessions/session.entity.js';
+import { CacheUnavailableError } from '../../../src/platform/cache/store/cache-store.js';
+import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
+import { WriteRejectedError } from '../../../src/platform/cache/write/invalidation.service.js';
+import { sqlStateOf } from '../../../src/platform/database/sql-state.js';
+import type { Transaction } from '../../../src/platform/database/transaction.js';
 import {
-  CachedEntities,
-  type DegradedWrites,
-  FENCE_MS,
-  InvalidationService,
-  WriteRejectedError,
-} from '../../src/cache/invalidation.service.js';
-import { MemoryStore } from '../../src/cache/memory.store.js';
-import { ReadGate } from '../../src/cache/read-gate.js';
-import { dataSourceOptions } from '../../src/database/data-source.js';
-import {
-  type Transaction,
   TransactionAbortedError,
   TransactionTooLongError,
-  UnitOfWork,
-  sqlStateOf,
-} from '../../src/database/unit-of-work.js';
-import { Order } from '../../src/orders/order.entity.js';
-import { User } from '../../src/users/user.entity.js';
-import { Link } from '../campaign/proxy.js';
-import { Random } from '../campaign/random.js';
-import { startApp } from '../support/app.js';
-import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
+} from '../../../src/platform/database/unit-of-work.js';
+import { User } from '../../../src/users/user.entity.js';
+import { startApp } from '../../support/app.js';
+import {
+  backendOf,
+  Gate,
+  newUser,
+  rejectionOf,
+  uniqueName,
+  type WriteNode,
+  WriteTest,
+} from './write-node.js';
 
-type Step = 'fence' | 'publish' | 'unfence';
+const test = new WriteTest();
 
-/** A store whose writing steps wait, fail and are counted as the test says. */
-class ScriptedStore extends MemoryStore {
-  readonly steps: Step[] = [];
-  before: Partial<Record<Step, () => Promise<void>>> = {};
+describe('a committed write', () => {
+  it('of a new row is in the database, and in the cache with the same version', async () => {
+    const user = await test.createUser();
 
-  override async fence(...args: Parameters<CacheStore['fence']>): Promise<void> {
-    this.steps.push('fence');
-    await this.before.fence?.();
-    await super.fence(...args);
-  }
-  override async publish(...args: Parameters<CacheStore['publish']>): Promise<void> {
-    this.steps.push('publish');
-    await this.before.publish?.();
-    await super.publish(...args);
-  }
-  override async unfence(...args: Parameters<CacheStore['unfence']>): Promise<void> {
-    this.steps.push('unfence');
-    await this.before.unfence?.();
-    await super.unfence(...args);
-  }
-}
-
-interface Node {
-  readonly dataSource: DataSource;
-  readonly store: ScriptedStore;
-  readonly unitOfWork: UnitOfWork;
-  readonly users: CachedRepository<User>;
-  state(id: string): Promise<string>;
-  stateOf(key: string): Promise<string>;
-}
-
-const opened: DataSource[] = [];
-
-async function makeNode(
-  url: string,
-  {
-    degradedWrites = 'allow' as DegradedWrites,
-    pool = 5,
-    driver = {},
-    store = new ScriptedStore(),
-  } = {},
-): Promise<Node> {
-  const options = dataSourceOptions(url, pool);
-  const extra = { ...(options.extra as object), ...driver };
-  const dataSource = await new DataSource({
-    ...options,
-    extra,
-    entities: [User, Session, Order],
-  }).initialize();
-  opened.push(dataSource);
-  const entities = new CachedEntities();
-  const users = new CachedEntity(User, dataSource.getRepository(User));
-  for (const entity of [Session, Order] as const)
-    entities.add(
-      new CachedEntity<Session | Order>(entity, dataSource.getRepository(entity) as never),
-    );
-  entities.add(users);
-  const [gate, metrics] = [new ReadGate(), new CacheMetrics(new Registry())];
-  gate.open(gate.pass());
-  const database = new DatabaseInvalidations(store, dataSource, gate, metrics);
-  const invalidation = new InvalidationService(store, entities, degradedWrites, database);
-  const stateOf = async (key: string): Promise<string> => (await store.get([key]))[0]?.state ?? '';
-  return {
-    dataSource,
-    store,
-    unitOfWork: new UnitOfWork(dataSource, invalidation),
-    users: new CachedRepository(users, store, metrics, gate),
-    state: (id) => stateOf(users.rowKey(id)),
-    stateOf,
-  };
-}
-
-/** A promise and what ends it. */
-function gateway(): { opened: Promise<void>; open: () => void } {
-  let open = (): void => undefined;
-  const opened = new Promise<void>((resolve) => (open = resolve));
-  return { opened, open };
-}
-
-let serial = 0;
-const someone = (): Partial<User> & { id: string; username: string } => {
-  const username = `someone-${serial++}`;
-  return {
-    id: randomUUID(),
-    username,
-    email: `${username}@example.com`,
-    roles: ['user'],
-    deletedAt: null,
-  };
-};
-/** Waits until the row's key is in this state. */
-async function becomes({ state }: Node, id: string, wanted: string): Promise<void> {
-  for (const end = Date.now() + 4_000; (await state(id)) !== wanted; await sleep(10)) {
-    if (Date.now() > end) throw new Error(`still ${await state(id)}, not ${wanted}`);
-  }
-}
-const rejection = async (promise: Promise<unknown>): Promise<unknown> =>
-  promise.then(
-    () => 'resolved',
-    (error: unknown) => error,
-  );
-
-let database: TestDatabase;
-let node: Node;
-/** Another program's connection. */
-let psql: Client;
-
-const rows = async (id: string): Promise<{ username: string; version: number }[]> => {
-  const { rows } = await psql.query('SELECT username, version::int FROM users WHERE id = $1', [id]);
-  return rows as { username: string; version: number }[];
-};
-const made = (values = someone()): Promise<User> =>
-  node.unitOfWork.run((transaction) => transaction.insert(User, values));
-
-beforeAll(async () => {
-  Logger.overrideLogger(false);
-  database = await createTestDatabase();
-  psql = new Client({ connectionString: database.url });
-  await psql.connect();
-  node = await makeNode(database.url);
-});
-afterEach(async () => {
-  node.store.before = {};
-  await psql.query('DROP TRIGGER IF EXISTS at_commit ON users; DROP SEQUENCE IF EXISTS attempts');
-  await psql.query('TRUNCATE cache_invalidations');
-});
-afterAll(async () => {
-  await Promise.all(opened.map((dataSource) => dataSource.destroy()));
-  await psql.end();
-  await database.drop();
-});
-
-/** Runs `body` (PL/pgSQL) inside every COMMIT that changed a user, as a deferred constraint does. */
-async function atCommit(body: string): Promise<void> {
-  await psql.query(
-    `CREATE OR REPLACE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN ${body} RETURN NULL; END $$`,
-  );
-  await psql.query(`CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE OR DELETE ON users
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()`);
-}
-
-/** The pid of a backend that waits for a lock. */
-async function waiter(): Promise<number> {
-  for (const end = Date.now() + 3_000; Date.now() < end; await sleep(5)) {
-    const { rows } = await psql.query(
-      `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`,
-    );
-    if (rows.length > 0) return (rows[0] as { pid: number }).pid;
-  }
-  throw new Error('nobody waits');
-}
-
-describe('what was committed', () => {
-  it('is in the database and, at the same version, in the cache', async () => {
-    const user = await made();
-    expect(await rows(user.id)).toEqual([{ username: user.username, version: 1 }]);
-    expect(await node.state(user.id)).toBe('value');
-    const changed = await node.unitOfWork.run((transaction) =>
-      transaction.update(user, { username: 'changed-1' }),
-    );
-    expect(changed).toMatchObject({ username: 'changed-1', version: 2 });
-    expect(changed).toBeInstanceOf(User);
-    expect(await node.users.findById(user.id)).toEqual(changed);
-    expect(await rows(user.id)).toEqual([{ username: 'changed-1', version: 2 }]);
+    expect(await test.rowOf(user.id)).toEqual({ username: user.username, version: 1 });
+    expect(await test.node.userState(user.id)).toBe('value');
+    expect(await test.node.users.findById(user.id)).toEqual(user);
   });
 
-  it('is given as the database made it', async () => {
-    const created = await made();
-    const inDatabase = await node.dataSource
-      .getRepository(User)
-      .findOneByOrFail({ id: created.id });
-    expect(created).toEqual(inDatabase);
+  it('of a changed row is in the database, and in the cache with the same version', async () => {
+    const username = uniqueName();
+    const changed = await test.rename(await test.createUser(), username);
+
+    expect(changed).toBeInstanceOf(User);
+    expect(changed).toMatchObject({ username, version: 2 });
+    expect(await test.rowOf(changed!.id)).toEqual({ username, version: 2 });
+    expect(await test.node.users.findById(changed!.id)).toEqual(changed);
+  });
+
+  it('returns the row with the values that the database added', async () => {
+    const created = await test.createUser();
+
+    const { id } = created;
+    const stored = await test.node.dataSource.getRepository(User).findOneByOrFail({ id });
+    expect(created).toEqual(stored);
     expect(created.createdAt).toBeInstanceOf(Date);
   });
 
-  it('drops the pointers of what it was called before and is called now, and publishes the row alone', async () => {
-    const user = await made();
-    const [before, after] = [`user:username:${user.username}`, 'user:username:renamed-1'];
-    expect(await node.users.findByAlias('username', user.username as string)).toEqual(user);
-    expect(await node.stateOf(before)).toBe('value');
-    let seen: string[] = [];
-    await node.unitOfWork.run(async (transaction) => {
-      await transaction.update(user, { username: 'renamed-1' });
-      seen = await Promise.all([before, after].map(node.stateOf));
+  it('does not change the object with the values', async () => {
+    const values = newUser();
+    const copy = { ...values };
+
+    await test.createUser(values);
+
+    expect(values).toEqual(copy);
+  });
+
+  it('that renames a user fences both names, and leaves neither in the cache', async () => {
+    const { users, stateOf } = test.node;
+    const user = await test.createUser();
+    const newName = uniqueName();
+    const keys = [`user:username:${user.username}`, `user:username:${newName}`];
+    await users.findByAlias('username', user.username as string);
+    expect(await Promise.all(keys.map(stateOf))).toEqual(['value', 'absent']);
+
+    let during: string[] = [];
+    await test.node.unitOfWork.run(async (transaction) => {
+      await transaction.update(user, { username: newName });
+      during = await Promise.all(keys.map(stateOf));
     });
-    expect(seen).toEqual(['fence', 'fence']);
-    expect(await Promise.all([before, after].map(node.stateOf))).toEqual(['absent', 'absent']);
-    expect(await node.state(user.id)).toBe('value');
+
+    expect(during).toEqual(['fence', 'fence']);
+    expect(await Promise.all(keys.map(stateOf))).toEqual(['absent', 'absent']);
+    expect(await test.node.userState(user.id)).toBe('value');
   });
 
-  it('leaves "nothing there" after a deletion, at the next version', async () => {
-    const user = await made();
-    const values = {
-      id: randomUUID(),
-      userId: user.id,
-      tokenHash: 'a'.repeat(64),
-      userAgent: null,
-      ip: null,
+  it('that touches no cached row does nothing to the cache', async () => {
+    test.node.store.steps.length = 0;
+
+    const result = await test.node.unitOfWork.run(({ manager }) =>
+      manager.query('SELECT 1 AS one'),
+    );
+
+    expect(result).toEqual([{ one: 1 }]);
+    expect(test.node.store.steps).toEqual([]);
+  });
+
+  describe('that deletes a session', () => {
+    async function newSession(): Promise<Partial<Session> & { id: string }> {
+      const { id: userId } = await test.createUser();
+      const id = randomUUID();
+      return {
+        id,
+        userId,
+        tokenHash: id.replaceAll('-', '').padEnd(64, '0'),
+        userAgent: null,
+        ip: null,
+        lastSeenAt: new Date(),
+        expiresAt: new Date(Date.now() + 1_000_000),
+      };
+    }
+    const insert = (values: Partial<Session> & { id: string }): Promise<Session> =>
+      test.node.unitOfWork.run((transaction) => transaction.insert(Session, values));
+    const remove = (session: Session): Promise<boolean> =>
+      test.node.unitOfWork.run((transaction) => transaction.remove(session));
+
+    it('leaves a negative entry with the next version', async () => {
+      const session = await insert(await newSession());
+
+      expect(await remove(session)).toBe(true);
+
+      expect(await test.node.store.get([`session:id:${session.id}`])).toEqual([
+        { state: 'none', version: session.version + 1 },
+      ]);
+    });
+
+    it('lets the same id be inserted again, with a greater version', async () => {
+      const values = await newSession();
+      const session = await insert(values);
+      await remove(session);
+
+      const again = await insert(values);
+
+      expect(again.version).toBeGreaterThan(session.version + 1);
+      expect(await test.node.stateOf(`session:id:${session.id}`)).toBe('value');
+    });
+  });
+
+  describe('to an old version of a row', () => {
+    type Write = (transaction: Transaction, old: User) => Promise<User | null | boolean>;
+
+    it.each<[name: string, write: Write]>([
+      ['update', (transaction, old) => transaction.update(old, { roles: [] })],
+      ['remove', (transaction, old) => transaction.remove(old)],
+    ])('changes nothing and leaves no fence (%s)', async (_, write) => {
+      const old = await test.createUser();
+      await test.rename(old, uniqueName());
+
+      const result = await test.node.unitOfWork.run((transaction) => write(transaction, old));
+
+      expect(result === null || result === false).toBe(true);
+      expect(await test.node.userState(old.id)).toBe('absent');
+      expect((await test.rowOf(old.id))?.version).toBe(2);
+    });
+
+    it('leaves no fence on a name that it would have set', async () => {
+      const old = await test.createUser();
+      await test.rename(old, uniqueName());
+      const lostName = uniqueName();
+
+      expect(await test.rename(old, lostName)).toBeNull();
+
+      expect(await test.node.stateOf(`user:username:${lostName}`)).toBe('absent');
+    });
+  });
+
+  it('is in the cache after a concurrent writer of the same row was first', async () => {
+    const user = await test.createUser();
+    const [hasWritten, mayCommit] = [new Gate(), new Gate()];
+    const lockAndRename = async (transaction: Transaction): Promise<User | null> => {
+      const row = (await transaction.lock(User, user.id)) as User;
+      return transaction.update(row, { username: uniqueName() });
     };
-    const times = { lastSeenAt: new Date(), expiresAt: new Date(Date.now() + 1e6) };
-    const session = await node.unitOfWork.run((transaction) =>
-      transaction.insert(Session, { ...values, ...times }),
-    );
-    expect(await node.unitOfWork.run((transaction) => transaction.remove(session))).toBe(true);
-    expect(await node.store.get([`session:id:${session.id}`])).toEqual([
-      { state: 'none', version: session.version + 1 },
-    ]);
-    const again = await node.unitOfWork.run((transaction) =>
-      transaction.insert(Session, { ...values, ...times }),
-    );
-    expect(again.version).toBeGreaterThan(session.version + 1);
-    expect(await node.stateOf(`session:id:${session.id}`)).toBe('value');
-  });
-
-  it('touches no key when it wrote no cached row', async () => {
-    node.store.steps.length = 0;
-    expect(await node.unitOfWork.run(({ manager }) => manager.query('SELECT 1 AS one'))).toEqual([
-      { one: 1 },
-    ]);
-    expect(node.store.steps).toEqual([]);
-  });
-
-  it('may be nothing: of an old version neither update nor remove finds a row, and no fence stays', async () => {
-    const old = await made();
-    await node.unitOfWork.run((transaction) =>
-      transaction.update(old, { username: `newer-${serial++}` }),
-    );
-    const done = await node.unitOfWork.run(async (transaction) => [
-      await transaction.update(old, { username: 'lost' }),
-      await transaction.remove(old),
-    ]);
-    expect(done).toEqual([null, false]);
-    expect(await node.state(old.id)).toBe('absent');
-    expect(await node.stateOf('user:username:lost')).toBe('absent');
-    expect((await rows(old.id))[0]?.version).toBe(2);
-  });
-
-  it('is the newest of two writers that were after one row', async () => {
-    const user = await made();
-    const [first, second] = [gateway(), gateway()];
-    const rename = (username: string) => (transaction: Transaction) =>
-      transaction.lock(User, user.id).then((row) => transaction.update(row as User, { username }));
-    const one = node.unitOfWork.run(async (transaction) => {
-      const after = await rename(`first-${serial++}`)(transaction);
-      first.open();
-      await second.opened;
+    const first = test.node.unitOfWork.run(async (transaction) => {
+      const after = await lockAndRename(transaction);
+      hasWritten.open();
+      await mayCommit.opened;
       return after;
     });
-    await first.opened;
-    const other = node.unitOfWork.run(rename(`second-${serial++}`));
-    await waiter();
-    second.open();
-    expect([(await one)?.version, (await other)?.version]).toEqual([2, 3]);
-    expect(await node.users.findById(user.id)).toEqual(await other);
-    expect(await node.state(user.id)).toBe('value');
+    await hasWritten.opened;
+    const second = test.node.unitOfWork.run(lockAndRename);
+    await test.waitingBackend();
+
+    mayCommit.open();
+
+    expect([(await first)?.version, (await second)?.version]).toEqual([2, 3]);
+    expect(await test.node.users.findById(user.id)).toEqual(await second);
+    expect(await test.node.userState(user.id)).toBe('value');
   });
 });
 
 describe('the order of a write', () => {
-  it('is fence, COMMIT, publish, answer: nobody fills in between', async () => {
-    const user = await made();
-    await psql.query('SELECT pg_advisory_lock(7)');
-    await atCommit('PERFORM pg_advisory_xact_lock(7);');
-    const publishing = gateway();
-    const published = gateway();
-    node.store.before.publish = () => (publishing.open(), published.opened);
-    let answered = false;
-    const username = `ordered-${serial++}`;
-    const writing = node.unitOfWork.run((transaction) => transaction.update(user, { username }));
-    void writing.then(() => (answered = true));
+  it('is fence, COMMIT, publish, answer, and nobody fills the cache in between', async () => {
+    const user = await test.createUser();
+    await test.pauseCommits();
+    const [isPublishing, mayPublish] = [new Gate(), new Gate()];
+    test.node.store.before.publish = () => {
+      isPublishing.open();
+      return mayPublish.opened;
+    };
+    let isAnswered = false;
+    const username = uniqueName();
+    const writing = test.rename(user, username).then((after) => {
+      isAnswered = true;
+      return after;
+    });
 
-    // Held inside COMMIT.
-    await waiter();
-    expect(await node.state(user.id)).toBe('fence');
-    expect((await rows(user.id))[0]?.version).toBe(1);
-    expect((await node.users.findById(user.id))?.version).toBe(1);
-    expect(await node.state(user.id)).toBe('fence');
+    // Inside of COMMIT: readers get the old row from the database and do not fill.
+    await test.waitingBackend();
+    expect(await test.node.userState(user.id)).toBe('fence');
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+    expect((await test.node.users.findById(user.id))?.version).toBe(1);
+    expect(await test.node.userState(user.id)).toBe('fence');
 
-    // Committed, not yet published.
-    await psql.query('SELECT pg_advisory_unlock(7)');
-    await publishing.opened;
-    expect((await rows(user.id))[0]).toEqual({ username, version: 2 });
-    expect((await node.users.findById(user.id))?.version).toBe(2);
-    expect(await node.state(user.id)).toBe('fence');
-    expect(answered).toBe(false);
+    // Committed and not published: readers get the new row from the database and do not fill.
+    await test.resumeCommits();
+    await isPublishing.opened;
+    expect(await test.rowOf(user.id)).toEqual({ username, version: 2 });
+    expect((await test.node.users.findById(user.id))?.version).toBe(2);
+    expect(await test.node.userState(user.id)).toBe('fence');
+    expect(isAnswered).toBe(false);
 
-    published.open();
+    mayPublish.open();
     expect((await writing)?.version).toBe(2);
-    expect(await node.state(user.id)).toBe('value');
+    expect(await test.node.userState(user.id)).toBe('value');
   });
 
-  it('has no COMMIT before the last fence stands', async () => {
-    const user = await made();
-    const fenced = gateway();
-    node.store.before.fence = () => fenced.opened;
-    const writing = node.unitOfWork.run((transaction) =>
-      transaction.update(user, { username: `slow-${serial++}` }),
-    );
-    await sleep(100);
-    const open = `SELECT state FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`;
-    expect((await psql.query(open)).rowCount).toBe(1);
-    expect((await rows(user.id))[0]?.version).toBe(1);
-    fenced.open();
+  it('has no COMMIT before the last fence is set', async () => {
+    const user = await test.createUser();
+    const [hasWorked, maySetFence] = [new Gate(), new Gate()];
+    test.node.store.before.fence = () => maySetFence.opened;
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      const after = await transaction.update(user, { username: uniqueName() });
+      hasWorked.open();
+      return after;
+    });
+
+    await hasWorked.opened;
+    await test.makeRoundTrips();
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+
+    maySetFence.open();
     expect((await writing)?.version).toBe(2);
-    expect((await rows(user.id))[0]?.version).toBe(2);
+    expect((await test.rowOf(user.id))?.version).toBe(2);
   });
 });
 
-describe('what was rolled back', () => {
-  it('left nothing behind, and no fence', async () => {
-    const user = await made();
-    const stranger = someone();
+describe('a write whose work throws', () => {
+  it('changes nothing in the database and leaves no fence', async () => {
+    const user = await test.createUser();
+    const values = newUser();
     const failure = new Error('changed my mind');
-    const work = async (transaction: Transaction): Promise<void> => {
-      await transaction.insert(User, stranger);
-      await transaction.update(user, { username: `never-${serial++}` });
-      expect([await node.state(stranger.id), await node.state(user.id)]).toEqual([
-        'fence',
-        'fence',
-      ]);
+    let during: string[] = [];
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      await transaction.insert(User, values);
+      await transaction.update(user, { username: uniqueName() });
+      during = await Promise.all([values.id, user.id].map(test.node.userState));
       throw failure;
-    };
-    expect(await rejection(node.unitOfWork.run(work))).toBe(failure);
-    expect([await rows(stranger.id), (await rows(user.id))[0]?.version]).toEqual([[], 1]);
-    expect([await node.state(stranger.id), await node.state(user.id)]).toEqual([
-      'absent',
-      'absent',
-    ]);
-    expect(await node.stateOf(`user:username:${stranger.username}`)).toBe('absent');
-    expect(await node.users.findById(user.id)).toEqual(user);
+    });
+
+    expect(await rejectionOf(writing)).toBe(failure);
+
+    expect(during).toEqual(['fence', 'fence']);
+    expect(await test.rowOf(values.id)).toBeUndefined();
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+    const after = await Promise.all([values.id, user.id].map(test.node.userState));
+    expect(after).toEqual(['absent', 'absent']);
+    expect(await test.node.stateOf(`user:username:${values.username}`)).toBe('absent');
+    expect(await test.node.users.findById(user.id)).toEqual(user);
   });
 
-  it('is unfenced also when a fence was still on its way', async () => {
-    const user = await made();
-    node.store.before.fence = () => sleep(50);
-    const work = (transaction: Transaction): Promise<never> => {
-      void transaction.update(user, { username: 'never' }).catch(() => undefined);
+  it('removes a fence that was still under way', async () => {
+    const user = await test.createUser();
+    const maySetFence = new Gate();
+    test.node.store.before.fence = () => maySetFence.opened;
+    const writing = test.node.unitOfWork.run((transaction) => {
+      void transaction.update(user, { username: uniqueName() }).catch(() => undefined);
       return Promise.reject(new Error('at once'));
-    };
-    expect(await rejection(node.unitOfWork.run(work))).toMatchObject({ message: 'at once' });
-    expect(await node.state(user.id)).toBe('absent');
+    });
+    const rejection = rejectionOf(writing);
+    await test.makeRoundTrips();
+
+    maySetFence.open();
+
+    expect(await rejection).toMatchObject({ message: 'at once' });
+    expect(await test.node.userState(user.id)).toBe('absent');
+  });
+});
+
+describe('a write with a statement that PostgreSQL refuses', () => {
+  it('changes nothing', async () => {
+    const existing = await test.createUser();
+    const values = newUser();
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      await transaction.insert(User, values);
+      await transaction.insert(User, newUser(existing.username as string));
+    });
+
+    expect(sqlStateOf(await rejectionOf(writing))).toBe('23505');
+
+    expect(await test.rowOf(values.id)).toBeUndefined();
+    expect(await test.node.userState(values.id)).toBe('absent');
   });
 
-  it('is what a refused statement makes of the whole', async () => {
-    const [taken, stranger] = [await made(), someone()];
-    const work = async (transaction: Transaction): Promise<void> => {
-      await transaction.insert(User, stranger);
-      await transaction.insert(User, { ...someone(), username: taken.username });
-    };
-    expect(sqlStateOf(await rejection(node.unitOfWork.run(work)))).toBe('23505');
-    expect([await rows(stranger.id), await node.state(stranger.id)]).toEqual([[], 'absent']);
-  });
-
-  it('is what a swallowed failure makes of it: PostgreSQL would answer COMMIT without an error', async () => {
-    const stranger = someone();
-    const work = async (transaction: Transaction): Promise<User> => {
-      const created = await transaction.insert(User, stranger);
+  // PostgreSQL answers COMMIT without an error then: it answers ROLLBACK.
+  it('is rejected although the work ignores the failure', async () => {
+    const values = newUser();
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      const created = await transaction.insert(User, values);
       await transaction.manager.query('SELECT 1 / 0').catch(() => undefined);
       return created;
-    };
-    expect(await rejection(node.unitOfWork.run(work))).toBeInstanceOf(TransactionAbortedError);
-    expect([await rows(stranger.id), await node.state(stranger.id)]).toEqual([[], 'absent']);
+    });
+
+    expect(await rejectionOf(writing)).toBeInstanceOf(TransactionAbortedError);
+
+    expect(await test.rowOf(values.id)).toBeUndefined();
+    expect(await test.node.userState(values.id)).toBe('absent');
+  });
+});
+
+describe('the connection of a write', () => {
+  let node: WriteNode;
+  beforeAll(async () => {
+    node = await test.createNode({ poolSize: 1 });
   });
 
-  it('is what a refused COMMIT leaves, and it is not tried again', async () => {
-    const user = await made();
-    await atCommit(`RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';`);
+  const backendOfNextWrite = (): Promise<number> => node.unitOfWork.run(backendOf);
+
+  it('is used again after a rollback', async () => {
+    const before = await backendOfNextWrite();
+    await rejectionOf(node.unitOfWork.run(() => Promise.reject(new Error('changed my mind'))));
+    expect(await backendOfNextWrite()).toBe(before);
+  });
+
+  it('is used again after PostgreSQL refused COMMIT', async () => {
+    const before = await backendOfNextWrite();
+    await test.atCommit(`RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';`);
+    const writing = node.unitOfWork.run((transaction) => transaction.insert(User, newUser()));
+    await rejectionOf(writing);
+    expect(await backendOfNextWrite()).toBe(before);
+  });
+});
+
+describe('a write whose COMMIT PostgreSQL refuses', () => {
+  it('changes nothing and is not tried again', async () => {
+    const user = await test.createUser();
+    await test.atCommit(`RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';`);
     const work = jest.fn((transaction: Transaction) =>
-      transaction.update(user, { username: 'refused' }),
+      transaction.update(user, { username: uniqueName() }),
     );
-    expect(sqlStateOf(await rejection(node.unitOfWork.run(work)))).toBe('23514');
-    expect(work).toHaveBeenCalledTimes(1);
-    expect([(await rows(user.id))[0]?.version, await node.state(user.id)]).toEqual([1, 'absent']);
-  });
 
-  it('is what lived too long', async () => {
-    const user = await made();
-    const began = performance.now();
-    const clock = jest.spyOn(performance, 'now').mockReturnValue(began);
+    const rejection = await rejectionOf(test.node.unitOfWork.run(work));
+
+    expect(sqlStateOf(rejection)).toBe('23514');
+    expect(work).toHaveBeenCalledTimes(1);
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+    expect(await test.node.userState(user.id)).toBe('absent');
+  });
+});
+
+describe('a write that takes too long for its fences', () => {
+  it('is rolled back', async () => {
+    const user = await test.createUser();
+    const startedAt = performance.now();
+    const clock = jest.spyOn(performance, 'now').mockReturnValue(startedAt);
     try {
-      const work = async (transaction: Transaction): Promise<void> => {
-        await transaction.update(user, { username: 'late' });
-        clock.mockReturnValue(began + 7_501);
-      };
-      expect(await rejection(node.unitOfWork.run(work))).toBeInstanceOf(TransactionTooLongError);
+      const writing = test.node.unitOfWork.run(async (transaction) => {
+        await transaction.update(user, { username: uniqueName() });
+        clock.mockReturnValue(startedAt + DEFAULT_CACHE_TIMINGS.fenceMs / 2 + 1);
+      });
+      expect(await rejectionOf(writing)).toBeInstanceOf(TransactionTooLongError);
     } finally {
       clock.mockRestore();
     }
-    expect([(await rows(user.id))[0]?.version, await node.state(user.id)]).toEqual([1, 'absent']);
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+    expect(await test.node.userState(user.id)).toBe('absent');
   });
 });
 
-describe('what may succeed the next time', () => {
+describe('a write that fails in a way that may pass', () => {
   it('is tried again after a deadlock', async () => {
-    const [a, b] = [await made(), await made()];
-    const both = gateway();
-    let arrived = 0;
-    const runs = [0, 0];
-    const rename = (mine: number, ids: readonly string[]) => async (transaction: Transaction) => {
-      runs[mine] = (runs[mine] ?? 0) + 1;
-      for (const id of ids) {
-        const row = (await transaction.lock(User, id)) as User;
-        await transaction.update(row, { username: `deadlock-${serial++}` });
-        if (++arrived === 2) both.open();
-        await both.opened;
-      }
-    };
-    await psql.query(`ALTER DATABASE ${database.name} SET deadlock_timeout = '50ms'`);
-    const quick = await makeNode(database.url);
+    const [a, b] = [await test.createUser(), await test.createUser()];
+    await test.psql.query(`ALTER DATABASE ${test.database.name} SET deadlock_timeout = '50ms'`);
+    const node = await test.createNode({});
+    await test.psql.query(`ALTER DATABASE ${test.database.name} RESET deadlock_timeout`);
+    const haveBothLocked = new Gate();
+    let locked = 0;
+    let runs = 0;
+    const renameInOrder =
+      (...ids: readonly string[]) =>
+      async (transaction: Transaction): Promise<void> => {
+        runs++;
+        for (const id of ids) {
+          const row = (await transaction.lock(User, id)) as User;
+          await transaction.update(row, { username: uniqueName() });
+          locked++;
+          if (locked === 2) haveBothLocked.open();
+          await haveBothLocked.opened;
+        }
+      };
+
     await Promise.all([
-      quick.unitOfWork.run(rename(0, [a.id, b.id])),
-      quick.unitOfWork.run(rename(1, [b.id, a.id])),
+      node.unitOfWork.run(renameInOrder(a.id, b.id)),
+      node.unitOfWork.run(renameInOrder(b.id, a.id)),
     ]);
-    await psql.query(`ALTER DATABASE ${database.name} RESET deadlock_timeout`);
-    expect(runs.reduce((sum, one) => sum + one)).toBe(3);
-    expect([(await rows(a.id))[0]?.version, (await rows(b.id))[0]?.version]).toEqual([3, 3]);
-    for (const { id } of [a, b]) {
-      expect(await quick.state(id)).toBe('value');
-      expect((await quick.users.findById(id))?.version).toBe(3);
-    }
+
+    expect(runs).toBe(3);
+    const versions = [await test.rowOf(a.id), await test.rowOf(b.id)].map((row) => row?.version);
+    expect(versions).toEqual([3, 3]);
+    expect(await Promise.all([a.id, b.id].map(node.userState))).toEqual(['value', 'value']);
+    const cached = await Promise.all([a.id, b.id].map((id) => node.users.findById(id)));
+    expect(cached.map((row) => row?.version)).toEqual([3, 3]);
   });
 
   it('is tried again after a serialization failure', async () => {
-    const user = await made();
+    const user = await test.createUser();
     let runs = 0;
-    const after = await node.unitOfWork.run(async (transaction) => {
+    const after = await test.node.unitOfWork.run(async (transaction) => {
+      runs++;
       await transaction.manager.query('SET TRANSACTION ISOLATION LEVEL REPEATABLE READ');
       const row = await transaction.manager.findOneByOrFail(User, { id: user.id });
-      if (++runs === 1) await psql.query('UPDATE users SET roles = roles WHERE id = $1', [user.id]);
-      return transaction.update(row, { username: `serial-${serial++}` });
+      if (runs === 1) {
+        await test.psql.query('UPDATE users SET roles = roles WHERE id = $1', [user.id]);
+      }
+      return transaction.update(row, { username: uniqueName() });
     });
-    expect([runs, after?.version]).toEqual([2, 3]);
-    expect(await node.users.findById(user.id)).toEqual(after);
+
+    expect(runs).toBe(2);
+    expect(after?.version).toBe(3);
+    expect(await test.node.users.findById(user.id)).toEqual(after);
   });
 
-  it('is tried again when COMMIT itself fails so', async () => {
-    await psql.query('CREATE SEQUENCE attempts');
-    await atCommit(
-      `IF nextval('attempts') < 3 THEN RAISE EXCEPTION 'again' USING ERRCODE = 'serialization_failure'; END IF;`,
-    );
-    const work = jest.fn((transaction: Transaction) => transaction.insert(User, someone()));
-    const user = await node.unitOfWork.run(work);
-    expect(work).toHaveBeenCalledTimes(3);
-    expect([await rows(user.id), await node.state(user.id)]).toMatchObject([
-      [{ version: 1 }],
-      'value',
-    ]);
-    const [first] = await Promise.all(
-      work.mock.results.slice(0, 1).map(({ value }) => value as Promise<User>),
-    );
-    expect([await rows(first?.id ?? ''), await node.state(first?.id ?? '')]).toEqual([
-      [],
-      'absent',
-    ]);
+  it('is tried again when COMMIT itself fails, and the failed attempt leaves nothing', async () => {
+    await test.psql.query('CREATE SEQUENCE attempts');
+    await test.atCommit(`
+      IF nextval('attempts') < 3 THEN
+        RAISE EXCEPTION 'again' USING ERRCODE = 'serialization_failure';
+      END IF;`);
+    const ids: string[] = [];
+    const user = await test.node.unitOfWork.run((transaction) => {
+      const values = newUser();
+      ids.push(values.id);
+      return transaction.insert(User, values);
+    });
+
+    expect(ids).toHaveLength(3);
+    expect(ids[2]).toBe(user.id);
+    const versions = await Promise.all(ids.map(async (id) => (await test.rowOf(id))?.version));
+    expect(versions).toEqual([undefined, undefined, 1]);
+    const states = await Promise.all(ids.map(test.node.userState));
+    expect(states).toEqual(['absent', 'absent', 'value']);
+    await test.psql.query('DROP TRIGGER at_commit ON users; DROP SEQUENCE attempts');
   });
 
-  it('is given up after three times', async () => {
-    const user = await made();
+  it('is given up after the third attempt', async () => {
+    const user = await test.createUser();
     const work = jest.fn(async (transaction: Transaction) => {
-      await transaction.update(user, { username: 'thrice' });
+      await transaction.update(user, { username: uniqueName() });
       await transaction.manager.query(
         `DO $$ BEGIN RAISE EXCEPTION 'again' USING ERRCODE = 'deadlock_detected'; END $$`,
       );
     });
-    expect(sqlStateOf(await rejection(node.unitOfWork.run(work)))).toBe('40P01');
+
+    const rejection = await rejectionOf(test.node.unitOfWork.run(work));
+
+    expect(sqlStateOf(rejection)).toBe('40P01');
     expect(work).toHaveBeenCalledTimes(3);
-    expect([(await rows(user.id))[0]?.version, await node.state(user.id)]).toEqual([1, 'absent']);
+    expect((await test.rowOf(user.id))?.version).toBe(1);
+    expect(await test.node.userState(user.id)).toBe('absent');
   });
 });
 
-describe('a connection that breaks', () => {
-  const kill = (pid: number): Promise<unknown> =>
-    psql.query('SELECT pg_terminate_backend($1)', [pid]);
+describe('a write while the cache is unavailable', () => {
+  const unavailable = (): Promise<never> => Promise.reject(new CacheUnavailableError('gone'));
 
-  it('before COMMIT leaves nothing, and the next one works', async () => {
-    const stranger = someone();
-    const work = async (transaction: Transaction): Promise<void> => {
-      await transaction.insert(User, stranger);
-      const [{ pid }] = await transaction.manager.query<[{ pid: number }]>(
-        'SELECT pg_backend_pid() AS pid',
-      );
-      await kill(pid);
-      await transaction.manager.query('SELECT 1');
-    };
-    expect(await rejection(node.unitOfWork.run(work))).toBeInstanceOf(Error);
-    expect([await rows(stranger.id), await node.state(stranger.id)]).toEqual([[], 'absent']);
-    expect((await made(stranger)).version).toBe(1);
-  });
+  /** Every key of a rename. */
+  const keysOf = (user: User, newName: string): string[] =>
+    [`user:id:${user.id}`, `user:username:${user.username}`, `user:username:${newName}`].sort();
 
-  it('during COMMIT leaves the fence until PostgreSQL tells that the transaction is over', async () => {
-    const user = await made();
-    await psql.query('SELECT pg_advisory_lock(8)');
-    await atCommit('PERFORM pg_advisory_xact_lock(8);');
-    const writing = rejection(
-      node.unitOfWork.run((transaction) => transaction.update(user, { username: 'unknown' })),
-    );
-    await kill(await waiter());
-    expect(await writing).toBeInstanceOf(Error);
-    await becomes(node, user.id, 'absent');
-    await psql.query('SELECT pg_advisory_unlock(8)');
-    expect((await node.users.findById(user.id))?.username).toBe(user.username);
-  });
+  describe('and degraded writes are rejected', () => {
+    it('is rejected before COMMIT, and leaves nothing to the database', async () => {
+      const node = await test.createNode({ degradedWrites: 'reject' });
+      const values = newUser();
+      node.store.before.fence = unavailable;
 
-  describe('and swallows the answer to COMMIT', () => {
-    let link: Link;
-    let far: Node;
-    /** The store's clock is this much ahead of the real one. */
-    let ahead = 0;
+      const writing = node.unitOfWork.run((transaction) => transaction.insert(User, values));
 
-    beforeAll(async () => {
-      const url = new URL(database.url);
-      link = await Link.to(Number(url.port), new Random(1));
-      url.port = String(link.port);
-      const store = new ScriptedStore({ now: () => Date.now() + ahead });
-      const extra = { query_timeout: 250, lock_timeout: 0 };
-      far = await makeNode(url.href, { pool: 3, driver: extra, store });
-    });
-    afterAll(() => link.close());
-
-    const renamed = (user: User, username: string): Promise<unknown> =>
-      rejection(
-        far.unitOfWork.run(async (transaction) => {
-          await transaction.update(user, { username });
-          link.halfOpen('down');
-        }),
-      );
-
-    it('drops the keys as soon as PostgreSQL can be asked', async () => {
-      const user = await made();
-      expect(await renamed(user, 'swallowed-1')).toBeInstanceOf(Error);
-      expect([(await rows(user.id))[0]?.version, await far.state(user.id)]).toEqual([2, 'fence']);
-      await sleep(1_200);
-      expect(await far.state(user.id)).toBe('fence');
-      link.heal();
-      await becomes(far, user.id, 'absent');
-      expect((await far.users.findById(user.id))?.username).toBe('swallowed-1');
+      expect(await rejectionOf(writing)).toBeInstanceOf(WriteRejectedError);
+      expect(await test.rowOf(values.id)).toBeUndefined();
+      expect(await test.enqueuedKeys()).toEqual([]);
+      expect(node.store.steps).not.toContain('publish');
     });
 
-    it('keeps them fenced past the deadline of a fence while COMMIT is under way, and drops them when it takes effect', async () => {
-      const user = await made();
-      await psql.query('SELECT pg_advisory_lock(8)');
-      await atCommit('PERFORM pg_advisory_xact_lock(8);');
-      expect(await renamed(user, 'swallowed-2')).toBeInstanceOf(Error);
-      link.heal();
-      for (let renewed = 0; renewed < 2; renewed++) {
-        const before = far.store.steps.length;
-        while (far.store.steps.length === before) await sleep(20);
-        ahead += 0.9 * FENCE_MS;
-        // What a reader would fill now would be old as soon as the COMMIT takes effect.
-        expect((await far.users.findById(user.id))?.version).toBe(1);
-        expect(await far.state(user.id)).toBe('fence');
-      }
-      await psql.query('SELECT pg_advisory_unlock(8)');
-      await becomes(far, user.id, 'absent');
-      expect((await far.users.findById(user.id))?.username).toBe('swallowed-2');
-      expect(await far.state(user.id)).toBe('value');
+    it('succeeds once the cache is available again', async () => {
+      const node = await test.createNode({ degradedWrites: 'reject' });
+      const values = newUser();
+      const write = (): Promise<User> =>
+        node.unitOfWork.run((transaction) => transaction.insert(User, values));
+      node.store.before.fence = unavailable;
+      await rejectionOf(write());
+
+      node.store.before = {};
+      await write();
+
+      expect(await node.userState(values.id)).toBe('value');
     });
   });
 
-  it('that fell silent is not given to the next one, who would commit what was given up', async () => {
-    const hasty = await makeNode(database.url, { pool: 1, driver: { query_timeout: 150 } });
-    const [stranger, next] = [someone(), someone()];
-    const work = async (transaction: Transaction): Promise<void> => {
-      await transaction.insert(User, stranger);
-      await transaction.manager.query('SELECT pg_sleep(0.6)');
-    };
-    expect(await rejection(hasty.unitOfWork.run(work))).toMatchObject({
-      message: expect.stringMatching(/timeout/),
-    });
-    await sleep(500);
-    await hasty.unitOfWork.run((transaction) => transaction.insert(User, next));
-    expect([(await rows(stranger.id)).length, (await rows(next.id)).length]).toEqual([0, 1]);
-    expect([await hasty.state(stranger.id), await hasty.state(next.id)]).toEqual([
-      'absent',
-      'value',
-    ]);
-  });
-});
+  it('leaves its keys to the database, in the same transaction', async () => {
+    const user = await test.createUser();
+    const newName = uniqueName();
+    test.node.store.before = { fence: unavailable, publish: unavailable, unfence: unavailable };
 
-describe('a cache that cannot be reached', () => {
-  const unreachable = (): Promise<never> => Promise.reject(new CacheUnavailableError('gone'));
-  const left = async (): Promise<string[]> => {
-    const { rows } = await psql.query(
-      'SELECT DISTINCT unnest(keys) AS key FROM cache_invalidations ORDER BY 1',
-    );
-    return (rows as { key: string }[]).map(({ key }) => key);
-  };
+    const after = await test.rename(user, newName);
 
-  it('refuses the write before COMMIT when degraded writes are rejected', async () => {
-    const strict = await makeNode(database.url, { degradedWrites: 'reject' });
-    const stranger = someone();
-    strict.store.before.fence = unreachable;
-    const writing = strict.unitOfWork.run((transaction) => transaction.insert(User, stranger));
-    expect(await rejection(writing)).toBeInstanceOf(WriteRejectedError);
-    expect([await rows(stranger.id), await left(), strict.store.steps.includes('publish')]).toEqual(
-      [[], [], false],
-    );
-    strict.store.before = {};
-    await strict.unitOfWork.run((transaction) => transaction.insert(User, stranger));
-    expect(await strict.state(stranger.id)).toBe('value');
-  });
-
-  it('leaves the keys to the database when they are allowed, in the same transaction', async () => {
-    const user = await made();
-    node.store.before = { fence: unreachable, publish: unreachable, unfence: unreachable };
-    const after = await node.unitOfWork.run((transaction) =>
-      transaction.update(user, { username: 'allowed-1' }),
-    );
     expect(after?.version).toBe(2);
-    expect(await left()).toEqual(
-      [`user:id:${user.id}`, `user:username:${user.username}`, 'user:username:allowed-1'].sort(),
-    );
+    expect(await test.enqueuedKeys()).toEqual(keysOf(user, newName));
   });
 
-  it('leaves the keys to the database when only publishing fails, before the answer', async () => {
-    const user = await made();
-    node.store.before = { publish: unreachable, unfence: unreachable };
-    await node.unitOfWork.run((transaction) => transaction.update(user, { username: 'allowed-2' }));
-    expect(await left()).toEqual(
-      [`user:id:${user.id}`, `user:username:${user.username}`, 'user:username:allowed-2'].sort(),
-    );
+  it('leaves its keys to the database before the answer when only publishing fails', async () => {
+    const user = await test.createUser();
+    const newName = uniqueName();
+    test.node.store.before = { publish: unavailable, unfence: unavailable };
+
+    await test.rename(user, newName);
+
+    expect(await test.enqueuedKeys()).toEqual(keysOf(user, newName));
   });
 
-  it('leaves nothing to the database when the fences stood and were published', async () => {
-    await made();
-    expect(await left()).toEqual([]);
+  it('does not affect the next transaction on the same connection', async () => {
+    const node = await test.createNode({ poolSize: 1 });
+    const write = (): Promise<User> =>
+      node.unitOfWork.run((transaction) => transaction.insert(User, newUser()));
+    node.store.before.fence = unavailable;
+    await write();
+    expect(await test.enqueuedKeys()).not.toEqual([]);
+    await test.psql.query('TRUNCATE cache_invalidations');
+
+    node.store.before = {};
+    await write();
+
+    expect(await test.enqueuedKeys()).toEqual([]);
   });
 
-  it('keeps no setting of one transaction for the next on its connection', async () => {
-    const single = await makeNode(database.url, { pool: 1 });
-    single.store.before.fence = unreachable;
-    await single.unitOfWork.run((transaction) => transaction.insert(User, someone()));
-    expect(await left()).not.toEqual([]);
-    await psql.query('TRUNCATE cache_invalidations');
-    single.store.before = {};
-    await single.unitOfWork.run((transaction) => transaction.insert(User, someone()));
-    expect(await left()).toEqual([]);
-  });
-
-  it('is another thing than a mistake in it, which is never allowed', async () => {
-    const stranger = someone();
-    node.store.before.fence = () => Promise.reject(new TypeError('a mistake'));
-    expect(await rejection(made(stranger))).toBeInstanceOf(TypeError);
-    expect(await rows(stranger.id)).toEqual([]);
-  });
-
-  it('does not change what a failed work throws', async () => {
-    node.store.before = { fence: unreachable, unfence: unreachable };
-    const work = async (transaction: Transaction): Promise<void> => {
-      await transaction.insert(User, someone());
+  it('whose work throws is rejected with the error of the work', async () => {
+    test.node.store.before = { fence: unavailable, unfence: unavailable };
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      await transaction.insert(User, newUser());
       throw new RangeError('mine');
-    };
-    expect(await rejection(node.unitOfWork.run(work))).toBeInstanceOf(RangeError);
+    });
+
+    expect(await rejectionOf(writing)).toBeInstanceOf(RangeError);
   });
 
-  it.each(['reject', 'allow'])('is told over HTTP (%s)', async (mode) => {
+  it.each([
+    ['reject', 503, 0],
+    ['allow', 201, 1],
+  ])('over HTTP, with CACHE_DEGRADED_WRITES=%s, is answered %i', async (mode, status, count) => {
     const env = {
       REDIS_URL: 'redis://127.0.0.1:1',
       CACHE_DEGRADED_WRITES: mode,
       ADMIN_USERNAME: '',
       ADMIN_PASSWORD: '',
     };
-    const app = await startApp(env, database.url);
+    const app = await startApp(env, test.database.url);
     try {
-      const { username, email } = someone();
+      const { username, email } = newUser();
       const body = { username, email, password: 'nine tall ships at anchor' };
+
       const reply = await app.call('POST', '/v1/users', { body });
-      const { rows } = await psql.query('SELECT FROM users WHERE username = $1', [username]);
-      expect([reply.status, rows.length]).toEqual(mode === 'reject' ? [503, 0] : [201, 1]);
-      if (mode === 'reject') {
-        expect(reply.body).toMatchObject({ code: 'cache-unavailable', status: 503 });
-        expect(reply.headers.get('retry-after')).toMatch(/^\d+$/);
-      }
+
+      expect(reply.status).toBe(status);
+      const { rowCount } = await test.psql.query('SELECT FROM users WHERE username = $1', [
+        username,
+      ]);
+      expect(rowCount).toBe(count);
     } finally {
       await app.close();
     }
+  });
+
+  it('over HTTP, when it is rejected, is the problem cache-unavailable', async () => {
+    const env = { REDIS_URL: 'redis://127.0.0.1:1', CACHE_DEGRADED_WRITES: 'reject' };
+    const noAdmin = { ADMIN_USERNAME: '', ADMIN_PASSWORD: '' };
+    const app = await startApp({ ...env, ...noAdmin }, test.database.url);
+    try {
+      const { username, email } = newUser();
+      const body = { username, email, password: 'nine tall ships at anchor' };
+
+      const reply = await app.call('POST', '/v1/users', { body });
+
+      expect(reply.body).toMatchObject({ code: 'cache-unavailable', status: 503 });
+      expect(reply.headers.get('retry-after')).toMatch(/^\d+$/);
+    } finally {
+      await app.close();
+    }
+  });
+});
+
+describe('a write while the cache is available', () => {
+  it('leaves nothing to the database', async () => {
+    await test.createUser();
+    expect(await test.enqueuedKeys()).toEqual([]);
+  });
+
+  it('is rejected when the cache fails through a programming error', async () => {
+    const values = newUser();
+    test.node.store.before.fence = () => Promise.reject(new TypeError('a mistake'));
+
+    expect(await rejectionOf(test.createUser(values))).toBeInstanceOf(TypeError);
+    expect(await test.rowOf(values.id)).toBeUndefined();
   });
 });

@@ -1,209 +1,274 @@
-/** Exactly once between two nodes: races for one key, for one version, retries on the other node, and what leaves a key unused. */
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+/**
+ * Exactly once on two nodes that share a database: races for one version and for one key, retries
+ * on the other node, failures that leave a key unused, and the removal of expired keys.
+ */
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  it,
+  jest,
+} from '@jest/globals';
 import pg from 'pg';
-import { Idempotency } from '../../src/http/idempotency.js';
-import { OutboxService } from '../../src/outbox/outbox.service.js';
-import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { ORDER, person, type Person, placeOrder } from '../support/factories.js';
-import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
-import { expectProblem } from '../support/problem.js';
-import { type RedisServer, startRedis } from '../support/redis.js';
+import { DataSource } from 'typeorm';
+import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
+import { PeriodicPurge } from '../../../src/platform/database/purge.js';
+import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
+import { IdempotencyService } from '../../../src/platform/idempotency/idempotency.service.js';
+import { OutboxService } from '../../../src/platform/outbox/outbox.service.js';
+import { startApp, type TestApp } from '../../support/app.js';
+import { eventually } from '../../support/eventually.js';
+import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
+import type { Reply } from '../../support/http-client.js';
+import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
+import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { expectProblem } from '../../support/problem.js';
+import { type RedisServer, startRedis } from '../../support/redis.js';
 
-describe('two nodes', () => {
-  let database: TestDatabase;
-  let redis: RedisServer;
-  let nodes: [TestApp, TestApp];
-  let owner: Person;
-  let client: pg.Client;
+let database: TestDatabase;
+let redis: RedisServer;
+let nodes: [TestApp, TestApp];
+let owner: TestUser;
+let client: pg.Client;
 
-  beforeAll(async () => {
-    [database, redis] = await Promise.all([createTestDatabase(), startRedis()]);
-    const env = { REDIS_URL: redis.url, DATABASE_POOL: '30' };
-    const first = await startApp(env, database.url);
-    nodes = [first, await startApp(env, database.url)];
-    owner = await person(first);
-    client = new pg.Client({ connectionString: database.url });
-    await client.connect();
-  }, 60_000);
-  afterAll(async () => {
-    await client?.end();
-    await Promise.all((nodes ?? []).map((node) => node.close()));
-    await redis?.stop();
-    await database?.drop();
+beforeAll(async () => {
+  [database, redis] = await Promise.all([createTestDatabase(), startRedis()]);
+  const env = { REDIS_URL: redis.url, DATABASE_POOL: '30' };
+  const first = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
+  nodes = [first, await startApp(env, database.url, undefined, [LONG_TIMEOUTS])];
+  owner = await registerUser(first);
+  client = new pg.Client({ connectionString: database.url });
+  await client.connect();
+});
+afterAll(async () => {
+  await client?.end();
+  await Promise.all((nodes ?? []).map((node) => node.close()));
+  await redis?.stop();
+  await database?.drop();
+});
+
+/** Alternates between the nodes. */
+const nodeOf = (index: number): TestApp => nodes[index % 2] as TestApp;
+
+const place = (node: TestApp, key: string, body: unknown = ORDER): Promise<Reply> =>
+  node.call('POST', '/v1/orders', {
+    token: owner.token,
+    body,
+    headers: { 'Idempotency-Key': key },
   });
 
-  const nodeOf = (index: number): TestApp => nodes[index % 2] as TestApp;
-  const place = (
-    node: TestApp,
-    key: string,
-    body: unknown = ORDER,
-    token = owner.token,
-  ): Promise<Reply> =>
-    node.call('POST', '/v1/orders', { token, body, headers: { 'Idempotency-Key': key } });
-  const countOf = async (sql: string, ...values: unknown[]): Promise<number> =>
-    Number(
-      (await client.query<{ count: string }>(`SELECT count(*) FROM ${sql}`, values)).rows[0]?.count,
-    );
+const act = (
+  node: TestApp,
+  id: string,
+  action: string,
+  key: string,
+  headers: Record<string, string> = {},
+): Promise<Reply> =>
+  node.call('POST', `/v1/orders/${id}/${action}`, {
+    token: owner.token,
+    headers: { 'Idempotency-Key': key, ...headers },
+  });
 
-  it('let one of 100 writers with the same ETag win; 99 are told 412', async () => {
-    const order = await placeOrder(nodeOf(0), owner.token);
+/** @param from what follows FROM */
+async function countOf(from: string, ...values: unknown[]): Promise<number> {
+  const { rows } = await client.query<{ count: number }>(
+    `SELECT count(*)::int AS count FROM ${from}`,
+    values,
+  );
+  return rows[0]?.count ?? NaN;
+}
+const countKeys = (key: string): Promise<number> => countOf('idempotency_keys WHERE key = $1', key);
+const countOrdersWithNote = (note: string): Promise<number> =>
+  countOf('orders WHERE note = $1', note);
+
+describe('100 changes of one version at once on two nodes', () => {
+  it('→ one succeeds, 99 get 412, and both nodes show the winner', async () => {
+    const { id } = await placeOrder(nodeOf(0), owner.token);
     const replies = await Promise.all(
-      Array.from({ length: 100 }, (_, writer) =>
-        nodeOf(writer).call('PATCH', `/v1/orders/${order.id}`, {
+      Array.from({ length: 100 }, (_, index) =>
+        nodeOf(index).call('PATCH', `/v1/orders/${id}`, {
           token: owner.token,
-          body: { note: `writer ${writer}` },
+          body: { note: `writer ${index}` },
           headers: { 'If-Match': '"1"' },
         }),
       ),
     );
-    const won = replies.filter(({ status }) => status === 200);
-    expect(won.map(({ body }) => body.version)).toEqual([2]);
-    for (const lost of replies.filter(({ status }) => status !== 200))
-      expectProblem(lost, 412, 'version-mismatch');
-    expect(await countOf('order_events WHERE order_id = $1', order.id)).toBe(2);
-    for (const node of nodes)
-      expect(
-        (await node.call('GET', `/v1/orders/${order.id}`, { token: owner.token })).body,
-      ).toEqual(won[0]?.body);
+    const winners = replies.filter(({ status }) => status === 200);
+    const losers = replies.filter(({ status }) => status !== 200);
+    expect(winners.map(({ body }) => body.version as number)).toEqual([2]);
+    for (const loser of losers) expectProblem(loser, 412, 'version-mismatch');
+    expect(await countOf('order_events WHERE order_id = $1', id)).toBe(2);
+    const reads = await Promise.all(
+      nodes.map((node) => node.call('GET', `/v1/orders/${id}`, { token: owner.token })),
+    );
+    expect(reads.map(({ body }) => body as unknown)).toEqual([winners[0]?.body, winners[0]?.body]);
   });
+});
 
-  it('make one order of 40 requests with one key, and give its bytes to each that waits', async () => {
+describe('40 requests with one key at once on two nodes', () => {
+  it('→ place one order, and all get the same bytes when they retry after a 409', async () => {
     const key = crypto.randomUUID();
     const note = `race ${key}`;
-    const untilAnswered = async (writer: number): Promise<Reply> => {
-      for (;;) {
-        const reply = await place(nodeOf(writer), key, { ...ORDER, note });
+    const conflicts: Reply[] = [];
+    const sendUntilAnswered = (index: number): Promise<Reply> =>
+      eventually('the request was answered', async () => {
+        const reply = await place(nodeOf(index), key, { ...ORDER, note });
         if (reply.status !== 409) return reply;
-        expectProblem(reply, 409, 'idempotency-key-in-flight');
-        expect(reply.headers.get('retry-after')).toBe('1');
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
-    };
+        conflicts.push(reply);
+        return undefined as unknown as Reply;
+      });
     const replies = await Promise.all(
-      Array.from({ length: 40 }, (_, writer) => untilAnswered(writer)),
+      Array.from({ length: 40 }, (_, index) => sendUntilAnswered(index)),
     );
-    expect(new Set(replies.map(({ status, text }) => `${status} ${text}`)).size).toBe(1);
-    expect(
-      replies.filter(({ headers }) => headers.get('idempotent-replayed') === null),
-    ).toHaveLength(1);
-    expect(await countOf('orders WHERE note = $1', note)).toBe(1);
-    expect(await countOf('idempotency_keys WHERE key = $1', key)).toBe(1);
+    const responses = new Set(replies.map(({ status, text }) => `${status} ${text}`));
+    const originals = replies.filter(({ headers }) => !headers.has('idempotent-replayed'));
+    expect(responses.size).toBe(1);
+    expect(originals).toHaveLength(1);
+    expect([await countOrdersWithNote(note), await countKeys(key)]).toEqual([1, 1]);
+    for (const conflict of conflicts) expectProblem(conflict, 409, 'idempotency-key-in-flight');
+    const retryAfters = new Set(conflicts.map(({ headers }) => headers.get('retry-after')));
+    expect([...retryAfters].filter((seconds) => seconds !== '1')).toEqual([]);
   });
+});
 
-  it('answer a retry on the other node with the same bytes, also when it is of another body', async () => {
+describe('a retry on the other node', () => {
+  it('with the same body → gets the same bytes and headers', async () => {
     const key = crypto.randomUUID();
-    const [first, again] = [await place(nodeOf(0), key), await place(nodeOf(1), key)];
-    expect([
-      again.status,
-      again.text,
-      again.headers.get('location'),
-      again.headers.get('etag'),
-    ]).toEqual([201, first.text, first.headers.get('location'), first.headers.get('etag')]);
-    expect(again.headers.get('idempotent-replayed')).toBe('true');
-    expectProblem(
-      await place(nodeOf(1), key, { ...ORDER, note: 'another' }),
-      422,
-      'idempotency-key-reused',
-    );
+    const first = await place(nodeOf(0), key);
+    const retry = await place(nodeOf(1), key);
+    const partsOf = ({ status, text, headers }: Reply): unknown[] => [
+      status,
+      text,
+      headers.get('location'),
+      headers.get('etag'),
+    ];
+    expect(partsOf(retry)).toEqual(partsOf(first));
+    expect(retry.status).toBe(201);
+    expect(retry.headers.get('idempotent-replayed')).toBe('true');
   });
 
-  it('keep nothing of a request that failed after its order was written: both or neither', async () => {
+  it('with another body → 422', async () => {
+    const key = crypto.randomUUID();
+    await place(nodeOf(0), key);
+    const reply = await place(nodeOf(1), key, { ...ORDER, note: 'another' });
+    expectProblem(reply, 422, 'idempotency-key-reused');
+  });
+
+  it('of an action → gets the same bytes', async () => {
+    const { id } = await placeOrder(nodeOf(0), owner.token);
+    const key = crypto.randomUUID();
+    const first = await act(nodeOf(0), id, 'pay', key);
+    const retry = await act(nodeOf(1), id, 'pay', key);
+    expect([first.status, retry.status, retry.text]).toEqual([200, 200, first.text]);
+    const withNewKey = await act(nodeOf(1), id, 'pay', crypto.randomUUID());
+    expectProblem(withNewKey, 409, 'invalid-transition');
+  });
+});
+
+describe('a key whose request failed', () => {
+  afterEach(() => void jest.restoreAllMocks());
+
+  it('after the order was written → leaves no order and no key, and works later', async () => {
     const key = crypto.randomUUID();
     const note = `half ${key}`;
     const outbox = nodeOf(0).app.get(OutboxService);
-    const append = outbox.append.bind(outbox);
-    outbox.append = () => Promise.reject(new Error('the disk is full'));
-    const failed = await place(nodeOf(0), key, { ...ORDER, note });
-    outbox.append = append;
-    expectProblem(failed, 500, 'internal-error');
-    expect([
-      await countOf('orders WHERE note = $1', note),
-      await countOf('idempotency_keys WHERE key = $1', key),
-    ]).toEqual([0, 0]);
-    const reply = await place(nodeOf(1), key, { ...ORDER, note });
-    expect([reply.status, reply.headers.get('idempotent-replayed')]).toEqual([201, null]);
-    expect(await countOf('orders WHERE note = $1', note)).toBe(1);
+    jest.spyOn(outbox, 'append').mockRejectedValueOnce(new Error('the disk is full'));
+    expectProblem(await place(nodeOf(0), key, { ...ORDER, note }), 500, 'internal-error');
+    expect([await countOrdersWithNote(note), await countKeys(key)]).toEqual([0, 0]);
+    const retry = await place(nodeOf(1), key, { ...ORDER, note });
+    expect([retry.status, retry.headers.get('idempotent-replayed')]).toEqual([201, null]);
+    expect(await countOrdersWithNote(note)).toBe(1);
   });
 
-  it('keep no answer of a limit: 429, and the key is as new', async () => {
-    const limited = await startApp(
-      { REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' },
-      database.url,
-    );
+  it('because of the rate limit → is unused', async () => {
+    const env = { REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' };
+    const limited = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
     try {
       const key = crypto.randomUUID();
       await place(limited, crypto.randomUUID());
       expectProblem(await place(limited, key), 429, 'rate-limited');
-      expect(await countOf('idempotency_keys WHERE key = $1', key)).toBe(0);
+      expect(await countKeys(key)).toBe(0);
       expect((await place(nodeOf(0), key)).status).toBe(201);
     } finally {
       await limited.close();
     }
   });
 
-  it('keep what an action answered, and not that it was refused', async () => {
+  it('because of the lifecycle or an old version → is unused', async () => {
     const { id } = await placeOrder(nodeOf(0), owner.token);
-    const act = (node: TestApp, action: string, key: string, headers = {}): Promise<Reply> =>
-      node.call('POST', `/v1/orders/${id}/${action}`, {
-        token: owner.token,
-        headers: { 'Idempotency-Key': key, ...headers },
-      });
     const key = crypto.randomUUID();
-    expectProblem(await act(nodeOf(0), 'refund', key), 403, 'forbidden');
-    expectProblem(await act(nodeOf(0), 'pay', key, { 'If-Match': '"9"' }), 412, 'version-mismatch');
-    const paid = await act(nodeOf(0), 'pay', key);
-    const again = await act(nodeOf(1), 'pay', key);
-    expect([paid.status, again.status, again.text]).toEqual([200, 200, paid.text]);
-    expectProblem(await act(nodeOf(1), 'pay', crypto.randomUUID()), 409, 'invalid-transition');
+    expectProblem(await act(nodeOf(0), id, 'refund', key), 403, 'forbidden');
+    const outdated = await act(nodeOf(0), id, 'pay', key, { 'If-Match': '"9"' });
+    expectProblem(outdated, 412, 'version-mismatch');
+    expect((await act(nodeOf(0), id, 'pay', key)).status).toBe(200);
+  });
+});
+
+describe('the removal of expired keys', () => {
+  const EXPIRED_KEYS = 2_500;
+  const INSERT_EXPIRED = `
+    INSERT INTO idempotency_keys
+      (user_id, key, fingerprint, status, headers, body, cache_keys, created_at)
+    SELECT $1, 'expired-' || number, 'f', 201, '{}', '{}', '{}', now() - interval '25 hours'
+      FROM generate_series(1, ${EXPIRED_KEYS}) AS number
+    ON CONFLICT DO NOTHING`;
+  const countExpired = (): Promise<number> =>
+    countOf(`idempotency_keys WHERE key LIKE 'expired-%'`);
+  const countOthers = (): Promise<number> =>
+    countOf(`idempotency_keys WHERE key NOT LIKE 'expired-%'`);
+  const serviceOf = (node: TestApp): IdempotencyService => node.app.get(IdempotencyService);
+
+  // The nodes' own purges would remove keys between two batches of a test.
+  beforeAll(async () => {
+    await Promise.all(nodes.map((node) => serviceOf(node).onApplicationShutdown()));
+  });
+  beforeEach(async () => {
+    await client.query(INSERT_EXPIRED, [owner.id]);
+  });
+  afterEach(() => void jest.restoreAllMocks());
+
+  it('removes 1 000 keys a batch, and no key that has not expired', async () => {
+    await place(nodeOf(0), crypto.randomUUID());
+    const others = await countOthers();
+    const service = serviceOf(nodeOf(0));
+    const batches: [mayHaveMore: boolean, left: number][] = [];
+    while (batches.length < 4) {
+      batches.push([await service.removeExpired(), await countExpired()]);
+    }
+    expect(batches).toEqual([
+      [true, 1_500],
+      [true, 500],
+      [false, 0],
+      [false, 0],
+    ]);
+    expect(await countOthers()).toBe(others);
   });
 
-  describe('forget keys after 24 hours', () => {
-    const OLD = 2_500;
-    const fill = (): Promise<unknown> =>
-      client.query(
-        `INSERT INTO idempotency_keys (user_id, key, fingerprint, status, headers, body, cache_keys, created_at)
-         SELECT $1, 'old-' || n, 'f', 201, '{}', '{}', '{}', now() - interval '25 hours' FROM generate_series(1, ${OLD}) AS n
-         ON CONFLICT DO NOTHING`,
-        [owner.id],
-      );
-    const old = (): Promise<number> => countOf(`idempotency_keys WHERE key LIKE 'old-%'`);
+  it('on two nodes at once → removes every key, and neither node waits for the other', async () => {
+    const services = nodes.map(serviceOf);
+    let mayHaveMore = true;
+    while (mayHaveMore) {
+      const results = await Promise.all(services.map((service) => service.removeExpired()));
+      mayHaveMore = results.includes(true);
+    }
+    expect(await countExpired()).toBe(0);
+  });
 
-    it('1 000 at a time, the oldest first, and none that is younger', async () => {
-      await fill();
-      const young = await countOf(`idempotency_keys WHERE key NOT LIKE 'old-%'`);
-      const idempotency = nodeOf(0).app.get(Idempotency);
-      const left: [boolean, number][] = [];
-      for (let times = 0; times < 4; times++) left.push([await idempotency.purge(), await old()]);
-      expect(left).toEqual([
-        [true, 1_500],
-        [true, 500],
-        [false, 0],
-        [false, 0],
-      ]);
-      expect(await countOf('idempotency_keys')).toBe(young);
-    });
-
-    it('both at once without waiting for each other', async () => {
-      await fill();
-      const [one, other] = nodes.map((node) => node.app.get(Idempotency)) as [
-        Idempotency,
-        Idempotency,
-      ];
-      while ((await Promise.all([one.purge(), other.purge()])).includes(true));
-      expect(await old()).toBe(0);
-    });
-
-    it('by themselves, every minute, until none is left', async () => {
-      await fill();
-      const idempotency = nodeOf(0).app.get(Idempotency);
-      const { timer } = idempotency as unknown as {
-        timer: { _repeat: number; _onTimeout(): void };
-      };
-      expect(timer._repeat).toBe(60_000);
-      timer._onTimeout();
-      for (const deadline = Date.now() + 10_000; (await old()) > 0 && Date.now() < deadline;)
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      expect(await old()).toBe(0);
-    });
+  it('runs every minute until no expired key is left', async () => {
+    const start = jest.spyOn(PeriodicPurge.prototype, 'start').mockReturnValue(undefined);
+    const { app } = nodeOf(0);
+    const service = new IdempotencyService(
+      app.get(UnitOfWork),
+      app.get(DataSource),
+      app.get(InvalidationService),
+    );
+    service.onModuleInit();
+    const [purge] = start.mock.contexts as [PeriodicPurge];
+    expect(purge).toMatchObject({ options: { intervalMs: 60_000 } });
+    await purge.purge();
+    expect(await countExpired()).toBe(0);
   });
 });

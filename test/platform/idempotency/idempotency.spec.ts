@@ -1,240 +1,290 @@
-/** Idempotency-Key: one order for one key, the same bytes again, and nothing kept of what was refused. */
+/** Idempotency-Key over HTTP: its form, what it belongs to, and what a repetition gets. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { type Reply, startApp, type TestApp } from '../support/app.js';
-import { adminToken, ORDER, person, type Person, placeOrder } from '../support/factories.js';
-import { expectProblem } from '../support/problem.js';
+import { startApp, type TestApp } from '../../support/app.js';
+import {
+  logInAsAdmin,
+  ORDER,
+  placeOrder,
+  registerUser,
+  type TestUser,
+} from '../../support/factories.js';
+import type { Reply } from '../../support/http-client.js';
+import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
+import { expectProblem } from '../../support/problem.js';
+
+let app: TestApp;
+let database: pg.Client;
+
+beforeAll(async () => {
+  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  database = new pg.Client({ connectionString: app.databaseUrl });
+  await database.connect();
+});
+afterAll(async () => {
+  await database?.end();
+  await app?.close();
+});
+
+const newKey = (): string => crypto.randomUUID();
+
+/** @param key undefined: no header; a list: a header for each */
+const place = (
+  { token }: Pick<TestUser, 'token'>,
+  key: string | string[] | undefined,
+  body: unknown = ORDER,
+): Promise<Reply> =>
+  app.call('POST', '/v1/orders', {
+    token,
+    body,
+    headers: key === undefined ? {} : { 'Idempotency-Key': key },
+  });
+
+const act = (
+  id: string,
+  action: string,
+  token: string,
+  key: string,
+  body: object = {},
+): Promise<Reply> =>
+  app.call('POST', `/v1/orders/${id}/${action}`, {
+    token,
+    body,
+    headers: { 'Idempotency-Key': key },
+  });
+
+async function orderIdsOf({ token }: TestUser): Promise<string[]> {
+  const { body } = await app.call('GET', '/v1/orders?limit=100', { token });
+  return (body.data as { id: string }[]).map(({ id }) => id);
+}
+
+/** What a repetition must repeat. */
+const repeatableParts = ({ status, text, headers }: Reply): unknown[] => [
+  status,
+  text,
+  headers.get('location'),
+  headers.get('etag'),
+  headers.get('content-type'),
+];
+
+const isReplay = ({ headers }: Reply): boolean => headers.get('idempotent-replayed') === 'true';
 
 describe('an Idempotency-Key', () => {
-  let app: TestApp;
-  let owner: Person;
-  let client: pg.Client;
-
-  beforeAll(async () => {
-    app = await startApp();
-    owner = await person(app);
-    client = new pg.Client({ connectionString: app.databaseUrl });
-    await client.connect();
-  });
-  afterAll(async () => {
-    await client.end();
-    await app.close();
+  it('that is missing → 400, and no order is placed', async () => {
+    const user = await registerUser(app);
+    expectProblem(await place(user, undefined), 400, 'idempotency-key-required');
+    expect(await orderIdsOf(user)).toEqual([]);
   });
 
-  const place = (
-    key?: string | string[],
-    body: unknown = ORDER,
-    token: string = owner.token,
-  ): Promise<Reply> =>
-    app.call('POST', '/v1/orders', {
-      token,
-      body,
-      headers: key === undefined ? {} : { 'Idempotency-Key': key },
-    });
-  const orders = async (token: string = owner.token): Promise<{ id: string }[]> =>
-    (await app.call('GET', '/v1/orders?limit=100', { token })).body.data as { id: string }[];
-  /** Runs `work` and gives how many orders it added. */
-  const added = async (work: () => Promise<unknown>): Promise<number> => {
-    const before = (await orders()).length;
-    await work();
-    return (await orders()).length - before;
-  };
-  const sameAnswer = (one: Reply, other: Reply): void => {
-    expect([other.status, other.text]).toEqual([one.status, one.text]);
-    for (const name of ['location', 'etag', 'content-type'])
-      expect(other.headers.get(name)).toBe(one.headers.get(name));
-  };
-
-  it('is needed to place an order: 400 without', async () => {
-    expect(
-      await added(async () => expectProblem(await place(), 400, 'idempotency-key-required')),
-    ).toBe(0);
+  it.each<[what: string, key: string | string[]]>([
+    ['empty', ''],
+    ['an empty quoted string', '""'],
+    ['256 characters', 'x'.repeat(256)],
+    ['256 quoted characters', `"${'x'.repeat(256)}"`],
+    ['an open quote', '"open'],
+    ['a closing quote', 'closed"'],
+    ['a quote inside quotes', '"a"b"'],
+    ['an unknown escape', '"a\\x"'],
+    ['not ASCII', Buffer.from('ключ').toString('latin1')],
+    ['with a tab', 'a\tb'],
+    ['sent twice', ['one', 'two']],
+  ])('that is %s → 400', async (_, key) => {
+    const user = await registerUser(app);
+    expectProblem(await place(user, key), 400, 'idempotency-key-malformed');
   });
 
-  it('has 1 to 255 printable characters', async () => {
-    for (const key of [
-      'x'.repeat(256),
-      '""',
-      `"${'x'.repeat(256)}"`,
-      '"open',
-      'shut"',
-      '"a"b"',
-      '"a\\x"',
-      'ключ',
-      'a\tb',
-      '',
-    ])
-      expectProblem(
-        await place(/[^\x00-\xff]/.test(key) ? Buffer.from(key).toString('latin1') : key),
-        400,
-        'idempotency-key-malformed',
+  it.each(['k', 'x'.repeat(255), `"${'y'.repeat(255)}"`, 'a b', 'a"b', '{}', "it's"])(
+    'of the form %j → is accepted',
+    async (key) => {
+      expect((await place(await registerUser(app), key)).status).toBe(201);
+    },
+  );
+
+  it.each([
+    ['same-key', '"same-key"'],
+    ['with "quotes" and \\ in it', '"with \\"quotes\\" and \\\\ in it"'],
+  ])('%j → is the same key as its quoted form %j', async (bare, quoted) => {
+    const user = await registerUser(app);
+    const first = await place(user, bare);
+    const second = await place(user, quoted);
+    expect(repeatableParts(second)).toEqual(repeatableParts(first));
+    expect(isReplay(second)).toBe(true);
+  });
+
+  it('of one user → is not the key of another user', async () => {
+    const [first, second] = [await registerUser(app), await registerUser(app)];
+    const key = newKey();
+    const ofFirst = await place(first, key);
+    const ofSecond = await place(second, key, { ...ORDER, note: 'theirs' });
+    expect([ofFirst.status, ofSecond.status, isReplay(ofSecond)]).toEqual([201, 201, false]);
+    expect(await orderIdsOf(second)).toEqual([ofSecond.body.id]);
+  });
+
+  it('older than 24 hours → is forgotten', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const first = await place(user, key);
+    const setAge = (age: string): Promise<unknown> =>
+      database.query(
+        'UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE key = $1',
+        [key, age],
       );
-    expectProblem(await place(['one', 'two']), 400, 'idempotency-key-malformed');
-    for (const key of ['k', 'x'.repeat(255), `"${'y'.repeat(255)}"`, 'a b', 'a"b', '{}', "it's"])
-      expect((await place(key)).status).toBe(201);
+    await setAge('23 hours');
+    expect(repeatableParts(await place(user, key))).toEqual(repeatableParts(first));
+    await setAge('24 hours 1 second');
+    const second = await place(user, key, { ...ORDER, note: 'a new day' });
+    expect([second.status, isReplay(second)]).toEqual([201, false]);
+    expect(second.body.id).not.toBe(first.body.id);
+  });
+});
+
+describe('a repetition', () => {
+  it('of a placed order → gets the same bytes, and no second order is placed', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const first = await place(user, key);
+    const repetitions = [await place(user, key), await place(user, key), await place(user, key)];
+    expect(isReplay(first)).toBe(false);
+    expect(repetitions.map(isReplay)).toEqual([true, true, true]);
+    expect(repetitions.map(repeatableParts)).toEqual(Array(3).fill(repeatableParts(first)));
+    expect(await orderIdsOf(user)).toEqual([first.body.id]);
   });
 
-  it('gets the same bytes again, and no second order', async () => {
-    const key = crypto.randomUUID();
-    let first: Reply | undefined;
-    expect(
-      await added(async () => {
-        first = await place(key);
-        for (let times = 0; times < 3; times++) {
-          const again = await place(key);
-          sameAnswer(first, again);
-          expect(again.headers.get('idempotent-replayed')).toBe('true');
-        }
-      }),
-    ).toBe(1);
-    expect(first?.headers.get('idempotent-replayed')).toBeNull();
-    await app.call('POST', `/v1/orders/${first?.body.id}/pay`, { token: owner.token });
-    sameAnswer(first as Reply, await place(key));
+  it('after the order has changed → gets the first response', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const first = await place(user, key);
+    await app.call('POST', `/v1/orders/${first.body.id}/pay`, { token: user.token });
+    expect(repeatableParts(await place(user, key))).toEqual(repeatableParts(first));
   });
 
-  it('is the same key bare and quoted, with what is escaped in it', async () => {
-    for (const [bare, quoted] of [
-      ['same-key', '"same-key"'],
-      ['with "quotes" and \\ in it', '"with \\"quotes\\" and \\\\ in it"'],
-    ] as const) {
-      const first = await place(bare);
-      const again = await place(quoted);
-      sameAnswer(first, again);
-      expect(again.headers.get('idempotent-replayed')).toBe('true');
-    }
+  it('with other white space in the body → gets the first response', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const first = await place(user, key);
+    const second = await place(user, key, ` ${JSON.stringify(ORDER, null, 2)}\n`);
+    expect(repeatableParts(second)).toEqual(repeatableParts(first));
   });
 
-  it('belongs to one request: another body is 422', async () => {
-    const key = crypto.randomUUID();
-    const first = await place(key);
-    for (const body of [
-      { ...ORDER, note: 'another' },
-      { ...ORDER, currency: 'CHF' },
-      { ...ORDER, note: null },
-    ])
-      expectProblem(await place(key, body), 422, 'idempotency-key-reused');
-    expectProblem(
-      await app.call('POST', `/v1/orders/${first.body.id}/pay`, {
-        token: owner.token,
-        headers: { 'Idempotency-Key': key },
-      }),
-      422,
-      'idempotency-key-reused',
-    );
-    sameAnswer(first, await place(key));
-    sameAnswer(first, await place(key, ` ${JSON.stringify(ORDER, null, 2)}\n`));
+  it.each<[what: string, body: object]>([
+    ['a note', { ...ORDER, note: 'another' }],
+    ['another currency', { ...ORDER, currency: 'CHF' }],
+    ['null as note', { ...ORDER, note: null }],
+  ])('with %s → 422', async (_, body) => {
+    const user = await registerUser(app);
+    const key = newKey();
+    await place(user, key);
+    expectProblem(await place(user, key, body), 422, 'idempotency-key-reused');
   });
 
-  it('is one user’s own', async () => {
-    const key = crypto.randomUUID();
-    const other = await person(app);
-    const [mine, theirs] = [
-      await place(key),
-      await place(key, { ...ORDER, note: 'theirs' }, other.token),
-    ];
-    expect([mine.status, theirs.status, theirs.headers.get('idempotent-replayed')]).toEqual([
-      201,
-      201,
-      null,
-    ]);
-    expect((await orders(other.token)).map(({ id }) => id)).toEqual([theirs.body.id]);
+  it('with the key of another route → 422', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const { body } = await place(user, key);
+    const reply = await act(body.id, 'pay', user.token, key);
+    expectProblem(reply, 422, 'idempotency-key-reused');
   });
+});
 
-  it('is not used up by a refusal', async () => {
-    const key = crypto.randomUUID();
-    expect((await place(key, { ...ORDER, currency: 'eur' })).status).toBe(400);
-    expect((await place(key, '{')).status).toBe(400);
-    expect(
-      (
-        await place(key, {
-          ...ORDER,
-          items: Array(100).fill({ ...ORDER.items[0], quantity: 10_000, unitPrice: 1e12 }),
-        })
-      ).status,
-    ).toBe(400);
-    expect((await place(key, ORDER, 'nobody')).status).toBe(401);
-    const reply = await place(key);
-    expect([reply.status, reply.headers.get('idempotent-replayed')]).toEqual([201, null]);
+describe('a key whose request was rejected', () => {
+  const tooExpensive = {
+    ...ORDER,
+    items: Array<object>(100).fill({ ...ORDER.items[0], quantity: 10_000, unitPrice: 1e12 }),
+  };
+  it.each<[reason: string, status: number, body: unknown, token: string | undefined]>([
+    ['an invalid currency', 400, { ...ORDER, currency: 'eur' }, undefined],
+    ['malformed JSON', 400, '{', undefined],
+    ['a total that is too large', 400, tooExpensive, undefined],
+    ['an unknown token', 401, ORDER, 'nobody'],
+  ])('for %s → is unused', async (_, status, body, token) => {
+    const user = await registerUser(app);
+    const key = newKey();
+    expect((await place({ token: token ?? user.token }, key, body)).status).toBe(status);
+    const reply = await place(user, key);
+    expect([reply.status, isReplay(reply)]).toEqual([201, false]);
   });
+});
 
-  it('of ten requests at the same moment makes exactly one order; the others get its answer or 409 with Retry-After', async () => {
-    for (let round = 0; round < 3; round++) {
-      const key = crypto.randomUUID();
-      let replies: Reply[] = [];
-      expect(
-        await added(
-          async () => (replies = await Promise.all(Array.from({ length: 10 }, () => place(key)))),
-        ),
-      ).toBe(1);
-      const made = replies.filter((reply) => reply.status === 201);
-      expect(
-        made.filter((reply) => reply.headers.get('idempotent-replayed') === null),
-      ).toHaveLength(1);
-      made.forEach((reply) => sameAnswer(made[0] as Reply, reply));
-      for (const waiting of replies.filter((reply) => reply.status !== 201)) {
-        expectProblem(waiting, 409, 'idempotency-key-in-flight');
-        expect(waiting.headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
+describe('requests with one key at once', () => {
+  it.each([1, 2, 3])(
+    '→ place one order; the others get its response or 409 (round %i)',
+    async () => {
+      const user = await registerUser(app);
+      const key = newKey();
+      const replies = await Promise.all(Array.from({ length: 10 }, () => place(user, key)));
+      const placed = replies.filter(({ status }) => status === 201);
+      const conflicts = replies.filter(({ status }) => status !== 201);
+      const later = await place(user, key);
+      expect(placed.filter((reply) => !isReplay(reply))).toHaveLength(1);
+      expect(new Set(placed.map((reply) => JSON.stringify(repeatableParts(reply)))).size).toBe(1);
+      for (const conflict of conflicts) {
+        expectProblem(conflict, 409, 'idempotency-key-in-flight');
       }
-      const after = await place(key);
-      sameAnswer(made[0] as Reply, after);
-      expect(after.headers.get('idempotent-replayed')).toBe('true');
-    }
-  });
+      const retryAfters = conflicts.map(({ headers }) => Number(headers.get('retry-after')));
+      expect(retryAfters.filter((seconds) => !(seconds >= 1))).toEqual([]);
+      expect(repeatableParts(later)).toEqual(repeatableParts(placed[0] as Reply));
+      expect(isReplay(later)).toBe(true);
+      expect(await orderIdsOf(user)).toHaveLength(1);
+    },
+  );
 
-  it('is refused with 409 as long as its first request runs, and free when that failed', async () => {
-    const key = crypto.randomUUID();
-    const lock = `pg_advisory_xact_lock(hashtextextended('${owner.id}:${key}', 0))`;
-    await client.query(`BEGIN; SELECT ${lock}`);
-    const waiting = await place(key);
-    expectProblem(waiting, 409, 'idempotency-key-in-flight');
-    expect(waiting.headers.get('retry-after')).toBe('1');
-    await client.query('ROLLBACK');
-    expect((await place(key)).status).toBe(201);
-  });
-
-  it('may come with an action, which then happens once', async () => {
-    const order = await placeOrder(app, owner.token);
-    const admin = await adminToken(app);
-    const act = (action: string, token: string, key: string, body: object = {}): Promise<Reply> =>
-      app.call('POST', `/v1/orders/${order.id}/${action}`, {
-        token,
-        body,
-        headers: { 'Idempotency-Key': key },
-      });
-    const first = await act('pay', owner.token, 'pay-1');
-    const again = await act('pay', owner.token, 'pay-1');
-    expect([first.status, again.status, again.text, again.headers.get('etag')]).toEqual([
-      200,
-      200,
-      first.text,
-      '"2"',
+  it('→ get 409 while the first one runs, and may place the order when it failed', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    // What the transaction of a first request on another node would lock.
+    await database.query('BEGIN');
+    await database.query('SELECT pg_advisory_xact_lock(hashtextextended($1, 0))', [
+      `${user.id}:${key}`,
     ]);
-    expect(again.headers.get('idempotent-replayed')).toBe('true');
-    expectProblem(await act('pay', owner.token, 'pay-2'), 409, 'invalid-transition');
-    expectProblem(
-      await act('pay', owner.token, 'pay-1', { reason: 'x' }),
-      422,
-      'idempotency-key-reused',
-    );
-    expectProblem(await act('ship', admin, 'x'.repeat(256)), 400, 'idempotency-key-malformed');
-    expect((await act('ship', admin, 'pay-1')).status).toBe(200);
-    const events = await app.call('GET', `/v1/orders/${order.id}/events`, { token: owner.token });
-    expect(events.body.data).toHaveLength(3);
+    const conflict = await place(user, key);
+    await database.query('ROLLBACK');
+    expectProblem(conflict, 409, 'idempotency-key-in-flight');
+    expect(conflict.headers.get('retry-after')).toBe('1');
+    expect((await place(user, key)).status).toBe(201);
+  });
+});
+
+describe('an action with an Idempotency-Key', () => {
+  let user: TestUser;
+  let id: string;
+
+  /** Each test has an order that its owner has paid with the key `pay-1`. */
+  const placeAndPay = async (): Promise<Reply> => {
+    user = await registerUser(app);
+    id = (await placeOrder(app, user.token)).id;
+    return act(id, 'pay', user.token, 'pay-1');
+  };
+
+  it('that is repeated → happens once', async () => {
+    const first = await placeAndPay();
+    const repetition = await act(id, 'pay', user.token, 'pay-1');
+    expect([first.status, first.headers.get('etag')]).toEqual([200, '"2"']);
+    expect(repeatableParts(repetition)).toEqual(repeatableParts(first));
+    expect(isReplay(repetition)).toBe(true);
+    const events = await app.call('GET', `/v1/orders/${id}/events`, { token: user.token });
+    expect(events.body.data).toHaveLength(2);
   });
 
-  it('is forgotten after 24 hours', async () => {
-    const key = crypto.randomUUID();
-    const first = await place(key);
-    const age = (interval: string): Promise<unknown> =>
-      client.query(`UPDATE idempotency_keys SET created_at = now() - $2::interval WHERE key = $1`, [
-        key,
-        interval,
-      ]);
-    await age('23 hours 59 minutes');
-    sameAnswer(first, await place(key));
-    await age('24 hours 1 second');
-    const anew = await place(key, { ...ORDER, note: 'a new day' });
-    expect([anew.status, anew.headers.get('idempotent-replayed')]).toEqual([201, null]);
-    expect(anew.body.id).not.toBe(first.body.id);
+  it('that is repeated with another key → 409', async () => {
+    await placeAndPay();
+    const reply = await act(id, 'pay', user.token, 'pay-2');
+    expectProblem(reply, 409, 'invalid-transition');
+  });
+
+  it('that is repeated with another body → 422', async () => {
+    await placeAndPay();
+    const reply = await act(id, 'pay', user.token, 'pay-1', { reason: 'x' });
+    expectProblem(reply, 422, 'idempotency-key-reused');
+  });
+
+  it('that is malformed → 400', async () => {
+    await placeAndPay();
+    const reply = await act(id, 'ship', await logInAsAdmin(app), 'x'.repeat(256));
+    expectProblem(reply, 400, 'idempotency-key-malformed');
+  });
+
+  it('that another user has used → is accepted', async () => {
+    await placeAndPay();
+    expect((await act(id, 'ship', await logInAsAdmin(app), 'pay-1')).status).toBe(200);
   });
 });

@@ -1,15 +1,21 @@
 /**
- * What goes wrong in a round, and when: lanes of faults that the seed alone decides. Faults of one thing (a link, a process,
- * the Redis server) follow each other in a lane; those of different lanes overlap, which is where the interesting histories
- * are. A pass through a lane has each of its kinds once, in a random order, so that no kind is left to luck.
+ * What goes wrong in a round, and when; the seed alone decides. The faults of one thing (a link, a
+ * process, the Redis server) follow each other in a schedule; different schedules overlap. One pass
+ * through a schedule has each of its kinds once, in random order: no kind is left to chance.
  */
-import { type Step, STEPS } from './history.js';
-import type { Random } from './random.js';
+import type { Random } from '../../support/random.js';
+import { type Step, STEPS } from './node-messages.js';
 
 export type LinkName = 'redis' | 'postgres';
 
-/** What befalls no node of its own. */
-type ServerFault =
+interface LinkFault {
+  readonly node: number;
+  readonly link: LinkName;
+  readonly ms: number;
+}
+
+/** Faults of what all nodes share. */
+export type ServerFaultKind =
   | 'outage'
   | 'Redis hangs'
   | 'Redis back empty'
@@ -17,149 +23,160 @@ type ServerFault =
   | 'FLUSHALL'
   | 'evictions'
   | 'LISTEN cut'
-  | 'failover by hand'
-  | 'master killed'
-  | 'master hangs';
+  | FailoverKind;
+
+export type FailoverKind = 'failover by command' | 'master killed' | 'master hangs';
+
+export interface ServerFault {
+  readonly kind: ServerFaultKind;
+  readonly ms: number;
+}
 
 export type Fault =
-  | {
-      readonly kind: 'link delayed';
-      readonly node: number;
-      readonly link: LinkName;
-      readonly ms: number;
-      readonly jitterMs: number;
-    }
-  | {
-      readonly kind: 'link cut' | 'link refused' | 'link stalled';
-      readonly node: number;
-      readonly link: LinkName;
-      readonly ms: number;
-    }
-  | {
+  | (LinkFault & { readonly kind: 'link delayed'; readonly jitterMs: number })
+  | (LinkFault & { readonly kind: 'link cut' | 'link refused' | 'link stalled' })
+  | (LinkFault & {
       readonly kind: 'link half-open';
-      readonly node: number;
-      readonly link: LinkName;
       readonly direction: 'up' | 'down';
-      readonly silently: boolean;
-      readonly ms: number;
-    }
-  | {
-      readonly kind: `SIGKILL ${Step}`;
-      readonly node: number;
-      readonly step: Step;
-      readonly ms: number;
-    }
+      /** Whether the client must notice by itself that the connection is dead. */
+      readonly isSilent: boolean;
+    })
+  | KillFault
   | { readonly kind: 'SIGSTOP'; readonly node: number; readonly ms: number }
-  | { readonly kind: ServerFault; readonly ms: number };
+  | ServerFault;
 
-/** One lane: what it may do, and how long it is quiet between two faults. */
-export interface Lane {
-  readonly faults: readonly ((random: Random) => Fault)[];
-  readonly quietMs: readonly [number, number];
+export interface KillFault {
+  readonly kind: `SIGKILL ${Step}`;
+  readonly node: number;
+  readonly step: Step;
+  /** From the death until the node is started again. */
+  readonly ms: number;
 }
 
-/** How long what outlasts leases and fences must last, and what is about a second long with the service's real times. */
+/** Decides the details of one fault. */
+type FaultMaker = (random: Random) => Fault;
+
+export interface FaultSchedule {
+  readonly faults: readonly FaultMaker[];
+  /** Milliseconds between two faults: at least, at most. */
+  readonly pauseMs: readonly [min: number, max: number];
+}
+
+/** The service's own times, which decide how long a fault must last to matter. */
 export interface Times {
   readonly fenceMs: number;
-  /** By how much the service's long times are shorter than in production. */
-  readonly dividedBy: number;
+  /** How many times shorter than in production the service's long times are. */
+  readonly divisor: number;
 }
 
-type Maker = (random: Random) => Fault;
-
-export function linkLane(node: number, link: LinkName, { dividedBy }: Times): Lane {
-  const at = { node, link };
-  const halfOpen = (direction: 'up' | 'down'): Maker => {
-    return (random) => ({
-      ...{ kind: 'link half-open', ...at, direction, silently: random.chance(0.4) },
-      ms: random.between(200, 8_000 / dividedBy),
+export function linkSchedule(node: number, link: LinkName, { divisor }: Times): FaultSchedule {
+  const halfOpen =
+    (direction: 'up' | 'down'): FaultMaker =>
+    (random) => ({
+      kind: 'link half-open',
+      node,
+      link,
+      direction,
+      isSilent: random.chance(0.4),
+      ms: random.between(200, 8_000 / divisor),
     });
-  };
   return {
     faults: [
       (random) => ({
         kind: 'link delayed',
-        ...at,
+        node,
+        link,
         jitterMs: random.between(1, 40),
         ms: random.between(100, 1_000),
       }),
-      () => ({ kind: 'link cut', ...at, ms: 0 }),
-      (random) => ({ kind: 'link refused', ...at, ms: random.between(50, 1_000) }),
-      (random) => ({ kind: 'link stalled', ...at, ms: random.between(20, 900) }),
+      () => ({ kind: 'link cut', node, link, ms: 0 }),
+      (random) => ({ kind: 'link refused', node, link, ms: random.between(50, 1_000) }),
+      (random) => ({ kind: 'link stalled', node, link, ms: random.between(20, 900) }),
       halfOpen('up'),
       halfOpen('down'),
     ],
-    quietMs: [50, 500],
+    pauseMs: [50, 500],
   };
 }
 
-export const kill =
-  (node: number, step: Step): Maker =>
+const kill =
+  (node: number, step: Step): FaultMaker =>
   (random) => ({ kind: `SIGKILL ${step}`, node, step, ms: random.between(0, 400) });
 
-/** Longer than any lease or fence. */
-export const stop =
-  (node: number, { fenceMs }: Times): Maker =>
+/** Stops a node for longer than any lease or fence lasts. */
+const stop =
+  (node: number, { fenceMs }: Times): FaultMaker =>
   (random) => ({ kind: 'SIGSTOP', node, ms: Math.round(fenceMs * (1.1 + 0.2 * random.next())) });
 
-/** SIGKILL at each step whose order is sure, and SIGSTOP, dealt out to the nodes. */
-export function nodeLanes(nodes: number, times: Times, kinds: { readonly stops: boolean }): Lane[] {
-  const lanes: Maker[][] = Array.from({ length: nodes }, () => []);
-  if (kinds.stops) lanes[0]?.push(stop(0, times));
-  for (const [index, step] of STEPS.filter((it) => it !== 'commit sent').entries()) {
+/**
+ * SIGKILL at each step that a node is certain to reach, and SIGSTOP if wanted, dealt out to the
+ * nodes. `commit sent` is not certain: its death may come after that of `committed`.
+ */
+export function nodeSchedules(nodes: number, times: Times, withStop: boolean): FaultSchedule[] {
+  const faults: FaultMaker[][] = Array.from({ length: nodes }, () => []);
+  if (withStop) faults[0]?.push(stop(0, times));
+  const certainSteps = STEPS.filter((step) => step !== 'commit sent');
+  for (const [index, step] of certainSteps.entries()) {
     const node = nodes - 1 - (index % nodes);
-    lanes[node]?.push(kill(node, step));
+    faults[node]?.push(kill(node, step));
   }
-  return lanes.map((faults) => ({ faults, quietMs: [100, 700] }));
+  return faults.map((ofNode) => ({ faults: ofNode, pauseMs: [100, 700] }));
 }
 
-/** Every node, with everything that can befall it. */
-export function hardNodeLanes(nodes: number, times: Times): Lane[] {
+/** SIGKILL at every step and SIGSTOP, for every node. */
+export function fullNodeSchedules(nodes: number, times: Times): FaultSchedule[] {
   return Array.from({ length: nodes }, (_, node) => ({
     faults: [stop(node, times), ...STEPS.map((step) => kill(node, step))],
-    quietMs: [200, 4_000],
+    pauseMs: [200, 4_000],
   }));
 }
 
-const lasting =
-  (kind: ServerFault, least: number, most: number): Maker =>
-  (random) => ({ kind, ms: random.between(least, most) });
+const serverFault =
+  (kind: ServerFaultKind, minMs = 0, maxMs = 0): FaultMaker =>
+  (random) => ({ kind, ms: random.between(minMs, maxMs) });
 
-export const redisLane: Lane = {
+export const REDIS_SCHEDULE: FaultSchedule = {
   faults: [
-    lasting('Redis hangs', 50, 1_000),
-    lasting('Redis back empty', 20, 500),
-    lasting('Redis back with an old dataset', 50, 400),
-    lasting('outage', 300, 1_200),
+    serverFault('Redis hangs', 50, 1_000),
+    serverFault('Redis back empty', 20, 500),
+    serverFault('Redis back with an old dataset', 50, 400),
+    serverFault('outage', 300, 1_200),
   ],
-  quietMs: [300, 1_200],
+  pauseMs: [300, 1_200],
 };
 
-export const evictionLane: Lane = {
-  faults: [lasting('FLUSHALL', 0, 0), lasting('evictions', 50, 300)],
-  quietMs: [200, 1_000],
+export const EVICTION_SCHEDULE: FaultSchedule = {
+  faults: [serverFault('FLUSHALL'), serverFault('evictions', 50, 300)],
+  pauseMs: [200, 1_000],
 };
 
-export const listenLane: Lane = { faults: [lasting('LISTEN cut', 0, 0)], quietMs: [300, 1_500] };
+export const LISTEN_SCHEDULE: FaultSchedule = {
+  faults: [serverFault('LISTEN cut')],
+  pauseMs: [300, 1_500],
+};
 
-export const failoverLane: Lane = {
+export const FAILOVER_SCHEDULE: FaultSchedule = {
   faults: [
-    lasting('failover by hand', 0, 0),
-    lasting('master killed', 0, 0),
-    lasting('master hangs', 0, 0),
+    serverFault('failover by command'),
+    serverFault('master killed'),
+    serverFault('master hangs'),
   ],
-  quietMs: [300, 2_000],
+  pauseMs: [300, 2_000],
 };
 
-/** Passes through a lane, one fault after the other, each after its quiet time. */
-export function* along(
-  lane: Lane,
+/**
+ * The faults of a schedule without end, each with the pause before it.
+ * @param pauseFactor lengthens every pause
+ */
+export function* faultsOf(
+  schedule: FaultSchedule,
   random: Random,
-  calm: number,
-): Generator<{ quietMs: number; fault: Fault }> {
+  pauseFactor: number,
+): Generator<{ pauseMs: number; fault: Fault }> {
   for (;;) {
-    for (const make of random.shuffled(lane.faults)) {
-      yield { quietMs: Math.round(random.between(...lane.quietMs) * calm), fault: make(random) };
+    for (const makeFault of random.shuffled(schedule.faults)) {
+      const pauseMs = Math.round(random.between(...schedule.pauseMs) * pauseFactor);
+      yield { pauseMs, fault: makeFault(random) };
     }
   }
 }

@@ -1,142 +1,147 @@
-/** The campaign's counts as lines for a terminal and as the page docs/bench/campaign.md. */
-import { cpus, totalmem } from 'node:os';
-import { format, resolveConfig } from 'prettier';
-import type { CampaignReport, Sum } from './campaign.js';
+/** The counts of a chaos run as lines for a terminal and as a page of docs/benchmarks/. */
+import { describeHardware } from '../../bench/machine.js';
+import { groupDigits, markdownTable } from '../../bench/page.js';
+import type { ChaosReport, ScenarioTotals } from './chaos.js';
+import type { Rule } from './history-checker.js';
 
-/** 71234 → "71 234", with a space that does not break. */
-const grouped = (value: number): string =>
-  String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, '\u00a0');
-const total = (counts: Readonly<Record<string, number>>): number =>
-  Object.values(counts).reduce((sum, count) => sum + count, 0);
+const CACHE_OUTCOMES = ['hit', 'miss', 'fenced', 'bypass', 'unavailable'];
 
-export function faultsOf({ sums }: CampaignReport): Record<string, number> {
-  const faults: Record<string, number> = {};
-  for (const sum of Object.values(sums)) {
-    for (const [kind, count] of Object.entries(sum.faults))
-      faults[kind] = (faults[kind] ?? 0) + count;
+const sumOf = (numbers: readonly number[]): number =>
+  numbers.reduce((sum, number) => sum + number, 0);
+
+/** How often each kind of fault happened. */
+export function faultCounts({ totals }: ChaosReport): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const { faults } of Object.values(totals)) {
+    for (const [kind, count] of Object.entries(faults)) counts[kind] = (counts[kind] ?? 0) + count;
   }
-  return faults;
+  return counts;
 }
 
-const hitRatio = ({ outcomes }: Sum): string => {
-  const asked = ['hit', 'miss', 'fenced', 'bypass', 'unavailable'].map(
-    (name) => outcomes[name] ?? 0,
-  );
-  return `${(
-    (100 * (asked[0] as number)) /
-    Math.max(
-      1,
-      asked.reduce((sum, count) => sum + count, 0),
-    )
-  ).toFixed(1)} %`;
-};
+const sortedFaults = (report: ChaosReport): [kind: string, count: number][] =>
+  Object.entries(faultCounts(report)).sort(([a], [b]) => a.localeCompare(b));
 
-export function summary(report: CampaignReport): string {
-  const lines = Object.entries(report.sums).flatMap(([name, sum]) => [
-    `${name}: ${sum.rounds} rounds`,
-    `  reads ${sum.reads} (hit ratio ${hitRatio(sum)}), writes acknowledged ${sum.acknowledged}, failed or rolled back ${sum.failed}`,
-    `  violations ${total(sum.violations)} ${JSON.stringify(sum.violations)}`,
-    ...Object.entries(sum.excused).map(
-      ([reason, { reads, worstMs }]) =>
-        `  not promised: ${reads} reads, ${reason}, at most ${worstMs.toFixed(1)} ms`,
-    ),
-    `  settled within ${sum.worstSettledMs} ms`,
-    ...sum.failures.map((failure) => `  FAILED: ${failure}`),
-  ]);
-  const faults = Object.entries(faultsOf(report)).sort(([one], [other]) => (one < other ? -1 : 1));
-  const reads = Object.values(report.sums).reduce((sum, it) => sum + it.reads, 0);
+function hitRatio({ outcomes }: ScenarioTotals): string {
+  const answers = sumOf(CACHE_OUTCOMES.map((outcome) => outcomes[outcome] ?? 0));
+  return `${((100 * (outcomes.hit ?? 0)) / Math.max(1, answers)).toFixed(1)} %`;
+}
+
+export function summaryOf(report: ChaosReport): string {
+  const faults = sortedFaults(report).map(([kind, count]) => `${kind} ${count}`);
+  const reads = sumOf(Object.values(report.totals).map((totals) => totals.reads));
   return [
-    ...lines,
-    `faults: ${faults.map(([kind, count]) => `${kind} ${count}`).join(', ')}`,
+    ...Object.entries(report.totals).flatMap(([name, totals]) => scenarioLines(name, totals)),
+    `faults: ${faults.join(', ')}`,
     `${reads} reads in ${report.seconds.toFixed(1)} s, seed ${report.seed}`,
   ].join('\n');
 }
 
-export async function markdown(
-  report: CampaignReport,
-  { reads: asked }: { readonly reads: number },
-): Promise<string> {
-  const sums = Object.entries(report.sums);
-  const of = (pick: (sum: Sum) => number): number =>
-    sums.reduce((whole, [, sum]) => whole + pick(sum), 0);
-  const broken = (rule: string): number => of(({ violations }) => violations[rule] ?? 0);
-  const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
-    [head, head.map((_, index) => (index === 0 ? ':--' : '--:')), ...rows]
-      .map((it) => `| ${it.join(' | ')} |`)
-      .join('\n');
-  const failures = sums.flatMap(([, sum]) => sum.failures);
-  const text = `# What real nodes showed while everything around them was hurt
+function scenarioLines(name: string, totals: ScenarioTotals): string[] {
+  const violationCount = sumOf(Object.values(totals.violations));
+  return [
+    `${name}: ${totals.rounds} rounds`,
+    `  reads ${totals.reads} (hit ratio ${hitRatio(totals)})`,
+    `  writes acknowledged ${totals.acknowledged}, failed or rolled back ${totals.failed}`,
+    `  violations ${violationCount} ${JSON.stringify(totals.violations)}`,
+    ...Object.entries(totals.exemptions).map(
+      ([reason, { reads, worstMs }]) =>
+        `  not promised: ${reads} reads, ${reason}, at most ${worstMs.toFixed(1)} ms`,
+    ),
+    `  converged within ${Math.round(totals.worstConvergenceMs)} ms`,
+    ...totals.failures.map((failure) => `  FAILED: ${failure}`),
+  ];
+}
 
-\`npm run test:campaign -- --reads ${asked} --seed ${report.seed}\`
+type Column = readonly [title: string, pick: (totals: ScenarioTotals) => number];
 
-${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.versions.node}; ${grouped(report.seconds)} s, so ${grouped(of((it) => it.reads) / report.seconds)} reads a second.
+const violationsOf =
+  (rule: Rule) =>
+  ({ violations }: ScenarioTotals): number =>
+    violations[rule] ?? 0;
 
-${table(
-  ['', 'all', ...sums.map(([name]) => name)],
-  (
-    [
-      ['reads checked', (it) => it.reads],
-      ['writes acknowledged', (it) => it.acknowledged],
-      ['writes refused, failed or rolled back', (it) => it.failed],
-      ['faults', (it) => total(it.faults)],
-      ['**stale reads (G1)**', (it) => it.violations['G1: stale'] ?? 0],
-      [
-        '**reads of what was never committed (G3)**',
-        (it) => it.violations['G3: never committed'] ?? 0,
-      ],
-      ['**reads behind an earlier read**', (it) => it.violations['behind another read'] ?? 0],
-      [
-        '**acknowledged writes that were lost**',
-        (it) => it.violations['acknowledged and lost'] ?? 0,
-      ],
-      ['calls that hung, rows never caught up with', (it) => it.failures.length],
-    ] as [string, (sum: Sum) => number][]
-  ).map(([title, pick]) => [
-    title,
-    grouped(of(pick)),
-    ...sums.map(([, sum]) => grouped(pick(sum))),
-  ]),
-)}
+const RESULT_ROWS: readonly Column[] = [
+  ['reads checked', ({ reads }) => reads],
+  ['writes acknowledged', ({ acknowledged }) => acknowledged],
+  ['writes rejected, failed or rolled back', ({ failed }) => failed],
+  ['faults', ({ faults }) => sumOf(Object.values(faults))],
+  ['**stale reads (G1)**', violationsOf('G1: stale')],
+  ['**reads of what was never committed (G3)**', violationsOf('G3: never committed')],
+  ['**reads older than an earlier read**', violationsOf('older than an earlier read')],
+  ['**acknowledged writes that were lost**', violationsOf('acknowledged and lost')],
+  ['calls that hung, rows that never converged', ({ failures }) => failures.length],
+];
 
-Hit ratio: ${sums.map(([name, sum]) => `${hitRatio(sum)} (${name})`).join(', ')}. After the last fault of a round every node showed the database's state within ${grouped(Math.max(...sums.map(([, sum]) => sum.worstSettledMs)))} ms.
-${failures.length > 0 ? `\n${failures.map((failure) => `- ${failure}`).join('\n')}\n` : ''}${broken('G1: stale') > 0 ? '\n**The promise was broken; the histories are in `.data/campaign/`.**\n' : ''}
+/** @param call the command that made the report */
+export function pageOf(report: ChaosReport, call: string): string {
+  const scenarios = Object.entries(report.totals);
+  const names = scenarios.map(([name]) => name);
+  const allTotals = scenarios.map(([, totals]) => totals);
+  const readsPerSecond = sumOf(allTotals.map(({ reads }) => reads)) / report.seconds;
+  const resultRows = RESULT_ROWS.map(([title, pick]) => {
+    const counts = allTotals.map(pick);
+    return [title, ...[sumOf(counts), ...counts].map(groupDigits)];
+  });
+  const hitRatios = scenarios.map(([name, totals]) => `${hitRatio(totals)} (${name})`);
+  const convergenceMs = Math.max(...allTotals.map(({ worstConvergenceMs }) => worstConvergenceMs));
+  const failures = allTotals.flatMap((totals) => totals.failures).map((failure) => `- ${failure}`);
+  const isStale = sumOf(allTotals.map(violationsOf('G1: stale'))) > 0;
+  const broken = isStale ? '**G1 was broken; the histories are in `.data/chaos/`.**' : '';
+  const exemptionRows = scenarios.flatMap(([name, totals]) =>
+    Object.entries(totals.exemptions).map(([reason, { reads, worstMs }]) => [
+      name,
+      groupDigits(reads),
+      reason,
+      `${worstMs.toFixed(1)} ms`,
+    ]),
+  );
+  return `# What nodes show while everything around them fails
+
+\`${call}\`
+
+${describeHardware()}; ${groupDigits(report.seconds)} s,
+${groupDigits(readsPerSecond)} reads a second.
+
+${markdownTable(['', 'all', ...names], resultRows)}
+
+Hit ratio: ${hitRatios.join(', ')}. After the last fault of a round every node showed the
+database's state within ${groupDigits(convergenceMs)} ms.
+
+${[...failures, broken].join('\n')}
+
 ## Faults
 
-${table(
+${markdownTable(
   ['fault', 'times'],
-  Object.entries(faultsOf(report))
-    .sort(([a], [b]) => (a < b ? -1 : 1))
-    .map(([kind, count]) => [kind, grouped(count)]),
+  sortedFaults(report).map(([kind, count]) => [kind, groupDigits(count)]),
 )}
 
 ## What is not promised, measured
 
-${table(
-  ['rounds', 'reads', 'why', 'at most'],
-  sums.flatMap(([name, sum]) =>
-    Object.entries(sum.excused).map(([reason, { reads, worstMs }]) => [
-      name,
-      grouped(reads),
-      reason,
-      `${worstMs.toFixed(1)} ms`,
-    ]),
-  ),
-)}
+${markdownTable(['rounds', 'reads', 'why', 'at most'], exemptionRows)}
 
-"written by hand" and "writer cut off" are G2 (\`CACHE_DEGRADED_WRITES=allow\`); "fence evicted and publication lost" is what the model
-leaves over of G1; "behind another read" is of writes that nobody had acknowledged when fences were lost: by how long after the
-other read it began. A read of the first three kinds that is later than its bound counts as stale.
+- "written past the service" and "writer cut off" are G2 (\`CACHE_DEGRADED_WRITES=allow\`).
+- "fence evicted and publication lost" is the residual risk that the model states for G1.
+- "older than an earlier read" concerns writes that nobody had acknowledged when fences were lost.
+  The time is from the earlier read to this one.
+- A read of the first three kinds that is later than its bound counts as stale.
 
 ## How
 
-Three nodes over one Redis server and two over a master with a replica and three Sentinels run at the same time, each set on
-a PostgreSQL database of its own. A node is a process with the service's cache and database modules; every connection to
-PostgreSQL, and to the one Redis server, goes through a proxy that delays it, stalls it, cuts it, or swallows one direction. In
-each round clients read orders, sessions that come and go, users by id, username and email, and the lists of users' newest
-orders, and write them by one, by two, optimistically, with rollbacks, renames and hand-overs of a name; processes are killed by
-SIGKILL at a step of a write, or stopped for longer than any lease or fence. A row read counts as one read. All times are of the
-one clock that the processes of a machine share; what was committed is what a trigger in PostgreSQL wrote down. The rules are in
-[test/campaign/checker.ts](../../test/campaign/checker.ts); the seed decides what befalls whom and when.
+Three nodes over one Redis server, and two over a master with a replica and three Sentinels, run at
+the same time. Each of these two sites has a PostgreSQL database of its own.
+
+- A node is a process with the service's cache and database modules. Every connection to PostgreSQL,
+  and to the single Redis server, passes a proxy that delays, stalls or cuts it, or swallows one
+  direction.
+- Clients read orders, sessions that come and go, users by id, username and email, and lists of the
+  newest orders.
+- Clients write one or two orders, write optimistically, roll back, rename users, and hand a name
+  over from one user to another.
+- Processes are killed with SIGKILL at a step of a write, or stopped for longer than any lease or
+  fence.
+- One row that is read counts as one read. All processes take their times from one clock. A trigger
+  in PostgreSQL records what was committed.
+- The rules are in [history-checker.ts](../../test/verify/chaos/history-checker.ts). The seed
+  decides which fault happens where and when.
 `;
-  return format(text, { ...(await resolveConfig('docs/bench/campaign.md')), parser: 'markdown' });
 }

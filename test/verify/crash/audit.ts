@@ -1,49 +1,158 @@
 /**
- * What must be so after any crash, asked of the database by plain SQL: one order for a key and the same bytes for each of its
- * repetitions, events 1 to n, an outbox row for each event in their order, a projection that is the replay, no key in flight.
+ * What must hold after any crash, asked of the database in plain SQL. See {@link RULES}.
  */
 import type { Client } from 'pg';
-import { type OrderState, replay } from '../../../src/orders/order-events.js';
-import type { Purchase } from './customers.js';
+import { type OrderState, replay } from '../../../src/orders/projection/order-events.js';
+import { bodyOf, keyedRequestsOf, orderIdOf, type Purchase } from './customers.js';
 
 export const RULES = [
-  'one order for a key',
-  'acknowledged and there',
-  'the same bytes again',
-  'the key’s row is the answer',
-  'events 1 to n',
-  'the outbox tells each event, in order',
-  'the projection is the replay',
-  'no key in flight',
+  'a key places one order',
+  'an acknowledged order exists',
+  'a repeated key gets the same answer',
+  'the stored answer is the answer',
+  'events are 1 to n',
+  'the outbox has each event in order',
+  'the order equals the replay of its events',
+  'no key is in flight',
 ] as const;
 export type Rule = (typeof RULES)[number];
 
 export interface Violation {
   readonly rule: Rule;
-  readonly what: string;
+  readonly details: string;
+}
+
+interface OrderEventRow {
+  readonly version: number;
+  readonly type: string;
+  readonly schema: number;
+  readonly data: Record<string, unknown>;
 }
 
 interface OrderRow {
   readonly id: string;
   readonly version: number;
   readonly state: OrderState;
-  readonly events:
-    | readonly { version: number; type: string; schema: number; data: Record<string, unknown> }[]
-    | null;
-  readonly told: readonly { version: number; type: string }[] | null;
+  readonly events: readonly OrderEventRow[];
+  /** Its events in the outbox, in the order of their positions. */
+  readonly outbox: readonly { version: number; type: string }[];
 }
 
-const ORDERS = `
+/** The orders whose notes are in $1, with their events and their rows of the outbox. */
+const SELECT_ORDERS = `
   SELECT id, version::int AS version,
-         jsonb_build_object('userId', user_id, 'status', status, 'currency', currency, 'items', items, 'total', total, 'note', note) AS state,
-         (SELECT jsonb_agg(jsonb_build_object('version', event.version, 'type', type, 'schema', schema, 'data', data) ORDER BY event.version)
+         jsonb_build_object(
+           'userId', user_id, 'status', status, 'currency', currency,
+           'items', items, 'total', total, 'note', note) AS state,
+         (SELECT coalesce(jsonb_agg(
+                   jsonb_build_object(
+                     'version', event.version, 'type', type, 'schema', schema, 'data', data)
+                   ORDER BY event.version), '[]')
             FROM order_events AS event WHERE order_id = orders.id) AS events,
-         (SELECT jsonb_agg(jsonb_build_object('version', data -> 'version', 'type', type) ORDER BY position)
-            FROM outbox WHERE subject = 'orders/' || orders.id) AS told
+         (SELECT coalesce(jsonb_agg(
+                   jsonb_build_object('version', data -> 'version', 'type', type)
+                   ORDER BY position), '[]')
+            FROM outbox WHERE subject = 'orders/' || orders.id) AS outbox
     FROM orders WHERE note = ANY ($1)`;
 
-/** Undefined for a sequence that no order can have. */
-function replayed(events: NonNullable<OrderRow['events']>): OrderState | null | undefined {
+/** The advisory locks of customer $1 for the keys $2: a request with the key still runs. */
+const SELECT_LOCKS = `
+  SELECT pid
+    FROM pg_locks
+    JOIN unnest($2::text[]) AS key
+      ON locktype = 'advisory'
+     AND (classid::bigint << 32) | objid::bigint = hashtextextended($1 || ':' || key, 0)`;
+
+/**
+ * Judges the orders of these purchases.
+ * @param purchases of one customer, each key repeated after the last crash
+ */
+export async function audit(
+  database: Client,
+  customerId: string,
+  purchases: readonly Purchase[],
+): Promise<Violation[]> {
+  const tags = purchases.map(({ tag }) => tag);
+  const { rows: orders } = await database.query<OrderRow>(SELECT_ORDERS, [tags]);
+  return [
+    ...auditPlacements(purchases, orders),
+    ...(await auditAnswers(database, purchases)),
+    ...orders.flatMap(auditOrder),
+    ...(await auditLocks(database, customerId, purchases)),
+  ];
+}
+
+function auditPlacements(purchases: readonly Purchase[], orders: readonly OrderRow[]): Violation[] {
+  const violations: Violation[] = [];
+  for (const { tag, place } of purchases) {
+    const ids = orders.filter(({ state }) => state.note === tag).map(({ id }) => id);
+    if (ids.length > 1) {
+      violations.push({ rule: 'a key places one order', details: `${tag}: ${ids.join(', ')}` });
+    }
+    const missing = [...place.answers].map(orderIdOf).filter((id) => !ids.includes(id));
+    for (const id of missing) {
+      violations.push({ rule: 'an acknowledged order exists', details: `${tag}: ${id}` });
+    }
+  }
+  return violations;
+}
+
+async function auditAnswers(
+  database: Client,
+  purchases: readonly Purchase[],
+): Promise<Violation[]> {
+  const requests = keyedRequestsOf(purchases);
+  const { rows } = await database.query<{ key: string; body: string }>(
+    'SELECT key, body FROM idempotency_keys WHERE key = ANY ($1)',
+    [requests.map(({ key }) => key)],
+  );
+  const violations: Violation[] = [];
+  for (const { key, path, answers } of requests) {
+    if (answers.size !== 1) {
+      const details = `${path} ${key}: ${[...answers].join(' and ')}`;
+      violations.push({ rule: 'a repeated key gets the same answer', details });
+    }
+    const storedBodies = rows.filter((row) => row.key === key).map(({ body }) => body);
+    const answeredBodies = [...answers].map(bodyOf);
+    const isStored = storedBodies.length === 1 && answeredBodies.includes(storedBodies[0] ?? '');
+    if (!isStored) {
+      violations.push({ rule: 'the stored answer is the answer', details: `${path} ${key}` });
+    }
+  }
+  return violations;
+}
+
+function auditOrder({ id, version, state, events, outbox }: OrderRow): Violation[] {
+  const violations: Violation[] = [];
+  const versions = events.map((event) => event.version);
+  const expectedVersions = Array.from({ length: version }, (_, index) => index + 1);
+  if (!isEqual(versions, expectedVersions)) {
+    const details = `${id}: ${versions.join()} of ${version}`;
+    violations.push({ rule: 'events are 1 to n', details });
+  }
+  const expectedOutbox = events.map((event) => ({ version: event.version, type: event.type }));
+  if (!isEqual(outbox, expectedOutbox)) {
+    violations.push({ rule: 'the outbox has each event in order', details: id });
+  }
+  if (!isEqual(replayOrUndefined(events), state)) {
+    violations.push({ rule: 'the order equals the replay of its events', details: id });
+  }
+  return violations;
+}
+
+async function auditLocks(
+  database: Client,
+  customerId: string,
+  purchases: readonly Purchase[],
+): Promise<Violation[]> {
+  const keys = keyedRequestsOf(purchases).map(({ key }) => key);
+  const { rows } = await database.query(SELECT_LOCKS, [customerId, keys]);
+  if (rows.length === 0) return [];
+  return [{ rule: 'no key is in flight', details: `${rows.length} locks` }];
+}
+
+/** @returns undefined for a sequence that no order can have */
+function replayOrUndefined(events: readonly OrderEventRow[]): OrderState | null | undefined {
   try {
     return replay(events);
   } catch {
@@ -51,97 +160,13 @@ function replayed(events: NonNullable<OrderRow['events']>): OrderState | null | 
   }
 }
 
-/** As text that equal values share, whatever the order of their members. */
-const canonical = (value: unknown): string =>
-  JSON.stringify(value, (_, part: unknown) =>
-    part && typeof part === 'object' && !Array.isArray(part)
-      ? Object.fromEntries(Object.entries(part).sort(([one], [other]) => (one < other ? -1 : 1)))
-      : part,
-  );
+const isEqual = (one: unknown, another: unknown): boolean =>
+  canonicalJson(one) === canonicalJson(another);
 
-function groupBy<T, K>(items: readonly T[], keyOf: (item: T) => K): Map<K, T[]> {
-  const groups = new Map<K, T[]>();
-  for (const item of items) groups.set(keyOf(item), [...(groups.get(keyOf(item)) ?? []), item]);
-  return groups;
-}
-
-/** Judges the orders of these purchases. Each key was repeated after the last crash, so its answers are all there. */
-export async function audit(
-  client: Client,
-  customerId: string,
-  purchases: readonly Purchase[],
-): Promise<Violation[]> {
-  const found: Violation[] = [];
-  const expect = (rule: Rule, holds: boolean, what: () => string): void => {
-    if (!holds) found.push({ rule, what: what() });
-  };
-
-  const { rows } = await client.query<OrderRow>(ORDERS, [purchases.map(({ tag }) => tag)]);
-  const byTag = groupBy(rows, ({ state }) => state.note);
-  for (const { tag, place } of purchases) {
-    const orders = byTag.get(tag) ?? [];
-    expect(
-      'one order for a key',
-      orders.length <= 1,
-      () => `${tag}: ${orders.map(({ id }) => id).join(', ')}`,
-    );
-    for (const answer of place.answers) {
-      const { id } = JSON.parse((JSON.parse(answer) as [number, string])[1]) as { id: string };
-      expect(
-        'acknowledged and there',
-        orders.some((order) => order.id === id),
-        () => `${tag}: ${id}`,
-      );
-    }
-  }
-
-  const keyed = purchases.flatMap(({ place, pay }) => (pay ? [place, pay] : [place]));
-  const { rows: keys } = await client.query<{ key: string; body: string }>(
-    'SELECT key, body FROM idempotency_keys WHERE key = ANY ($1)',
-    [keyed.map(({ key }) => key)],
-  );
-  const kept = groupBy(keys, ({ key }) => key);
-  for (const { key, path, answers } of keyed) {
-    expect(
-      'the same bytes again',
-      answers.size === 1,
-      () => `${path} ${key}: ${[...answers].join(' and ')}`,
-    );
-    const bodies = [...answers].map((answer) => (JSON.parse(answer) as [number, string])[1]);
-    const own = (kept.get(key) ?? []).map(({ body }) => body);
-    expect(
-      'the key’s row is the answer',
-      own.length === 1 && bodies.includes(own[0] as string),
-      () => `${path} ${key}`,
-    );
-  }
-
-  for (const { id, version, state, events, told } of rows) {
-    const versions = (events ?? []).map((event) => event.version);
-    const wanted = Array.from({ length: version }, (_, index) => index + 1);
-    expect(
-      'events 1 to n',
-      canonical(versions) === canonical(wanted),
-      () => `${id}: ${versions.join()} of ${version}`,
-    );
-    const happened = (events ?? []).map(({ version, type }) => ({ version, type }));
-    expect(
-      'the outbox tells each event, in order',
-      canonical(told ?? []) === canonical(happened),
-      () => id,
-    );
-    expect(
-      'the projection is the replay',
-      canonical(replayed(events ?? [])) === canonical(state),
-      () => id,
-    );
-  }
-
-  const { rows: locks } = await client.query(
-    `SELECT pid FROM pg_locks JOIN unnest($2::text[]) AS key ON locktype = 'advisory'
-        AND (classid::bigint << 32) | objid::bigint = hashtextextended($1 || ':' || key, 0)`,
-    [customerId, keyed.map(({ key }) => key)],
-  );
-  expect('no key in flight', locks.length === 0, () => `${locks.length} locks`);
-  return found;
-}
+/** JSON with the members of each object in the order of their names. */
+const canonicalJson = (value: unknown): string =>
+  JSON.stringify(value, (_, part: unknown) => {
+    const isObject = typeof part === 'object' && part !== null && !Array.isArray(part);
+    if (!isObject) return part;
+    return Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)));
+  });

@@ -1,18 +1,18 @@
 /**
- * Two nodes of the service over one PostgreSQL and one Redis, customers who buy, and a list of deaths: each node dies at the
- * steps that are its own, comes back, and dies again, often both at once. At the end every key is sent once more to both nodes,
- * and the audit judges what is in the database.
+ * Two nodes of the service on one PostgreSQL and one Redis, and customers who buy. Each node takes
+ * steps from a list of deaths: it dies at the step, starts again, and dies at the next one. At the
+ * end every key is sent once more to both nodes, and the audit judges the database.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'pg';
-import { Random } from '../../campaign/random.js';
-import { callUrl } from '../../support/app.js';
-import type { RabbitServer } from '../../support/rabbitmq.js';
+import { eventually } from '../../support/eventually.js';
+import { requestBody } from '../../support/http-client.js';
+import type { RabbitmqServer } from '../../support/rabbitmq.js';
+import type { Random } from '../../support/random.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
 import { audit, type Violation } from './audit.js';
+import { CrashNode } from './crash-node.js';
 import { Customers, type Purchase } from './customers.js';
-import { Node } from './node.js';
-import type { Breakage, Step } from './steps.js';
+import type { Defect, Step } from './steps.js';
 
 const ADMIN = { username: 'crash-admin', password: 'the admin of all the crashes' };
 const CUSTOMER = {
@@ -20,43 +20,69 @@ const CUSTOMER = {
   email: 'customer@example.com',
   password: 'nine tall ships at anchor',
 };
-const CUSTOMERS = 6;
-/** How long a node may live after it was told to die. */
-const PASSED_MS = 60_000;
+const CUSTOMERS_AT_ONCE = 6;
+/** Within this time a node must pass the step that it is to die at. */
+const STEP_TIMEOUT_MS = 120_000;
+/** A node dies after up to this many further passes of its step. */
+const MAX_PASSES = 8;
 
-export interface Result {
+const COUNT_ORDERS_AND_EVENTS = `
+  SELECT count(DISTINCT id)::int AS orders, count(*)::int AS events
+    FROM orders JOIN order_events ON order_id = id
+   WHERE note = ANY ($1)`;
+
+export interface RoundOptions {
+  /** Decides when nodes die and what customers do. */
+  readonly random: Random;
+  /** Unique within the database. */
+  readonly name: string;
+  readonly deaths: readonly Step[];
+  /** Customers buy until there are so many orders, also without deaths. */
+  readonly minOrders?: number;
+  /** Share of the requests that go to both nodes at once; 0.3 by default. */
+  readonly raceShare?: number;
+  /** A node that has died stays down: saves a start in a round of one death. */
+  readonly leavesNodesDown?: boolean;
+}
+
+export interface RoundResult {
+  /** How often a node died at each step. */
   readonly crashes: Readonly<Partial<Record<Step, number>>>;
   readonly orders: number;
   readonly events: number;
   readonly counts: Customers['counts'];
-  /** What the customers or the nodes did that they should not have. */
-  readonly faults: readonly string[];
+  /** What customers and nodes should not have done, besides the violations. */
+  readonly problems: readonly string[];
   readonly violations: readonly Violation[];
   readonly purchases: readonly Purchase[];
   readonly seconds: number;
 }
 
-/** Every one of the steps in turn, shuffled by the seed, until there are that many. */
-export function deathsOf(crashes: number, random: Random, steps: readonly Step[]): Step[] {
+/** So many deaths: every step once in random order, then every step again. */
+export function chooseDeaths(count: number, steps: readonly Step[], random: Random): Step[] {
   const deaths: Step[] = [];
-  while (deaths.length < crashes) {
-    const round = [...steps];
-    while (round.length > 0 && deaths.length < crashes)
-      deaths.push(...round.splice(random.between(0, round.length - 1), 1));
-  }
-  return deaths;
+  while (deaths.length < count) deaths.push(...random.shuffled(steps));
+  return deaths.slice(0, count);
 }
 
-export class Shop {
+export class CrashCluster {
   private constructor(
-    private readonly nodes: readonly Node[],
+    private readonly nodes: readonly CrashNode[],
     private readonly redis: RedisServer,
     readonly database: Client,
     readonly customer: { readonly id: string; readonly token: string },
   ) {}
 
-  /** @param folder the compiled service @param databaseUrl a migrated database of its own @param rabbit without it, events wait */
-  static async open(folder: string, databaseUrl: string, rabbit?: RabbitServer): Promise<Shop> {
+  /**
+   * @param folder the compiled service (scripts/compile.mjs)
+   * @param databaseUrl a migrated database without users
+   * @param rabbitmq without it, events stay in the outbox
+   */
+  static async start(
+    folder: string,
+    databaseUrl: string,
+    rabbitmq?: RabbitmqServer,
+  ): Promise<CrashCluster> {
     const redis = await startRedis();
     const database = new Client({ connectionString: databaseUrl });
     const env = {
@@ -64,101 +90,93 @@ export class Shop {
       REDIS_URL: redis.url,
       ADMIN_USERNAME: ADMIN.username,
       ADMIN_PASSWORD: ADMIN.password,
-      ...(rabbit ? { RABBITMQ_URL: rabbit.url } : {}),
+      ...(rabbitmq ? { RABBITMQ_URL: rabbitmq.url } : {}),
     };
-    const nodes = [new Node(folder, env), new Node(folder, env)] as const;
+    const nodes = [new CrashNode(folder, env), new CrashNode(folder, env)] as const;
     try {
       await database.connect();
       await Promise.all(nodes.map((node) => node.start()));
-      const call = async (
-        path: string,
-        body: object,
-      ): Promise<{ id: string; userId: string; token: string }> => {
-        const {
-          status,
-          text,
-          body: answer,
-        } = await callUrl(`${nodes[0].url}${path}`, 'POST', { body });
-        if (status !== 201) throw new Error(`${path}: ${status} ${text}`);
-        return answer as { id: string; userId: string; token: string };
-      };
-      const { id } = await call('/v1/users', CUSTOMER);
       const { username, password } = CUSTOMER;
-      const { token } = await call('/v1/sessions', { username, password });
-      return new Shop(nodes, redis, database, { id, token });
+      const { id } = await requestBody(`${nodes[0].url}/v1/users`, 'POST', { body: CUSTOMER });
+      const { token } = await requestBody(`${nodes[0].url}/v1/sessions`, 'POST', {
+        body: { username, password },
+      });
+      return new CrashCluster(nodes, redis, database, { id, token });
     } catch (error) {
-      await new Shop(nodes, redis, database, { id: '', token: '' }).close();
+      await new CrashCluster(nodes, redis, database, { id: '', token: '' }).stop();
       throw error;
     }
   }
 
-  /** For this and every later round: nobody repairs it. */
-  break(breakage: Breakage): void {
-    for (const node of this.nodes) node.break(breakage);
+  /** Makes both nodes break a guard, and no other. Starts a node that is down. */
+  async inject(defect: Defect): Promise<void> {
+    await this.startDeadNodes();
+    for (const node of this.nodes) node.inject(defect);
   }
 
-  /**
-   * @param orders customers go on until they have placed so many, also when nobody dies
-   * @param forGood whoever dies stays dead, which spares a start: for one death, in a last round
-   */
-  async round(
-    seed: number,
-    deaths: readonly Step[],
-    { orders = 0, forGood = false } = {},
-  ): Promise<Result> {
-    const began = performance.now();
-    const random = new Random(seed);
-    const customers = new Customers(
-      this.nodes,
-      this.customer.token,
-      random.fork('customers'),
-      `round ${seed}`,
-    );
+  async runRound(options: RoundOptions): Promise<RoundResult> {
+    const { random, name, deaths, minOrders = 0, raceShare = 0.3 } = options;
+    const startedAt = performance.now();
+    const { token } = this.customer;
+    const customerOptions = { token, round: name, raceShare };
+    const customers = new Customers(this.nodes, random.fork('customers'), customerOptions);
     const crashes: Partial<Record<Step, number>> = {};
-    const left = [...deaths];
-    customers.begin(CUSTOMERS);
-    const suffer = async (node: Node): Promise<void> => {
-      for (let step = left.shift(); step !== undefined; step = left.shift()) {
-        if (!(await node.dieAt(step, random.between(0, 8), PASSED_MS))) {
-          customers.faults.push(`nothing passed "${step}" in ${PASSED_MS} ms`);
+    const deathsLeft = [...deaths];
+    const dieAndReturn = async (node: CrashNode): Promise<void> => {
+      for (let step = deathsLeft.shift(); step !== undefined; step = deathsLeft.shift()) {
+        const passes = random.between(0, MAX_PASSES);
+        const hasDied = await node.dieAt(step, passes, STEP_TIMEOUT_MS);
+        if (hasDied) {
+          crashes[step] = (crashes[step] ?? 0) + 1;
+        } else {
+          customers.problems.push(`no node passed "${step}" in ${STEP_TIMEOUT_MS} ms`);
           await node.kill();
-        } else crashes[step] = (crashes[step] ?? 0) + 1;
-        if (forGood) return;
+        }
+        if (options.leavesNodesDown) return;
         await node.start();
       }
     };
+    customers.start(CUSTOMERS_AT_ONCE);
     try {
-      await Promise.all(this.nodes.map(suffer));
-      const deadline = Date.now() + PASSED_MS;
-      while (customers.purchases.length < orders && Date.now() < deadline) await sleep(20);
+      await Promise.all(this.nodes.map(dieAndReturn));
+      await eventually(
+        `${minOrders} orders are placed`,
+        () => customers.purchases.length >= minOrders,
+        STEP_TIMEOUT_MS,
+      );
     } catch (error) {
-      // Without nodes nobody answers: the customers must not wait for them.
-      await customers.end(0);
+      // Without nodes, the customers would wait for answers in vain.
+      await customers.stop(0);
       throw error;
     }
-    const seconds = (performance.now() - began) / 1000;
-    await customers.end();
+    const seconds = (performance.now() - startedAt) / 1_000;
+    await customers.stop();
     await customers.repeatAll();
-    const { purchases, faults, counts } = customers;
-    const violations = await audit(this.database, this.customer.id, purchases);
-    const { rows } = await this.database.query<{ orders: number; events: number }>(
-      `SELECT count(DISTINCT id)::int AS orders, count(*)::int AS events FROM orders JOIN order_events ON order_id = id WHERE note = ANY ($1)`,
-      [purchases.map(({ tag }) => tag)],
-    );
-    return {
-      ...(rows[0] as { orders: number; events: number }),
-      crashes,
-      counts,
-      faults,
-      violations,
-      purchases,
-      seconds,
-    };
+    return { ...(await this.judge(customers)), crashes, seconds };
   }
 
-  async close(): Promise<void> {
+  async stop(): Promise<void> {
     await Promise.all(this.nodes.map((node) => node.kill()));
     await this.database.end().catch(() => undefined);
     await this.redis.stop();
+  }
+
+  private async judge({
+    purchases,
+    problems,
+    counts,
+  }: Customers): Promise<Omit<RoundResult, 'crashes' | 'seconds'>> {
+    const violations = await audit(this.database, this.customer.id, purchases);
+    const { rows } = await this.database.query<{ orders: number; events: number }>(
+      COUNT_ORDERS_AND_EVENTS,
+      [purchases.map(({ tag }) => tag)],
+    );
+    const { orders, events } = rows[0] as { orders: number; events: number };
+    return { orders, events, counts, problems, violations, purchases };
+  }
+
+  private async startDeadNodes(): Promise<void> {
+    const deadNodes = this.nodes.filter(({ url }) => url === undefined);
+    await Promise.all(deadNodes.map((node) => node.start()));
   }
 }

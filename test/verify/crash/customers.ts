@@ -1,81 +1,119 @@
 /**
- * Customers as careful clients are: each request that changes something carries an Idempotency-Key and is sent again, to the
- * other node, until it has an answer; sometimes it goes to both at once. What they saw is what the audit judges.
+ * Customers that behave as careful clients: each request that changes something carries an
+ * Idempotency-Key, and is sent again to the other node until it is answered. Some requests go to
+ * both nodes at once. The audit judges the answers that they got.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Random } from '../../campaign/random.js';
-import { callUrl, type Reply } from '../../support/app.js';
-import type { Node } from './node.js';
+import { type Reply, sendRequest } from '../../support/http-client.js';
+import type { Random } from '../../support/random.js';
+import type { CrashNode } from './crash-node.js';
 
-/** Every answer of success that one key got. */
-export interface Keyed {
+/** A request with an Idempotency-Key, and every successful answer that the key got. */
+export interface KeyedRequest {
   readonly key: string;
   readonly path: string;
   readonly body: object;
+  /** Equal answers are one entry; see {@link bodyOf}. */
   readonly answers: Set<string>;
 }
 
 /** One order, from its customer's side. */
 export interface Purchase {
-  /** The order's note, by which the audit finds it whatever the answers said. */
+  /** The order's note. It identifies the order even when no answer was received. */
   readonly tag: string;
-  readonly place: Keyed;
-  readonly pay: Keyed | undefined;
+  readonly place: KeyedRequest;
+  readonly pay: KeyedRequest | undefined;
 }
 
-/** At most so long between two orders: customers who never pause would take the processor from the nodes that come back. */
-const PAUSE_MS = 100;
-/** How long a customer goes on with one request. */
-const PATIENCE_MS = 120_000;
-/** Answers after which a client may send the same again. */
-const AGAIN = new Set([
+interface PlainRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly body: object;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** The longest pause between two orders: without it, no processor is left for starting nodes. */
+const MAX_PAUSE_MS = 100;
+/** For one request, with all its repetitions. */
+const GIVE_UP_MS = 180_000;
+/** Keys that are repeated at the same time at the end. */
+const REPEATS_AT_ONCE = 8;
+/** Answers after which a client may send the request again. */
+const RETRYABLE = new Set([
   '503 database-unavailable',
   '503 overloaded',
   '409 idempotency-key-in-flight',
 ]);
 
+/** The body of one of {@link KeyedRequest.answers}. */
+export const bodyOf = (answer: string): string => (JSON.parse(answer) as [number, string])[1];
+
+/** The id of the order in one of {@link KeyedRequest.answers}. */
+export const orderIdOf = (answer: string): string =>
+  (JSON.parse(bodyOf(answer)) as { id: string }).id;
+
+/** The keyed requests of these purchases. */
+export const keyedRequestsOf = (purchases: readonly Purchase[]): KeyedRequest[] =>
+  purchases.flatMap(({ place, pay }) => (pay ? [place, pay] : [place]));
+
+export interface CustomerOptions {
+  readonly token: string;
+  /** Begins the tag of each purchase; unique within the database. */
+  readonly round: string;
+  /** Share of the requests that go to both nodes at once. */
+  readonly raceShare: number;
+}
+
 export class Customers {
   readonly purchases: Purchase[] = [];
-  /** Answers that no client should ever get. */
-  readonly faults: string[] = [];
-  /** Requests sent; those that got no answer, since a node died. */
+  /** Answers that no client should ever get, and requests that nobody answered. */
+  readonly problems: string[] = [];
+  /** Requests; those without an answer, because a node died; answers that repeat an earlier one. */
   readonly counts = { sent: 0, unanswered: 0, replayed: 0 };
-  private over = false;
-  private patienceMs = PATIENCE_MS;
+  private isStopping = false;
+  private giveUpMs = GIVE_UP_MS;
   private running: Promise<void>[] = [];
 
   constructor(
-    private readonly nodes: readonly Node[],
-    private readonly token: string,
+    private readonly nodes: readonly CrashNode[],
     private readonly random: Random,
-    private readonly round: string,
+    private readonly options: CustomerOptions,
   ) {}
 
-  begin(count: number): void {
-    this.running = Array.from({ length: count }, async (_, customer) => {
-      for (let number = 0; !this.over; number++) {
-        await this.buy(`${this.round} ${customer}-${number}`);
-        await sleep(this.random.between(0, PAUSE_MS));
-      }
-    });
+  start(count: number): void {
+    this.running = Array.from({ length: count }, (_, customer) => this.keepBuying(customer));
   }
 
-  /** Each ends what it has begun. @param patienceMs how much longer it goes on with a request */
-  async end(patienceMs = PATIENCE_MS): Promise<void> {
-    this.over = true;
-    this.patienceMs = patienceMs;
+  /**
+   * Resolves when every customer has completed the current purchase.
+   * @param giveUpMs how long a customer repeats a request
+   */
+  async stop(giveUpMs = GIVE_UP_MS): Promise<void> {
+    this.isStopping = true;
+    this.giveUpMs = giveUpMs;
     await Promise.all(this.running);
   }
 
-  /** Sends each key once more to each node that lives: the same answer, from both. */
+  /** Sends each key once more to each node that runs. */
   async repeatAll(): Promise<void> {
-    const keyed = this.purchases.flatMap(({ place, pay }) => (pay ? [place, pay] : [place]));
-    for (const node of this.nodes.filter(({ url }) => url !== undefined))
-      for (let at = 0; at < keyed.length; at += 8)
-        await Promise.all(keyed.slice(at, at + 8).map((one) => this.send(one, [node])));
+    const requests = keyedRequestsOf(this.purchases);
+    for (const node of this.nodes.filter(({ url }) => url !== undefined)) {
+      for (let index = 0; index < requests.length; index += REPEATS_AT_ONCE) {
+        const group = requests.slice(index, index + REPEATS_AT_ONCE);
+        await Promise.all(group.map((request) => this.sendUntilAnswered(request, [node])));
+      }
+    }
   }
 
+  private async keepBuying(customer: number): Promise<void> {
+    for (let number = 0; !this.isStopping; number++) {
+      await this.buy(`${this.options.round} ${customer}-${number}`);
+      await sleep(this.random.between(0, MAX_PAUSE_MS));
+    }
+  }
+
+  /** Places an order, changes it in half of the cases, and pays it. */
   private async buy(tag: string): Promise<void> {
     const item = {
       sku: `SKU-${tag.length}`,
@@ -83,93 +121,110 @@ export class Customers {
       quantity: this.random.between(1, 9),
       unitPrice: 1_450,
     };
-    const place = keyedOf('/v1/orders', { currency: 'EUR', items: [item], note: tag });
-    const { id } = (await this.sendSomehow(place)) as { id?: string };
-    if (id === undefined) return void this.purchases.push({ tag, place, pay: undefined });
+    const place = createRequest('/v1/orders', { currency: 'EUR', items: [item], note: tag });
+    const { id } = (await this.sendKeyed(place)) as { id?: string };
+    if (id === undefined) {
+      this.purchases.push({ tag, place, pay: undefined });
+      return;
+    }
     if (this.random.chance(0.5)) await this.change(id, { ...item, quantity: item.quantity + 1 });
-    const pay = keyedOf(`/v1/orders/${id}/pay`, { reason: tag });
-    await this.sendSomehow(pay);
+    const pay = createRequest(`/v1/orders/${id}/pay`, { reason: tag });
+    await this.sendKeyed(pay);
     this.purchases.push({ tag, place, pay });
   }
 
-  /** One node, or both at the same moment. */
-  private async sendSomehow(keyed: Keyed): Promise<object> {
-    const times = this.random.chance(0.3) ? 2 : 1;
-    const first = this.random.between(0, this.nodes.length - 1);
-    const ways = Array.from({ length: times }, (_, way) => this.inTurn(first + way));
-    const [answer] = await Promise.all(ways.map((nodes) => this.send(keyed, nodes)));
-    return answer as object;
-  }
-
-  /** A PATCH has no key: whoever got no answer reads what became of it. */
+  /** A PATCH has no key: after a missing answer, 412 says that it was done. */
   private async change(id: string, item: object): Promise<void> {
     const path = `/v1/orders/${id}`;
-    const changed = {
+    const request = {
       method: 'PATCH',
       path,
       body: { items: [item] },
       headers: { 'If-Match': '"1"' },
     };
     for (let attempt = 0; attempt < 2; attempt++) {
-      const reply = await this.once(this.random.pick(this.nodes), changed);
-      if (reply?.status === 200) return;
-      if (reply?.status === 412 && attempt > 0) return;
-      if (reply && !AGAIN.has(told(reply)))
-        return void this.faults.push(`PATCH ${path}: ${told(reply)}`);
+      const reply = await this.sendOnce(this.random.pick(this.nodes), request);
+      const isDone = reply?.status === 200 || (reply?.status === 412 && attempt > 0);
+      if (isDone) return;
+      if (reply && !isRetryable(reply)) {
+        this.problems.push(`PATCH ${path}: ${statusAndCode(reply)}`);
+        return;
+      }
     }
   }
 
-  private inTurn(from: number): Node[] {
-    return this.nodes.map((_, index) => this.nodes[(from + index) % this.nodes.length] as Node);
+  /** Sends it to one node first, or to both at once. @returns the body of an answer */
+  private async sendKeyed(request: KeyedRequest): Promise<object> {
+    const copies = this.random.chance(this.options.raceShare) ? 2 : 1;
+    const firstIndex = this.random.between(0, this.nodes.length - 1);
+    const answers = await Promise.all(
+      Array.from({ length: copies }, (_, copy) =>
+        this.sendUntilAnswered(request, this.nodesFrom(firstIndex + copy)),
+      ),
+    );
+    return answers[0] as object;
   }
 
-  /** Sends until there is an answer, to these nodes in turn. @returns the body of the answer, empty when there was none */
-  private async send(keyed: Keyed, nodes: readonly Node[]): Promise<object> {
-    const { key, path, body, answers } = keyed;
+  private nodesFrom(firstIndex: number): CrashNode[] {
+    return this.nodes.map((_, offset) => {
+      const index = (firstIndex + offset) % this.nodes.length;
+      return this.nodes[index] as CrashNode;
+    });
+  }
+
+  /** Sends it to these nodes in turn. @returns the body of the answer; {} without one */
+  private async sendUntilAnswered(
+    { key, path, body, answers }: KeyedRequest,
+    nodes: readonly CrashNode[],
+  ): Promise<object> {
     const request = { method: 'POST', path, body, headers: { 'Idempotency-Key': key } };
-    const began = Date.now();
-    for (let attempt = 0; Date.now() < began + this.patienceMs; attempt++) {
-      const reply = await this.once(nodes[attempt % nodes.length] as Node, request);
+    const startedAt = Date.now();
+    for (let attempt = 0; Date.now() < startedAt + this.giveUpMs; attempt++) {
+      const reply = await this.sendOnce(nodes[attempt % nodes.length] as CrashNode, request);
       if (reply && reply.status < 300) {
         if (reply.headers.get('idempotent-replayed') === 'true') this.counts.replayed++;
-        const headers = ['location', 'etag', 'content-type'].map((name) => reply.headers.get(name));
-        answers.add(JSON.stringify([reply.status, reply.text, ...headers]));
+        answers.add(serialize(reply));
         return reply.body as object;
       }
-      if (reply && !AGAIN.has(told(reply))) {
-        this.faults.push(`POST ${path} with key ${key}: ${told(reply)}`);
+      if (reply && !isRetryable(reply)) {
+        this.problems.push(`POST ${path} with key ${key}: ${statusAndCode(reply)}`);
         return {};
       }
       await sleep(this.random.between(2, 30));
     }
-    this.faults.push(`POST ${path} with key ${key}: no answer in ${Date.now() - began} ms`);
+    this.problems.push(`POST ${path} with key ${key}: no answer in ${Date.now() - startedAt} ms`);
     return {};
   }
 
-  /** Undefined when there is no answer. */
-  private async once(
-    { url }: Node,
-    {
-      method,
-      path,
-      body,
-      headers,
-    }: { method: string; path: string; body: object; headers: Record<string, string> },
+  /** @returns undefined without an answer */
+  private async sendOnce(
+    { url }: CrashNode,
+    { method, path, body, headers }: PlainRequest,
   ): Promise<Reply | undefined> {
     if (url === undefined) return undefined;
     this.counts.sent++;
-    return callUrl(url + path, method, { token: this.token, body, headers }).catch(() => {
+    try {
+      return await sendRequest(url + path, method, { token: this.options.token, body, headers });
+    } catch {
       this.counts.unanswered++;
       return undefined;
-    });
+    }
   }
 }
 
-const told = ({ status, body }: Reply): string =>
-  `${status} ${String((body as { code?: string }).code)}`;
-const keyedOf = (path: string, body: object): Keyed => ({
+const createRequest = (path: string, body: object): KeyedRequest => ({
   key: randomUUID(),
   path,
   body,
   answers: new Set(),
 });
+
+function serialize({ status, text, headers }: Reply): string {
+  const fields = ['location', 'etag', 'content-type'].map((name) => headers.get(name));
+  return JSON.stringify([status, text, ...fields]);
+}
+
+const statusAndCode = ({ status, body }: Reply): string =>
+  `${status} ${String((body as { code?: string }).code)}`;
+
+const isRetryable = (reply: Reply): boolean => RETRYABLE.has(statusAndCode(reply));

@@ -1,52 +1,74 @@
 /**
- * Loaded before the service (`node --import`): wraps the driver, the cache's protocol, the HTTP answer and the relay, so that the
- * process kills itself with SIGKILL at a step of a write on orders or of the relay, or breaks a guard. src/ knows nothing of it.
+ * Loaded before the service (`node --import`). Wraps the driver, the cache's protocol, the relay
+ * and the HTTP response. So the process can kill itself with SIGKILL at any step of a write on
+ * orders or of the relay, or break one guard. The code in src/ does not know of it.
  */
 import 'reflect-metadata';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import http from 'node:http';
 import pg from 'pg';
-import { Invalidation } from '../../../src/cache/invalidation.service.js';
-import { Broker } from '../../../src/outbox/outbox.broker.js';
-import { OutboxLanes } from '../../../src/outbox/outbox.lanes.js';
-import type { Breakage, Command, Step } from './steps.js';
+import { Invalidation } from '../../../src/platform/cache/write/invalidation.service.js';
+import { OutboxBroker } from '../../../src/platform/outbox/outbox-broker.js';
+import { OutboxPartitions } from '../../../src/platform/outbox/outbox-partitions.js';
+import type { Command, Defect, Step } from './steps.js';
 
-type Method = (this: unknown, ...args: unknown[]) => unknown;
+type Method = (...args: unknown[]) => unknown;
 
-/** Method and path while a write on orders is under way, in its asynchronous context. */
-const write = new AsyncLocalStorage<string>();
-let death: { readonly step: Step; passes: number } | undefined;
-let broken: Breakage | undefined;
+/** Method and path of the write on orders that the current asynchronous context belongs to. */
+const currentWrite = new AsyncLocalStorage<string>();
+let death: { readonly step: Step; passesLeft: number } | undefined;
+let defect: Defect | undefined;
 
-const die = (): void => void process.kill(process.pid, 'SIGKILL');
-const isDue = (step: Step): boolean => death?.step === step && --death.passes < 0;
-const isNow = (step: Step): boolean => write.getStore() !== undefined && isDue(step);
-const pass = (step: Step): void => {
-  if (isNow(step)) die();
-};
-const passRelay = (step: Step): void => {
-  if (isDue(step)) die();
-};
+process.on('message', (command: Command) => {
+  if (command.kind === 'die') death = { step: command.step, passesLeft: command.passes };
+  else defect = command.defect;
+});
+process.on('disconnect', () => process.exit(0));
 
-/** Puts `around` in the place of a method; it gets the method as it was, bound. */
-function wrap(
-  prototype: object,
-  name: string,
-  around: (original: Method, self: unknown, args: unknown[]) => unknown,
-) {
-  const original = (prototype as Record<string, Method>)[name] as Method;
+function die(): void {
+  process.kill(process.pid, 'SIGKILL');
+}
+
+/** Counts the pass. @returns whether this process is to die at it */
+function isDeathAt(step: Step): boolean {
+  if (death?.step !== step) return false;
+  death.passesLeft--;
+  return death.passesLeft < 0;
+}
+
+const isDeathInWriteAt = (step: Step): boolean =>
+  currentWrite.getStore() !== undefined && isDeathAt(step);
+
+function passInWrite(step: Step): void {
+  if (isDeathInWriteAt(step)) die();
+}
+
+function passInRelay(step: Step): void {
+  if (isDeathAt(step)) die();
+}
+
+/**
+ * Replaces a method.
+ * @param around gets the original method, bound to the object that it was called on
+ */
+function wrap<T extends object>(
+  prototype: T,
+  name: keyof T & string,
+  around: (original: Method, self: T, args: unknown[]) => unknown,
+): void {
+  const original = prototype[name] as Method;
   Object.defineProperty(prototype, name, {
     configurable: true,
     writable: true,
-    value: function (this: unknown, ...args: unknown[]) {
-      return around((...given) => original.apply(this, given), this, args);
+    value: function (this: T, ...args: unknown[]) {
+      return around((...passed) => original.apply(this, passed), this, args);
     },
   });
 }
 
-/** What a statement is a step of, once it was answered. */
-const STATEMENTS: readonly (readonly [RegExp, Step])[] = [
-  [/^START TRANSACTION/, 'begun'],
+/** The step that a write has passed once the statement was answered. */
+const STEP_OF_STATEMENT: readonly (readonly [RegExp, Step])[] = [
+  [/^START TRANSACTION/, 'transaction begun'],
   [/pg_try_advisory_xact_lock/, 'key claimed'],
   [/^\s*(INSERT INTO|UPDATE) "?orders"?\b/, 'order written'],
   [/^\s*INSERT INTO "?order_events"?\b/, 'event written'],
@@ -55,84 +77,98 @@ const STATEMENTS: readonly (readonly [RegExp, Step])[] = [
   [/^COMMIT/, 'committed'],
 ];
 
-/** The statement that keeps a key, held back until its order is committed. */
-const heldBack = new WeakMap<object, unknown[]>();
+/** With 'the key is committed after the order': the postponed INSERT, by connection. */
+const postponedInserts = new WeakMap<object, unknown[]>();
 
-wrap(pg.Client.prototype, 'query', (query, self, args) => {
-  const [first] = args;
-  const sql = typeof first === 'string' ? first : ((first as { text?: string } | null)?.text ?? '');
-  if (write.getStore() === undefined) return query(...args);
-  const step = STATEMENTS.find(([pattern]) => pattern.test(sql))?.[1];
-  if (step === 'begun') pass('before the transaction');
-  const late = broken === 'the key is committed after the order';
-  if (step === 'key written' && late && write.getStore() === 'POST /v1/orders') {
-    heldBack.set(self as object, args);
-    return Promise.resolve({
-      command: 'INSERT',
-      rowCount: 1,
-      rows: [{ created_at: new Date() }],
-      fields: [],
+function sqlOf([query]: unknown[]): string {
+  if (typeof query === 'string') return query;
+  return (query as { text?: string } | null)?.text ?? '';
+}
+
+/** What PostgreSQL would have answered to the INSERT of a key. */
+const insertedKey = (): object => ({
+  command: 'INSERT',
+  rowCount: 1,
+  rows: [{ created_at: new Date() }],
+  fields: [],
+});
+
+wrap(pg.Client.prototype, 'query', (query, client, args) => {
+  const write = currentWrite.getStore();
+  const step = STEP_OF_STATEMENT.find(([pattern]) => pattern.test(sqlOf(args)))?.[1];
+  if (write === undefined || step === undefined) return query(...args);
+
+  if (step === 'transaction begun') passInWrite('before the transaction');
+  if (step === 'key claimed' && defect === 'the key is not locked') {
+    return query('SELECT true AS locked');
+  }
+  const commitsKeyLate = defect === 'the key is committed after the order';
+  if (step === 'key written' && commitsKeyLate && write === 'POST /v1/orders') {
+    postponedInserts.set(client, args);
+    return Promise.resolve(insertedKey());
+  }
+  const answer = query(...args) as Promise<unknown>;
+  if (step !== 'committed') {
+    return answer.then((result) => {
+      passInWrite(step);
+      return result;
     });
   }
-  if (step === 'key claimed' && broken === 'the key is not locked')
-    return query('SELECT true AS locked');
-  if (step === undefined) return query(...args);
-  const answered = query(...args) as Promise<unknown>;
-  if (step === 'committed') setImmediate(() => pass('commit sent'));
-  return answered.then(async (answer) => {
-    const kept = step === 'committed' ? heldBack.get(self as object) : undefined;
-    // A death at another write would show nothing of the key that comes late.
-    if (!late || step !== 'committed' || kept) pass(step);
-    if (kept) await query(...kept);
-    heldBack.delete(self as object);
-    return answer;
-  });
+  setImmediate(() => passInWrite('commit sent'));
+  return answer.then((result) => afterCommit(query, client, result));
 });
 
-wrap(Invalidation.prototype, 'settled', async (settled) => {
-  const fenced = await (settled() as Promise<boolean>);
-  pass('fenced');
-  return fenced;
+async function afterCommit(query: Method, client: object, result: unknown): Promise<unknown> {
+  const postponed = postponedInserts.get(client);
+  // With the defect, only the death of a write whose key is postponed shows anything.
+  const isOrdinary = defect !== 'the key is committed after the order';
+  if (isOrdinary || postponed) passInWrite('committed');
+  if (postponed) {
+    postponedInserts.delete(client);
+    await query(...postponed);
+  }
+  return result;
+}
+
+wrap(Invalidation.prototype, 'awaitFences', async (awaitFences) => {
+  const areFenced = await awaitFences();
+  passInWrite('keys fenced');
+  return areFenced;
 });
+
 wrap(Invalidation.prototype, 'publish', async (publish) => {
-  const done = publish() as Promise<void>;
-  setImmediate(() => pass('publish sent'));
-  await done;
-  pass('published');
+  const published = publish() as Promise<void>;
+  setImmediate(() => passInWrite('invalidation sent'));
+  await published;
+  passInWrite('invalidation published');
 });
 
-wrap(Broker.prototype, 'publish', async (publish, _, args) => {
+wrap(OutboxBroker.prototype, 'publish', async (publish, _broker, args) => {
   const confirmed = publish(...args) as Promise<void>;
-  setImmediate(() => passRelay('event sent'));
+  setImmediate(() => passInRelay('event sent'));
   await confirmed;
-  passRelay('event confirmed');
-});
-wrap(OutboxLanes.prototype, 'settle', async (settle, _, args) => {
-  await settle(...args);
-  passRelay('events marked');
+  passInRelay('event confirmed');
 });
 
-wrap(http.Server.prototype, 'emit', (emit, _, args) => {
-  const [event, request] = args as [string, http.IncomingMessage];
-  const isWrite =
-    event === 'request' && request.method !== 'GET' && /^\/v1\/orders\b/.test(request.url ?? '');
-  return isWrite
-    ? write.run(`${request.method} ${request.url}`, () => emit(...args))
-    : emit(...args);
+wrap(OutboxPartitions.prototype, 'settle', async (settle, _partitions, args) => {
+  await settle(...args);
+  passInRelay('events settled');
 });
-wrap(http.ServerResponse.prototype, 'end', (end, self, args) => {
+
+wrap(http.Server.prototype, 'emit', (emit, _server, args) => {
+  const [event, request] = args as [string, http.IncomingMessage];
+  const isWriteOnOrders =
+    event === 'request' && request.method !== 'GET' && /^\/v1\/orders\b/.test(request.url ?? '');
+  if (!isWriteOnOrders) return emit(...args);
+  return currentWrite.run(`${request.method} ${request.url}`, () => emit(...args));
+});
+
+wrap(http.ServerResponse.prototype, 'end', (end, response, args) => {
   const [body] = args;
-  pass('before the answer');
-  if (typeof body === 'string' && isNow('half an answer')) {
-    const response = self as http.ServerResponse;
+  passInWrite('before the response');
+  if (typeof body === 'string' && isDeathInWriteAt('half of the response sent')) {
     return response.write(body.slice(0, body.length / 2), die);
   }
-  if (isNow('answered')) (self as http.ServerResponse).once('finish', () => setImmediate(die));
+  if (isDeathInWriteAt('response sent')) response.once('finish', () => setImmediate(die));
   return end(...args);
 });
-
-process.on('message', (command: Command) => {
-  if (command.kind === 'die') death = { ...command };
-  else broken = command.breakage;
-});
-process.on('disconnect', () => process.exit(0));

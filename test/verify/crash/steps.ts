@@ -1,31 +1,35 @@
-/** The steps of a write at which a node can be told to die, in the order in which a write passes them, and the ways to break it. */
-export const STEPS = [
+/** The steps at which a node can be killed, and the defects that the audit must find. */
+
+/** Steps of a write on orders, in the order in which a write passes them. */
+export const WRITE_STEPS = [
   'before the transaction',
-  'begun',
+  'transaction begun',
   'key claimed',
   'order written',
   'event written',
   'outbox written',
   'key written',
-  'fenced',
+  'keys fenced',
   'commit sent',
   'committed',
-  'publish sent',
-  'published',
-  'before the answer',
-  'half an answer',
-  'answered',
+  'invalidation sent',
+  'invalidation published',
+  'before the response',
+  'half of the response sent',
+  'response sent',
 ] as const;
 
-/** The steps of the relay, which carries what was written to RabbitMQ: only where there is one. */
-export const RELAY_STEPS = ['event sent', 'event confirmed', 'events marked'] as const;
-export type Step = (typeof STEPS | typeof RELAY_STEPS)[number];
+/** Steps of the relay, which only a node with RabbitMQ passes. */
+export const RELAY_STEPS = ['event sent', 'event confirmed', 'events settled'] as const;
 
-/** What the audit must find: a guard that is taken out while the nodes run. */
-export const BREAKAGES = ['the key is committed after the order', 'the key is not locked'] as const;
-export type Breakage = (typeof BREAKAGES)[number];
+export const ALL_STEPS = [...WRITE_STEPS, ...RELAY_STEPS] as const;
+export type Step = (typeof ALL_STEPS)[number];
 
-/** What a node is told over IPC. `passes`: how often the step goes by first. */
+/** Guards of the service that a node can be made to break, while it runs. */
+export type Defect = 'the key is committed after the order' | 'the key is not locked';
+
+/** What a node receives over IPC. */
 export type Command =
+  /** Die at this step, after it was passed `passes` times. */
   | { readonly kind: 'die'; readonly step: Step; readonly passes: number }
-  | { readonly kind: 'break'; readonly breakage: Breakage };
+  | { readonly kind: 'inject'; readonly defect: Defect };

@@ -1,42 +1,50 @@
 /**
- * The judge of what arrived: knows nothing of relays. Each event that was written must have arrived at least once, nothing
- * else may have, and of each aggregate the first arrivals must be in the order in which its events were written.
+ * Judges what arrived in a queue, without knowledge of relays: each written event arrived at least
+ * once, nothing else arrived, and the first arrivals of each subject are in the order of writing.
  */
 
-export interface Written {
+export interface WrittenEvent {
   readonly id: string;
   readonly subject: string;
 }
 
+/** Events are named by their ids. */
 export interface Verdict {
+  /** Number of events that were written. */
   readonly written: number;
+  /** Number of messages that arrived. */
   readonly arrivals: number;
-  /** Ids that never arrived. */
+  /** Written events that never arrived. */
   readonly lost: readonly string[];
-  /** Ids that nobody wrote. */
+  /** Arrived events that nobody wrote. */
   readonly invented: readonly string[];
-  /** Arrivals of an id after its first. */
+  /** Number of arrivals of an event after its first. */
   readonly repeats: number;
-  /** Ids whose first arrival came after that of a later event of the same subject. */
+  /** Events whose first arrival came after that of a later event of the same subject. */
   readonly outOfOrder: readonly string[];
 }
 
-/** @param written in the order of writing, as far as one subject goes @param arrivals ids, in the order of arrival */
-export function audit(written: readonly Written[], arrivals: readonly string[]): Verdict {
-  const places = new Map(written.map(({ id, subject }, place) => [id, { subject, place }]));
-  const latest = new Map<string, number>();
+/**
+ * @param written in the order of writing, within each subject
+ * @param arrivals ids in the order of arrival
+ */
+export function audit(written: readonly WrittenEvent[], arrivals: readonly string[]): Verdict {
+  const indexById = new Map(written.map(({ id }, index) => [id, index]));
+  const latestBySubject = new Map<string, number>();
   const seen = new Set<string>();
   const invented: string[] = [];
   const outOfOrder: string[] = [];
   for (const id of arrivals) {
-    const event = places.get(id);
-    if (!event) invented.push(id);
-    if (!event || seen.has(id)) continue;
-    seen.add(id);
-    const { subject, place } = event;
-    const before = latest.get(subject) ?? -1;
-    if (place < before) outOfOrder.push(id);
-    latest.set(subject, Math.max(before, place));
+    const index = indexById.get(id);
+    if (index === undefined) {
+      invented.push(id);
+    } else if (!seen.has(id)) {
+      seen.add(id);
+      const { subject } = written[index] as WrittenEvent;
+      const latest = latestBySubject.get(subject) ?? -1;
+      if (index < latest) outOfOrder.push(id);
+      latestBySubject.set(subject, Math.max(latest, index));
+    }
   }
   return {
     written: written.length,

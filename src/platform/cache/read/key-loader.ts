@@ -1,45 +1,50 @@
 /**
- * Where the values of one kind of key come from, how they are written down and how long they live: what the reader's half of the
- * protocol (read-through.ts) and the refresher (refresh-ahead.ts) know of an entity.
+ * What the read path (read-through.ts, refresh-ahead.ts) knows about one kind of key: how to load
+ * its values from PostgreSQL, how to encode them and how long they live.
  */
 
-/** A value with the version of the row that it was made from. */
+/** A value and the version of the row that it comes from. */
 export interface Versioned<T> {
   readonly version: number;
   readonly value: T;
 }
 
-/** Which entries are renewed before they expire, by each node. */
+/** Which entries each node refreshes before they expire. */
 export interface RefreshPolicy {
-  /** The last part of an entry's life, as a share of it, in which reads count. */
-  readonly share: number;
-  /** So many of this node's reads in that part make it hot. */
+  /**
+   * The hot window: the last part of an entry's lifetime, as a share of it, in which reads count.
+   */
+  readonly window: number;
+  /** This many reads by one node in the hot window start a refresh. */
   readonly reads: number;
-  /** At most so many refreshes of one kind of key run at once; further ones are left out, never queued. */
-  readonly atOnce: number;
+  /** Refreshes of one kind of key that may run at once. Further ones are skipped, never queued. */
+  readonly maxConcurrent: number;
 }
 
-export const REFRESH: RefreshPolicy = { share: 0.1, reads: 10, atOnce: 4 };
+export const REFRESH_POLICY: RefreshPolicy = { window: 0.1, reads: 10, maxConcurrent: 4 };
 
-export interface Source<T> {
+export interface KeyLoader<T> {
   /** The entity's name, for metrics. */
   readonly entity: string;
-  /** What stands before the value in the cache key, e.g. `user:id:`. */
+  /** What the cache key has before the value, e.g. `user:id:`. */
   readonly prefix: string;
-  /** The number of the payloads' form; see envelope.ts. */
+  /** The schema number of the payloads; see envelope.ts. */
   readonly schema: number;
   readonly ttlMs: number;
   readonly refresh: RefreshPolicy;
-  /** Reads the primary database; what is not in the map does not exist. */
+  /** Reads the primary database. A value that is missing in the map does not exist. */
   load(values: string[]): Promise<Map<string, Versioned<T>>>;
   encode(value: T): string;
-  /** Undefined for a payload that is not one: a miss. */
+  /** @returns undefined for a payload that this release cannot read: a cache miss */
   decode(payload: string): T | undefined;
 }
 
-/** Milliseconds a negative entry lives: short, since nobody publishes over it but the row's own insert. */
-export const NOTHING_TTL_MS = 30_000;
+/**
+ * Milliseconds until a negative entry ("no such row") expires. It is short because only the insert
+ * of that very row replaces it.
+ */
+export const NEGATIVE_TTL_MS = 30_000;
 
-/** ±10 %, so that entries filled together do not expire together. */
+/** Spreads lifetimes by ±10 %, so that entries filled together do not expire together. */
 export const jitter = (ttlMs: number, random: () => number = Math.random): number =>
   Math.round(ttlMs * (0.9 + 0.2 * random()));

@@ -1,19 +1,22 @@
 /**
- * What one caller asks of the cache (`no-cache`) and what the cache did for it (the outcomes behind Cache-Status). It is handed
- * down to the reads that make up the answer; a read without one is strict and tells nobody but the metrics.
+ * One caller's wishes for its reads (`Cache-Control: no-cache`), and how the cache answered them
+ * (the header Cache-Status, RFC 9211). A caller passes it to every read that makes up its answer.
  */
 
-/** How one read was answered. `request`: the caller asked for the primary. */
-export type Outcome = 'hit' | 'miss' | 'fenced' | 'bypass' | 'unavailable' | 'request';
+/** How one read was answered. `request`: from the primary database because the caller asked to. */
+export type ReadOutcome = 'hit' | 'miss' | 'fenced' | 'bypass' | 'unavailable' | 'request';
 
-export class Reading {
-  /** That of the first read that was no hit; an answer is a hit only when all its reads were. Undefined: nothing was read. */
-  outcome: Outcome | undefined;
+export class ReadContext {
+  /**
+   * The outcome of the whole answer: `hit` only if all reads were hits, else the outcome of the
+   * first read that was not. Undefined before the first read.
+   */
+  outcome: ReadOutcome | undefined;
 
-  /** @param fresh the caller said `Cache-Control: no-cache`: read the primary database */
-  constructor(readonly fresh: boolean) {}
+  /** @param isPrimaryRequired the caller sent `Cache-Control: no-cache` */
+  constructor(readonly isPrimaryRequired: boolean) {}
 
-  note(outcome: Outcome): void {
+  recordOutcome(outcome: ReadOutcome): void {
     if (this.outcome === undefined || this.outcome === 'hit') this.outcome = outcome;
   }
 }

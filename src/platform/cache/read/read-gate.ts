@@ -1,36 +1,40 @@
 /**
- * Whether this node may answer from the cache at all. It may not while it could have missed an invalidation that came by the
- * database's own path: its LISTEN connection is down, or it or the cache has just come back and the table of invalidations
- * has not been seen empty since. Closed, every read goes to PostgreSQL and fills nothing.
+ * Whether this node may answer from the cache. While the gate is closed, every read goes to
+ * PostgreSQL and fills nothing.
  *
- * Invariant: open only if every invalidation committed before the later of the two (re)connections has been applied.
+ * Invariant: an open gate means that every row of `cache_invalidations` committed before the latest
+ * reconnection (of the LISTEN connection or of the cache) has been applied.
  */
 import { Injectable } from '@nestjs/common';
 
 @Injectable()
 export class ReadGate {
   private generation = 0;
-  private opened = false;
-  /** Told of each {@link close}: whoever can open it again sets about it. */
+  private isOpened = false;
+  /** Called at each {@link close}, so that its listener works towards opening the gate again. */
   onClosed: () => void = () => undefined;
 
-  /** Closed until {@link open} is called with a pass taken after this moment. */
+  /** Keeps the gate closed until {@link open} is called with a pass taken after this moment. */
   close(): void {
     this.generation++;
-    this.opened = false;
+    this.isOpened = false;
     this.onClosed();
   }
 
-  /** To be taken before looking at the table; void when the gate is closed again meanwhile. */
-  pass(): number {
+  /**
+   * Take it before looking whether `cache_invalidations` is empty.
+   * @returns a pass for {@link open}; the next {@link close} voids it
+   */
+  takePass(): number {
     return this.generation;
   }
 
+  /** Opens the gate, unless it was closed since the pass was taken. */
   open(pass: number): void {
-    if (pass === this.generation) this.opened = true;
+    if (pass === this.generation) this.isOpened = true;
   }
 
   get isOpen(): boolean {
-    return this.opened;
+    return this.isOpened;
   }
 }

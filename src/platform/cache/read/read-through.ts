@@ -1,237 +1,298 @@
 /**
- * The reader's half of the protocol, for any kind of key (a row by id, a pointer, a list of ids): GET; else take a lease,
- * read the primary outside any transaction, fill over one's own lease. Another's lease is waited for, but only a little; a
- * fence or a cache that does not answer sends the reader to PostgreSQL, and nothing read there is filled.
+ * The reader's half of the protocol, for one kind of key (a row, an alias or a collection): GET;
+ * on a miss take a lease, read PostgreSQL, fill the cache (docs/design/cache-protocol.md).
  *
- * Invariant: what is returned was true in the primary database, or in an unfenced cache entry, at some moment after the
- * call began.
+ * Invariant: every result was true in the primary database, or in an unfenced cache entry, at some
+ * moment after the call began.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
+import type { CacheMetrics } from '../cache-metrics.js';
+import { openEnvelope, sealEnvelope } from '../envelope.js';
 import {
   type CacheEntry,
   type CacheStore,
   CacheUnavailableError,
-  dropKeys,
+  type CacheValue,
+  deleteKeys,
   newToken,
-} from './cache.store.js';
-import type { CacheMetrics } from './cache.metrics.js';
+} from '../store/cache-store.js';
 import { Coalescer } from './coalescer.js';
-import { open, seal } from './envelope.js';
+import { jitter, type KeyLoader, NEGATIVE_TTL_MS, type Versioned } from './key-loader.js';
+import type { ReadContext, ReadOutcome } from './read-context.js';
 import type { ReadGate } from './read-gate.js';
-import type { Outcome, Reading } from './reading.js';
 import { RefreshAhead } from './refresh-ahead.js';
-import { jitter, NOTHING_TTL_MS, type Source, type Versioned } from './source.js';
 
-/** Milliseconds a lease lives: longer than any statement may take, so that a slow reader keeps its right to fill. */
-export const LEASE_MS = 6_000;
-/** How another's lease is waited for: this many looks, this far apart. */
-const FOREIGN_LEASE = { looks: 8, everyMs: 15 } as const;
+/** How a reader waits until another reader has filled the key. */
+const FOREIGN_LEASE_POLL = { maxPolls: 8, intervalMs: 15 } as const;
+
+/** Bounds of one kind of key's decoded values in this process. */
+const MAX_DECODED_VALUES = 5_000;
+const MAX_DECODED_CHARACTERS = 8_000_000;
 
 interface Answer<T> {
   readonly value: T | null;
-  readonly outcome: Outcome;
+  readonly outcome: ReadOutcome;
 }
 
-/** What each kind of key keeps of decoded values in this process. */
-const DECODED = { values: 5_000, characters: 8_000_000 } as const;
-
-interface Decoded<T> {
+interface DecodedEntry<T> {
+  /** The cached text that the value was decoded from. */
   readonly text: string;
   readonly value: T & {};
-  /** From this moment on its reads count (milliseconds since 1970). */
-  readonly countsFrom: number;
-  reads: number;
+  /** When the entry's hot window begins, in milliseconds since 1970. */
+  readonly hotWindowStart: number;
+  /** Reads in the hot window. */
+  hotReads: number;
+}
+
+type EntryState = CacheEntry['state'];
+/** Answers the keys that the lease command found in one state, in the order of `values`. */
+type MissHandler<T> = (values: string[], token: string) => Promise<Answer<T>[]>;
+
+/** What all kinds of keys share in one process. */
+export interface ReadThroughContext {
+  readonly store: CacheStore;
+  readonly metrics: CacheMetrics;
+  readonly gate: ReadGate;
+  /** Milliseconds until a lease expires. */
+  readonly leaseMs: number;
 }
 
 export class ReadThrough<T> {
+  private readonly store: CacheStore;
+  private readonly metrics: CacheMetrics;
+  private readonly gate: ReadGate;
+  private readonly leaseMs: number;
   private readonly misses: Coalescer<Answer<T>>;
+  private readonly refreshAhead: RefreshAhead<T>;
   /**
-   * What a payload was decoded to, by key. The cache's text decides every time; only the work of reading the same text again
-   * is saved. Decoded values are shared by readers: nobody may change them.
+   * Decoded values by the value of their key. A read still needs the cache's text and uses a
+   * decoded value only if its text is the same; so this saves decoding, never a read. Readers share
+   * the values, so nobody may change them.
    */
-  private readonly decoded = new LRUCache<string, Decoded<T>>({
-    max: DECODED.values,
-    maxSize: DECODED.characters,
+  private readonly decodedEntries = new LRUCache<string, DecodedEntry<T>>({
+    max: MAX_DECODED_VALUES,
+    maxSize: MAX_DECODED_CHARACTERS,
     sizeCalculation: ({ text }) => text.length + 1,
   });
 
-  private readonly refreshAhead: RefreshAhead<T>;
+  private readonly missHandlers: Readonly<Record<EntryState, MissHandler<T>>> = {
+    // This reader has taken the lease.
+    absent: (values, token) => this.loadAndFill(values, token),
+    // Another reader holds the lease and is about to fill.
+    lease: (values) => this.awaitForeignLease(values),
+    // A writer is about to commit: nothing read now may be filled.
+    fence: (values) => this.readPrimary(values, 'fenced'),
+    // An entry that this release cannot read.
+    value: (values) => this.readPrimary(values, 'miss'),
+    none: (values) => this.readPrimary(values, 'miss'),
+  };
 
   constructor(
-    private readonly store: CacheStore,
-    private readonly source: Source<T>,
-    private readonly metrics: CacheMetrics,
-    private readonly gate: ReadGate,
+    private readonly loader: KeyLoader<T>,
+    { store, metrics, gate, leaseMs }: ReadThroughContext,
   ) {
-    this.misses = new Coalescer((values) => this.loadThroughLeases(values));
-    this.refreshAhead = new RefreshAhead(store, source, metrics);
+    this.store = store;
+    this.metrics = metrics;
+    this.gate = gate;
+    this.leaseMs = leaseMs;
+    this.misses = new Coalescer((values) => this.answerMisses(values));
+    this.refreshAhead = new RefreshAhead(store, loader, metrics);
   }
 
-  key(value: string): string {
-    return this.source.prefix + value;
-  }
-
-  /** In the order asked, null for what does not exist; duplicates are answered alike. */
-  async read(values: readonly string[], reading?: Reading): Promise<(T | null)[]> {
+  /**
+   * @returns a result for each value, in the same order, duplicates included; null for what does
+   *   not
+   *   exist
+   */
+  async read(values: readonly string[], context?: ReadContext): Promise<(T | null)[]> {
     if (values.length === 0) return [];
-    const answers = reading?.fresh
+    const answers = context?.isPrimaryRequired
       ? await this.readPrimary(values, 'request')
       : await this.readCache(values);
     return answers.map(({ value, outcome }) => {
-      this.metrics.request(this.source.entity, outcome);
-      reading?.note(outcome);
+      this.metrics.countRead(this.loader.entity, outcome);
+      context?.recordOutcome(outcome);
       return value;
     });
   }
 
+  private keysOf(values: readonly string[]): string[] {
+    return values.map((value) => this.loader.prefix + value);
+  }
+
   private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
-    if (!this.gate.isOpen) return Promise.all(values.map((value) => this.misses.get(value)));
-    let entries: CacheEntry[];
-    try {
-      entries = await this.store.get(values.map((value) => this.key(value)));
-    } catch (error) {
-      if (!(error instanceof CacheUnavailableError)) throw error;
-      entries = values.map(() => ({ state: 'absent' }));
-    }
-    // A moment may have passed in which this node missed an invalidation: then what was read does not count.
-    const trusted = this.gate.isOpen;
-    const hits = values.map((value, index) =>
-      trusted ? this.hit(value, entries[index]) : undefined,
-    );
-    if (hits.every((hit) => hit !== undefined)) return hits;
+    const entries = this.gate.isOpen ? await this.getEntries(values) : undefined;
+    // Checked again after the GET: this node may have missed an invalidation meanwhile.
+    const hits = entries && this.gate.isOpen ? entries : [];
+    const answers = values.map((value, index) => this.answerFrom(value, hits[index]));
+    if (answers.every((answer) => answer !== undefined)) return answers;
     return Promise.all(
-      hits.map(async (hit, index) => hit ?? this.misses.get(values[index] as string)),
+      answers.map(async (answer, index) => answer ?? this.misses.get(values[index] as string)),
     );
   }
 
-  private hit(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
+  /** @returns undefined when the cache cannot be reached */
+  private async getEntries(values: readonly string[]): Promise<CacheEntry[] | undefined> {
+    try {
+      return await this.store.get(this.keysOf(values));
+    } catch (error) {
+      if (error instanceof CacheUnavailableError) return undefined;
+      throw error;
+    }
+  }
+
+  /** @returns undefined when the entry is no hit */
+  private answerFrom(value: string, entry: CacheEntry | undefined): Answer<T> | undefined {
     if (entry?.state === 'none') return { value: null, outcome: 'hit' };
     if (entry?.state !== 'value') return undefined;
-    const known = this.decode(value, entry.payload);
-    if (!known) return undefined;
-    if (known.countsFrom <= Date.now()) this.refreshAhead.noteRead(value, entry, known.reads++);
-    return { value: known.value, outcome: 'hit' };
-  }
-
-  private decode(value: string, text: string): Decoded<T> | undefined {
-    const known = this.decoded.get(value);
-    if (known?.text === text) return known;
-    const opened = open(this.source.schema, value, text);
-    const decoded = opened.kind === 'payload' ? this.source.decode(opened.payload) : undefined;
-    if (opened.kind !== 'payload' || decoded === undefined || decoded === null) return undefined;
-    const countsFrom = this.refreshAhead.countsFrom(opened.expires);
-    const made = { text, value: decoded, countsFrom, reads: 0 };
-    this.decoded.set(value, made);
-    return made;
-  }
-
-  private async loadThroughLeases(values: string[]): Promise<Answer<T>[]> {
-    if (!this.gate.isOpen)
-      return this.readPrimary(values, this.store.available ? 'bypass' : 'unavailable');
-    const token = newToken();
-    let entries: CacheEntry[];
-    try {
-      entries = await this.store.lease(
-        values.map((value) => this.key(value)),
-        token,
-        LEASE_MS,
-      );
-      await this.dropUnreadable(values, entries);
-    } catch (error) {
-      if (!(error instanceof CacheUnavailableError)) throw error;
-      return this.readPrimary(values, 'unavailable');
+    const decoded = this.decode(value, entry.payload);
+    if (!decoded) return undefined;
+    if (decoded.hotWindowStart <= Date.now()) {
+      decoded.hotReads++;
+      this.refreshAhead.recordHotRead(value, entry, decoded.hotReads);
     }
+    return { value: decoded.value, outcome: 'hit' };
+  }
+
+  /** @returns undefined for a text that this release cannot read */
+  private decode(value: string, text: string): DecodedEntry<T> | undefined {
+    const known = this.decodedEntries.get(value);
+    if (known?.text === text) return known;
+    const envelope = openEnvelope(this.loader.schema, value, text);
+    if (envelope.kind !== 'payload') return undefined;
+    const decodedValue = this.loader.decode(envelope.payload);
+    if (decodedValue === undefined || decodedValue === null) return undefined;
+    const hotWindowStart = this.refreshAhead.hotWindowStart(envelope.expiresAt);
+    const decoded = { text, value: decodedValue, hotWindowStart, hotReads: 0 };
+    this.decodedEntries.set(value, decoded);
+    return decoded;
+  }
+
+  /** Answers distinct keys that were no hits. The coalescer calls it. */
+  private async answerMisses(values: string[]): Promise<Answer<T>[]> {
+    if (!this.gate.isOpen) {
+      return this.readPrimary(values, this.store.isAvailable ? 'bypass' : 'unavailable');
+    }
+    const token = newToken();
+    const entries = await this.leaseEntries(values, token);
+    if (!entries) return this.readPrimary(values, 'unavailable');
 
     const answers = new Map<string, Answer<T>>();
-    const [leased, foreign, fenced, unread]: [string[], string[], string[], string[]] = [
-      [],
-      [],
-      [],
-      [],
-    ];
+    const missesByState = new Map<EntryState, string[]>();
     entries.forEach((entry, index) => {
       const value = values[index] as string;
-      const hit = this.hit(value, entry);
-      if (hit) answers.set(value, hit);
-      else if (entry.state === 'absent') leased.push(value);
-      else if (entry.state === 'lease') foreign.push(value);
-      else if (entry.state === 'fence') fenced.push(value);
-      else unread.push(value);
+      const hit = this.answerFrom(value, entry);
+      if (hit) {
+        answers.set(value, hit);
+        return;
+      }
+      const misses = missesByState.get(entry.state) ?? [];
+      misses.push(value);
+      missesByState.set(entry.state, misses);
     });
-    const answer = (asked: string[], given: Answer<T>[]): void =>
-      asked.forEach((value, index) => answers.set(value, given[index] as Answer<T>));
-    await Promise.all([
-      leased.length > 0 && this.loadAndFill(leased, token).then((given) => answer(leased, given)),
-      foreign.length > 0 && this.awaitForeignLease(foreign).then((given) => answer(foreign, given)),
-      fenced.length > 0 &&
-        this.readPrimary(fenced, 'fenced').then((given) => answer(fenced, given)),
-      unread.length > 0 && this.readPrimary(unread, 'miss').then((given) => answer(unread, given)),
-    ]);
+    await Promise.all(
+      [...missesByState].map(async ([state, misses]) => {
+        const found = await this.missHandlers[state](misses, token);
+        misses.forEach((value, index) => answers.set(value, found[index] as Answer<T>));
+      }),
+    );
     return values.map((value) => answers.get(value) as Answer<T>);
   }
 
-  /** What no release can read any more is taken out, so that the next reader fills it; a later release's stays. */
-  private async dropUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
-    const keys = values.filter((value, index) => {
+  /** @returns undefined when the cache cannot be reached */
+  private async leaseEntries(values: string[], token: string): Promise<CacheEntry[] | undefined> {
+    try {
+      const entries = await this.store.lease(this.keysOf(values), token, this.leaseMs);
+      await this.deleteUnreadable(values, entries);
+      return entries;
+    } catch (error) {
+      if (error instanceof CacheUnavailableError) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Deletes the entries that no running release can read, so that the next reader fills them. The
+   * entries of a later release stay.
+   */
+  private async deleteUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
+    const unreadable = values.filter((value, index) => {
       const entry = entries[index];
       if (entry?.state !== 'value' || this.decode(value, entry.payload)) return false;
-      return open(this.source.schema, value, entry.payload).kind !== 'newer';
+      return openEnvelope(this.loader.schema, value, entry.payload).kind !== 'newer';
     });
-    await dropKeys(
-      this.store,
-      keys.map((value) => this.key(value)),
-    );
+    await deleteKeys(this.store, this.keysOf(unreadable));
   }
 
   private async loadAndFill(values: string[], token: string): Promise<Answer<T>[]> {
     const rows = await this.loadRows(values);
-    const fills = values.map((value) => {
-      const { source } = this;
-      const row = rows.get(value);
-      const ttlMs = jitter(row ? source.ttlMs : Math.min(source.ttlMs, NOTHING_TTL_MS));
-      const payload = row ? seal(source.schema, value, source.encode(row.value), ttlMs) : null;
-      return { key: this.key(value), version: row?.version ?? 0, payload, ttlMs };
-    });
+    const fills = values.map((value) => this.fillOf(value, rows.get(value)));
     try {
-      const filled = await this.store.fill(token, fills);
-      for (const done of filled) if (!done) this.metrics.fillRejected(this.source.entity);
-    } catch (error) {
-      if (!(error instanceof CacheUnavailableError)) throw error;
-    }
-    return values.map((value) => ({ value: rows.get(value)?.value ?? null, outcome: 'miss' }));
-  }
-
-  private async awaitForeignLease(values: string[]): Promise<Answer<T>[]> {
-    const answers = new Map<string, Answer<T>>();
-    try {
-      for (let look = 0; look < FOREIGN_LEASE.looks && answers.size < values.length; look++) {
-        await sleep(FOREIGN_LEASE.everyMs);
-        const waiting = values.filter((value) => !answers.has(value));
-        const entries = await this.store.get(waiting.map((value) => this.key(value)));
-        entries.forEach((entry, index) => {
-          const hit = this.hit(waiting[index] as string, entry);
-          if (hit) answers.set(waiting[index] as string, hit);
-        });
-        if (entries.every((entry) => entry.state !== 'lease')) break;
+      const results = await this.store.fill(token, fills);
+      for (const isFilled of results) {
+        if (!isFilled) this.metrics.countRejectedFill(this.loader.entity);
       }
     } catch (error) {
       if (!(error instanceof CacheUnavailableError)) throw error;
     }
-    const rest = values.filter((value) => !answers.has(value));
-    const rows = rest.length > 0 ? await this.loadRows(rest) : new Map<string, Versioned<T>>();
-    return values.map(
-      (value) => answers.get(value) ?? { value: rows.get(value)?.value ?? null, outcome: 'miss' },
-    );
+    return answersFrom(rows, values, 'miss');
   }
 
-  private async readPrimary(values: readonly string[], outcome: Outcome): Promise<Answer<T>[]> {
+  private fillOf(value: string, row: Versioned<T> | undefined): CacheValue {
+    const { prefix, schema, ttlMs: fullTtlMs } = this.loader;
+    const key = prefix + value;
+    if (!row) {
+      const ttlMs = jitter(Math.min(fullTtlMs, NEGATIVE_TTL_MS));
+      return { key, version: 0, payload: null, ttlMs };
+    }
+    const ttlMs = jitter(fullTtlMs);
+    const payload = sealEnvelope(schema, value, this.loader.encode(row.value), ttlMs);
+    return { key, version: row.version, payload, ttlMs };
+  }
+
+  /** Polls until the other readers have filled; reads PostgreSQL for what they have not. */
+  private async awaitForeignLease(values: string[]): Promise<Answer<T>[]> {
+    const answers = new Map<string, Answer<T>>();
+    try {
+      await this.pollForHits(values, answers);
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+    }
+    const unanswered = values.filter((value) => !answers.has(value));
+    const loaded = unanswered.length > 0 ? await this.readPrimary(unanswered, 'miss') : [];
+    unanswered.forEach((value, index) => answers.set(value, loaded[index] as Answer<T>));
+    return values.map((value) => answers.get(value) as Answer<T>);
+  }
+
+  /** Adds what it finds to `hits`; ends when no key is leased any more, or after the last poll. */
+  private async pollForHits(values: string[], hits: Map<string, Answer<T>>): Promise<void> {
+    for (let poll = 0; poll < FOREIGN_LEASE_POLL.maxPolls && hits.size < values.length; poll++) {
+      await sleep(FOREIGN_LEASE_POLL.intervalMs);
+      const waiting = values.filter((value) => !hits.has(value));
+      const entries = await this.store.get(this.keysOf(waiting));
+      entries.forEach((entry, index) => {
+        const value = waiting[index] as string;
+        const hit = this.answerFrom(value, entry);
+        if (hit) hits.set(value, hit);
+      });
+      if (entries.every((entry) => entry.state !== 'lease')) return;
+    }
+  }
+
+  private async readPrimary(values: readonly string[], outcome: ReadOutcome): Promise<Answer<T>[]> {
     const rows = await this.loadRows([...new Set(values)]);
-    return values.map((value) => ({ value: rows.get(value)?.value ?? null, outcome }));
+    return answersFrom(rows, values, outcome);
   }
 
   private async loadRows(values: string[]): Promise<Map<string, Versioned<T>>> {
-    this.metrics.loads(this.source.entity, values.length);
-    return this.source.load(values);
+    this.metrics.countLoads(this.loader.entity, values.length);
+    return this.loader.load(values);
   }
 }
+
+const answersFrom = <T>(
+  rows: ReadonlyMap<string, Versioned<T>>,
+  values: readonly string[],
+  outcome: ReadOutcome,
+): Answer<T>[] => values.map((value) => ({ value: rows.get(value)?.value ?? null, outcome }));

@@ -1,59 +1,70 @@
 /**
- * Renews an entry that is about to expire and still much read, so that no reader waits for its load. One refresher over all
- * nodes: it writes its token into the very entry that was read, by compare-and-set, then reads the primary outside any
- * transaction, then replaces what it wrote. Readers have the entry all the while.
- *
- * Invariant: what is put in place was read while the claimed entry stood. Any fence, publication or drop takes the claim away for
- * good, so a refresh that loses to one changes nothing (docs/adr/0010-refresh-ahead.md).
+ * Refreshes an entry that is read often and about to expire, so that no reader waits for its load.
+ * Readers get the old entry meanwhile; one node refreshes for all (docs/adr/0010-refresh-ahead.md).
+ * Invariant: a refresh stores only a row that it read while its claim was in the cache. Any fence,
+ * publication or deletion destroys the claim, so a refresh that a writer overtakes stores nothing.
  */
-import type { CacheMetrics, RefreshOutcome } from './cache.metrics.js';
-import { type CacheStore, type CacheText, newToken } from './cache.store.js';
-import { claim, seal } from './envelope.js';
-import { jitter, type Source } from './source.js';
+import type { CacheMetrics, RefreshOutcome } from '../cache-metrics.js';
+import { claimForRefresh, sealEnvelope } from '../envelope.js';
+import { type CacheStore, type CacheText, newToken } from '../store/cache-store.js';
+import { jitter, type KeyLoader } from './key-loader.js';
 
 export class RefreshAhead<T> {
-  private running = 0;
+  private runningRefreshes = 0;
 
   constructor(
     private readonly store: CacheStore,
-    private readonly source: Source<T>,
+    private readonly loader: KeyLoader<T>,
     private readonly metrics: CacheMetrics,
   ) {}
 
-  /** The moment from which on reads of an entry that expires then (milliseconds since 1970) count. */
-  countsFrom(expires: number): number {
-    return expires - this.source.refresh.share * this.source.ttlMs;
+  /**
+   * When the hot window of an entry begins: reads before it do not count.
+   * @param expiresAt milliseconds since 1970, as is the result
+   */
+  hotWindowStart(expiresAt: number): number {
+    return expiresAt - this.loader.refresh.window * this.loader.ttlMs;
   }
 
-  /** To be told of each read that counts, with the number of those before it. Never throws and never waits. */
-  noteRead(value: string, seen: CacheText, before: number): void {
-    const { reads, atOnce } = this.source.refresh;
-    if ((before + 1) % reads !== 0) return;
-    if (this.running >= atOnce) return this.metrics.refresh(this.source.entity, 'skipped');
-    this.running++;
-    void this.refresh(value, seen)
-      .catch((): RefreshOutcome => 'failed')
-      .then((outcome) => {
-        this.running--;
-        this.metrics.refresh(this.source.entity, outcome);
-      });
+  /**
+   * Starts a refresh if this read makes the entry hot. Never throws and never waits.
+   * @param seen the entry that was read
+   * @param hotReads this node's reads of that entry in the hot window, this one included
+   */
+  recordHotRead(value: string, seen: CacheText, hotReads: number): void {
+    const { reads, maxConcurrent } = this.loader.refresh;
+    if (hotReads % reads !== 0) return;
+    if (this.runningRefreshes >= maxConcurrent) {
+      this.metrics.countRefresh(this.loader.entity, 'skipped');
+      return;
+    }
+    void this.startRefresh(value, seen);
+  }
+
+  private async startRefresh(value: string, seen: CacheText): Promise<void> {
+    this.runningRefreshes++;
+    const outcome = await this.refresh(value, seen).catch((): RefreshOutcome => 'failed');
+    this.runningRefreshes--;
+    this.metrics.countRefresh(this.loader.entity, outcome);
   }
 
   private async refresh(value: string, seen: CacheText): Promise<RefreshOutcome> {
-    const { source } = this;
-    const { entity, prefix, schema } = source;
+    const { entity, prefix, schema, ttlMs } = this.loader;
     const key = prefix + value;
-    const claimed = { version: seen.version, payload: claim(seen.payload, newToken()) };
-    const [mine] = await this.store.replace([{ key, seen, ...claimed }]);
-    if (!mine) return 'lost';
-    this.metrics.loads(entity, 1);
-    const row = (await source.load([value])).get(value);
+    const claim = { version: seen.version, payload: claimForRefresh(seen.payload, newToken()) };
+    const [isClaimed] = await this.store.replace([{ key, seen, ...claim }]);
+    if (!isClaimed) return 'lost';
+
+    this.metrics.countLoads(entity, 1);
+    const rows = await this.loader.load([value]);
+    const row = rows.get(value);
     if (!row || row.version < seen.version) return 'lost';
-    const life = jitter(source.ttlMs);
-    const payload = seal(schema, value, source.encode(row.value), life);
-    const [done] = await this.store.replace([
-      { key, seen: claimed, version: row.version, payload, ttlMs: life },
+
+    const newTtlMs = jitter(ttlMs);
+    const payload = sealEnvelope(schema, value, this.loader.encode(row.value), newTtlMs);
+    const [isReplaced] = await this.store.replace([
+      { key, seen: claim, version: row.version, payload, ttlMs: newTtlMs },
     ]);
-    return done ? 'refreshed' : 'lost';
+    return isReplaced ? 'refreshed' : 'lost';
   }
 }

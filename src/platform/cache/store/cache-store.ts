@@ -1,13 +1,16 @@
 /**
- * The protocol's alphabet: what one cache key can be, and the six atomic steps that move it. Every store (Redis, this
- * process's memory) implements exactly this interface and passes the same contract suite (test/cache/store.contract.ts).
- * Keys are given without their incarnation prefix: the store adds the one that is in force when the command is sent.
+ * The states of one cache key and the six atomic steps that change it. Every store (Redis, this
+ * process's memory) implements this interface and passes one contract suite
+ * (test/platform/cache/store/store-contract.ts). docs/design/cache-protocol.md explains the states.
  *
- * The states and steps are those of docs/cache-protocol.md; nothing here knows what the payloads mean.
+ * A store does not know what the payloads mean.
  */
 import { randomBytes } from 'node:crypto';
 
-/** What a key holds, as a reader sees it. `payload` is opaque text; `version` is the row's. */
+/**
+ * What a key holds, as a reader sees it. `none` is a negative entry: the row does not exist.
+ * `payload` is opaque text; `version` is the row's.
+ */
 export type CacheEntry =
   | { readonly state: 'absent' }
   | { readonly state: 'lease' }
@@ -15,90 +18,123 @@ export type CacheEntry =
   | { readonly state: 'value'; readonly version: number; readonly payload: string }
   | { readonly state: 'none'; readonly version: number };
 
-/** A committed or freshly read row for one key; `payload: null` says that there is no such row (a negative entry). */
+/** A row to store under one key. */
 export interface CacheValue {
   readonly key: string;
-  /** The row's version: a safe integer ≥ 0, moved by the database under the row's lock. */
+  /** The row's version: a safe integer ≥ 0, increased by the database under the row's lock. */
   readonly version: number;
+  /** Null: a negative entry, the row does not exist. */
   readonly payload: string | null;
-  /** Milliseconds this entry may live. */
+  /** Milliseconds until the entry expires. */
   readonly ttlMs: number;
 }
 
-/** What a value is, to compare: its version and its text. */
+/** A value as it is compared by {@link CacheStore.replace}: its version and its text. */
 export interface CacheText {
   readonly version: number;
   readonly payload: string;
 }
 
-/** A value to stand where another was seen. */
+/** A value to store in the place of one that was read. */
 export interface CacheReplacement extends CacheText {
   readonly key: string;
+  /** The value that was read. */
   readonly seen: CacheText;
-  /** Milliseconds this entry may live; absent: what is left of the other's life. */
+  /** Milliseconds until the entry expires. Absent: it expires when the replaced one would have. */
   readonly ttlMs?: number;
 }
 
-/** What `publish` writes: a value, or a key to leave absent (pointers and collections are re-read, never published). */
+/**
+ * What `publish` writes: a row, or an absence. Aliases and collections are published as absent: a
+ * reader loads them again.
+ */
 export type CachePublication = CacheValue | { readonly key: string; readonly absent: true };
 
 /**
- * One fenced cache. Every method takes many keys and costs one round trip; each key is atomic by itself, the set is not.
- * A method rejects with {@link CacheUnavailableError} when the store cannot be reached in its time; the outcome is then
- * unknown, which the protocol allows for.
+ * One fenced cache. Every method takes many keys and costs one round trip. Each key changes
+ * atomically, the set of keys does not.
+ *
+ * Keys are given without an incarnation: the store adds the one that is current when it sends the
+ * command.
+ *
+ * Every method rejects with {@link CacheUnavailableError} when the store does not answer in time.
+ * The outcome is then unknown; the protocol allows for that.
  */
 export interface CacheStore {
-  /** Plain reads (GET/MGET), in the order of `keys`. An undecodable entry reads as `absent`. */
+  /** Reads (GET or MGET), in the order of `keys`. An undecodable entry reads as `absent`. */
   get(keys: readonly string[]): Promise<CacheEntry[]>;
 
-  /** Reads each key and, where it is absent (or undecodable), takes a lease under `token` for `ms`. `absent` means: the lease is yours. */
+  /**
+   * Reads each key, and leases it to `token` for `ms` milliseconds where it is absent or
+   * undecodable.
+   * @returns the entries before this step: `absent` means that the caller now holds the lease
+   */
   lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]>;
 
-  /** Writes each value only over this token's own lease. False: the lease was gone (fenced, flushed, expired) and nothing was written. */
+  /**
+   * Stores each value only over a lease of this token.
+   * @returns for each value, whether it was stored; false if the lease was fenced, flushed or
+   *   expired
+   */
   fill(token: string, values: readonly CacheValue[]): Promise<boolean[]>;
 
-  /** Writes each only where the very value that was seen still is. False: something else was, and was left alone. */
+  /**
+   * Stores each value only where the key still holds the value that was seen.
+   * @returns for each value, whether it was stored; otherwise the key is unchanged
+   */
   replace(replacements: readonly CacheReplacement[]): Promise<boolean[]>;
 
-  /** Adds `token` to each key's fence for `ms`, destroying values and leases; the floor keeps the greatest version seen. */
+  /**
+   * Adds `token` to each key's fence for `ms` milliseconds. Values and leases are destroyed. The
+   * fence's floor becomes the version of the destroyed value.
+   */
   fence(keys: readonly string[], token: string, ms: number): Promise<void>;
 
   /**
-   * After COMMIT: takes `token` out of each fence. While other tokens stay, the key stays a fence whose floor covers this
-   * version. Else the value is stored if this token was still held and the version reaches the floor, or if the key holds an
-   * older value; a newer value is left alone; anything else is deleted, which kills any lease.
-   * @throws PartlyUnavailableError when only some of the keys were reached
+   * After COMMIT: removes `token` from each fence. What becomes of a key depends on its state:
+   * - A fence that has other tokens stays, and its floor rises to the published version.
+   * - A fence without other tokens becomes the published entry if `token` was still in it and the
+   *   version reaches the floor; else the key is deleted.
+   * - An older value is replaced, an older negative entry deleted, a newer entry left unchanged.
+   * - A lease is deleted, so that its holder cannot fill.
+   *
+   * An absence deletes the key in each of these states. In a fence that has other tokens it raises
+   * the floor above every version: nobody knows which version of the row is absent.
+   * @throws PartiallyUnavailableError when only some of the keys were reached
    */
   publish(token: string, publications: readonly CachePublication[]): Promise<void>;
 
-  /** After a rollback: takes `token` out of each fence and writes nothing. */
+  /** After a rollback: removes `token` from each fence and stores nothing. */
   unfence(keys: readonly string[], token: string): Promise<void>;
 
-  /** True where keys live on several servers, so that a read of many waits for the slowest. */
-  readonly sharded?: boolean;
+  /** Whether keys are spread over several servers, so that a read of many waits for the slowest. */
+  readonly isSharded?: boolean;
 
   /** Whether a command sent now could succeed (connected, incarnation known). Never blocks. */
-  readonly available: boolean;
+  readonly isAvailable: boolean;
 
-  /** Resolves in a bounded time; rejects with {@link CacheUnavailableError} when the store does not answer. */
+  /** Resolves when the store answers. */
   ping(): Promise<void>;
 
   /** Releases connections and timers. Idempotent. */
   close(): Promise<void>;
 }
 
-/** The cache could not be reached or did not answer in time. Reads fall back to PostgreSQL; see CACHE_DEGRADED_WRITES for writes. */
+/**
+ * The cache could not be reached, or did not answer in time. Reads fall back to PostgreSQL;
+ * CACHE_DEGRADED_WRITES decides about writes.
+ */
 export class CacheUnavailableError extends Error {
   override readonly name: string = 'CacheUnavailableError';
 }
 
-/** Some keys of the call could not be reached; the others were, and the step has been taken there. */
-export class PartlyUnavailableError extends CacheUnavailableError {
-  override readonly name: string = 'PartlyUnavailableError';
+/** Some keys of the call could not be reached; the step has been taken for the others. */
+export class PartiallyUnavailableError extends CacheUnavailableError {
+  override readonly name: string = 'PartiallyUnavailableError';
 
   constructor(
     message: string,
-    /** What may or may not have been reached. */
+    /** The keys whose outcome is unknown. */
     readonly keys: readonly string[],
     options?: ErrorOptions,
   ) {
@@ -109,17 +145,28 @@ export class PartlyUnavailableError extends CacheUnavailableError {
 /** The injection token of this process's {@link CacheStore}. */
 export const CACHE_STORE = Symbol('CacheStore');
 
-/** A name for one reader's leases or one writer's fences: unguessable, and of the characters that every store takes. */
+/**
+ * A unique, unguessable name for one reader's leases or one writer's fences. It has only characters
+ * that every store accepts.
+ */
 export const newToken = (): string => randomBytes(12).toString('base64url');
 
 /**
- * Takes out whatever these keys hold, leases too, so that nothing read before can be filled after. Other writers' fences stay, and what they publish is not believed.
- * @throws CacheUnavailableError; PartlyUnavailableError when only some were reached
+ * Deletes these keys and the leases on them, so that nobody can fill what was read before. Fences
+ * of writers stay, and nothing that their writers publish is stored.
+ * @throws CacheUnavailableError; PartiallyUnavailableError when only some keys were reached
  */
-export async function dropKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
+export async function deleteKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
   if (keys.length === 0) return;
   await store.publish(
     newToken(),
     keys.map((key) => ({ key, absent: true })),
   );
+}
+
+/** @throws RangeError for a version that is not a safe integer ≥ 0 */
+export function checkVersion(version: number): void {
+  if (!Number.isSafeInteger(version) || version < 0) {
+    throw new RangeError(`${version} is not a row version: it must be a safe integer ≥ 0`);
+  }
 }

@@ -1,15 +1,16 @@
 /**
- * A circuit breaker around a store that is reached over a network: after a few failures in a row nobody waits for it any
- * more, until a single probe (a ping, which no request waits for) gets through. Where the store is skipped, reads go to PostgreSQL
- * and writes are invalidated through the database; so "open" is slower, never wrong.
+ * A circuit breaker and a batch of reads in front of a store that is reached over a network. After
+ * three failures in a row, no request waits for the store until a ping succeeds.
+ *
+ * An open breaker costs speed only: reads go to PostgreSQL, writes are invalidated through it.
  */
 import { tracingChannel } from 'node:diagnostics_channel';
 import {
   BrokenCircuitError,
   CircuitState,
   circuitBreaker,
-  ConsecutiveBreaker,
   type CircuitBreakerPolicy,
+  ConsecutiveBreaker,
   handleWhen,
 } from 'cockatiel';
 import {
@@ -19,96 +20,103 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
-  PartlyUnavailableError,
-} from './cache.store.js';
+  PartiallyUnavailableError,
+} from './cache-store.js';
 
-/** Tells who subscribes of each step of the protocol. */
+/** Publishes each operation of the store, for tracing. */
 const operations = tracingChannel<object, object>('holdfast:cache');
 
-/** Failures in a row that open it, and milliseconds until the next probe. */
-const BREAKER = { failures: 3, halfOpenAfterMs: 500 } as const;
+/** Failures in a row that open the breaker. */
+const MAX_FAILURES = 3;
+/** Milliseconds that the breaker stays open before a ping may probe the store. */
+const PROBE_DELAY_MS = 500;
 
-/** Keys of one read: more would keep the server from everybody else. */
+/** Keys of one read. One command for more keys would block the server for all other clients. */
 const MAX_BATCHED_KEYS = 500;
 
-/** What will be read once this turn of the event loop is over. */
+/** The keys that will be read when this turn of the event loop is over. */
 interface Batch {
-  /** Of each key among the entries. */
-  readonly places: Map<string, number>;
+  /** Where each key's entry is among `entries`. */
+  readonly indexByKey: Map<string, number>;
   readonly entries: Promise<CacheEntry[]>;
 }
+
+/** Whether the error says that the whole store is gone, not only some of its servers. */
+const isStoreFailure = (error: unknown): boolean =>
+  error instanceof CacheUnavailableError && !(error instanceof PartiallyUnavailableError);
 
 export class GuardedStore implements CacheStore {
   private readonly breaker: CircuitBreakerPolicy;
   private batch: Batch | undefined;
 
-  /** @param onStateChange told of each change of {@link available} that the breaker makes */
+  /** @param onStateChange called each time the breaker opens (false) or closes (true) */
   constructor(
     private readonly inner: CacheStore,
-    onStateChange: (available: boolean) => void,
+    onStateChange: (isAvailable: boolean) => void,
   ) {
-    // A cache that is there in part is not skipped for what is gone of it.
-    const gone = (error: unknown) =>
-      error instanceof CacheUnavailableError && !(error instanceof PartlyUnavailableError);
-    this.breaker = circuitBreaker(handleWhen(gone), {
-      halfOpenAfter: BREAKER.halfOpenAfterMs,
-      breaker: new ConsecutiveBreaker(BREAKER.failures),
+    this.breaker = circuitBreaker(handleWhen(isStoreFailure), {
+      halfOpenAfter: PROBE_DELAY_MS,
+      breaker: new ConsecutiveBreaker(MAX_FAILURES),
     });
     this.breaker.onBreak(() => onStateChange(false));
     this.breaker.onReset(() => onStateChange(true));
   }
 
-  get available(): boolean {
-    return this.inner.available && !this.isOpen;
+  get isAvailable(): boolean {
+    return this.inner.isAvailable && !this.isBreakerOpen;
   }
 
-  get isOpen(): boolean {
+  /** True also while a probe is under way. */
+  get isBreakerOpen(): boolean {
     return this.breaker.state !== CircuitState.Closed;
   }
 
   /**
-   * What is asked for in the same turn of the event loop, by whomever, is read at once, after the last of them has asked: so
-   * no answer is older than its question. Not where keys live on several servers: none waits for another's.
+   * Reads of the same turn of the event loop share one command, which is sent after the last of
+   * them; so no entry is older than the call that asked for it. On a sharded store each call sends
+   * its own: a shared command would wait for the slowest server.
    */
-  get(keys: readonly string[]): Promise<CacheEntry[]> {
-    if (this.inner.sharded) return this.guarded('get', () => this.inner.get(keys));
-    const batch = (this.batch ??= this.openBatch());
-    const places = keys.map((key) => {
-      const place = batch.places.get(key) ?? batch.places.size;
-      batch.places.set(key, place);
-      return place;
+  async get(keys: readonly string[]): Promise<CacheEntry[]> {
+    if (this.inner.isSharded) return this.guard('get', () => this.inner.get(keys));
+    this.batch ??= this.openBatch();
+    const { indexByKey, entries } = this.batch;
+    const indexes = keys.map((key) => {
+      const index = indexByKey.get(key) ?? indexByKey.size;
+      indexByKey.set(key, index);
+      return index;
     });
-    if (batch.places.size >= MAX_BATCHED_KEYS) this.batch = undefined;
-    return batch.entries.then((entries) => places.map((place) => entries[place]!));
+    if (indexByKey.size >= MAX_BATCHED_KEYS) this.batch = undefined;
+    const batchEntries = await entries;
+    return indexes.map((index) => batchEntries[index]!);
   }
 
   lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
-    return this.guarded('lease', () => this.inner.lease(keys, token, ms));
+    return this.guard('lease', () => this.inner.lease(keys, token, ms));
   }
 
   fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
-    return this.guarded('fill', () => this.inner.fill(token, values));
+    return this.guard('fill', () => this.inner.fill(token, values));
   }
 
   replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
-    return this.guarded('replace', () => this.inner.replace(replacements));
+    return this.guard('replace', () => this.inner.replace(replacements));
   }
 
   fence(keys: readonly string[], token: string, ms: number): Promise<void> {
-    return this.guarded('fence', () => this.inner.fence(keys, token, ms));
+    return this.guard('fence', () => this.inner.fence(keys, token, ms));
   }
 
   publish(token: string, publications: readonly CachePublication[]): Promise<void> {
-    return this.guarded('publish', () => this.inner.publish(token, publications));
+    return this.guard('publish', () => this.inner.publish(token, publications));
   }
 
   unfence(keys: readonly string[], token: string): Promise<void> {
-    return this.guarded('unfence', () => this.inner.unfence(keys, token));
+    return this.guard('unfence', () => this.inner.unfence(keys, token));
   }
 
-  /** The one call that goes out as a probe when the breaker is open and its time has come. */
+  /** The only operation that reaches the store while the breaker is open: it probes the store. */
   ping(): Promise<void> {
-    return this.guarded('ping', () => this.inner.ping());
+    return this.guard('ping', () => this.inner.ping());
   }
 
   close(): Promise<void> {
@@ -116,26 +124,28 @@ export class GuardedStore implements CacheStore {
   }
 
   private openBatch(): Batch {
-    const places = new Map<string, number>();
-    const entries = new Promise<void>((resolve) => setImmediate(resolve)).then(() => {
-      if (this.batch?.places === places) this.batch = undefined;
-      return this.guarded('get', () => this.inner.get([...places.keys()]));
+    const indexByKey = new Map<string, number>();
+    const turnEnd = new Promise<void>((resolve) => setImmediate(resolve));
+    const entries = turnEnd.then(() => {
+      if (this.batch?.indexByKey === indexByKey) this.batch = undefined;
+      return this.guard('get', () => this.inner.get([...indexByKey.keys()]));
     });
-    return { places, entries };
+    return { indexByKey, entries };
   }
 
-  private async guarded<T>(operation: string, step: () => Promise<T>): Promise<T> {
-    // Neither a probe nor a wait for one: while it is not known that the cache answers, no request waits for it.
-    if (this.isOpen && operation !== 'ping') throw new CacheUnavailableError('the breaker is open');
+  private async guard<T>(operation: string, step: () => Promise<T>): Promise<T> {
+    // A request neither probes the store nor waits for a probe.
+    if (this.isBreakerOpen && operation !== 'ping') throw breakerOpenError();
     const run = (): Promise<T> => this.breaker.execute(step);
     try {
       return await (operations.start.hasSubscribers
         ? operations.tracePromise(run, { operation })
         : run());
     } catch (error) {
-      if (error instanceof BrokenCircuitError)
-        throw new CacheUnavailableError('the breaker is open', { cause: error });
-      throw error;
+      throw error instanceof BrokenCircuitError ? breakerOpenError(error) : error;
     }
   }
 }
+
+const breakerOpenError = (cause?: Error): CacheUnavailableError =>
+  new CacheUnavailableError('The cache is skipped: its circuit breaker is open', { cause });

@@ -1,7 +1,9 @@
 /**
- * The fenced cache in this process's memory: the same states and steps as in Redis (redis.store.ts), for one node alone and
- * for tests. The invariant is Redis's too: an entry may vanish at any time, fences included, and nothing here relies on one
- * staying; each step is atomic because it never awaits.
+ * The fenced cache in this process's memory, for a single node and for tests. It has the states and
+ * steps of the Redis scripts (redis/redis-scripts.ts), branch by branch in the same order.
+ *
+ * Invariant: each step is atomic because it never awaits. As in Redis, any entry may disappear at
+ * any time, fences included.
  */
 import { LRUCache } from 'lru-cache';
 import {
@@ -11,185 +13,242 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
-} from './cache.store.js';
+  checkVersion,
+} from './cache-store.js';
 
-/** Bounds and clock of a {@link MemoryStore}. */
+/** Bound and clock of a {@link MemoryStore}. */
 export interface MemoryStoreOptions {
-  /** The least recently used keys beyond this many are dropped; default 100 000. */
+  /** Beyond this many keys, the least recently used are evicted; default 100 000. */
   readonly maxEntries?: number;
-  /** Milliseconds since any fixed moment, never going back; default `Date.now`. */
+  /** Milliseconds since any fixed moment, never decreasing; default `Date.now`. */
   readonly now?: () => number;
 }
 
-/** A floor that no publication reaches. */
-const BEYOND = Number.MAX_SAFE_INTEGER;
+const DEFAULT_MAX_ENTRIES = 100_000;
 
-type Held = { readonly until: number } & (
+/** A floor that no publication reaches. */
+const UNREACHABLE_FLOOR = Number.MAX_SAFE_INTEGER;
+
+interface Fence {
+  readonly state: 'fence';
+  /** A publication below this version is not stored. */
+  readonly floor: number;
+  /** By token. */
+  readonly deadlines: ReadonlyMap<string, number>;
+}
+
+type Cell = { readonly expiresAt: number } & (
+  | Fence
+  | { readonly state: 'value'; readonly version: number; readonly payload: string }
+  | { readonly state: 'none'; readonly version: number }
   | { readonly state: 'lease'; readonly token: string }
-  | {
-      readonly state: 'fence';
-      readonly floor: number;
-      readonly deadlines: ReadonlyMap<string, number>;
-    }
-  | { readonly state: 'entry'; readonly version: number; readonly payload: string | null }
 );
 
-/** A {@link CacheStore} that only this process sees; it fails only once it is closed. */
+/** A {@link CacheStore} that only this process sees. It fails only after {@link close}. */
 export class MemoryStore implements CacheStore {
-  private readonly entries: LRUCache<string, Held>;
+  private readonly cells: LRUCache<string, Cell>;
   private readonly now: () => number;
-  private closed = false;
+  private isClosed = false;
 
   constructor(options: MemoryStoreOptions = {}) {
-    this.entries = new LRUCache({ max: options.maxEntries ?? 100_000 });
+    this.cells = new LRUCache({ max: options.maxEntries ?? DEFAULT_MAX_ENTRIES });
     this.now = options.now ?? Date.now;
   }
 
-  get available(): boolean {
-    return !this.closed;
+  get isAvailable(): boolean {
+    return !this.isClosed;
   }
 
   async get(keys: readonly string[]): Promise<CacheEntry[]> {
-    this.demandOpen();
-    return keys.map((key) => seen(this.held(key)));
+    this.requireOpen();
+    return keys.map((key) => entryOf(this.readCell(key)));
   }
 
   async lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
-    this.demandOpen();
+    this.requireOpen();
     return keys.map((key) => {
-      const held = this.held(key);
-      if (!held) this.entries.set(key, { state: 'lease', token, until: this.now() + ms });
-      return seen(held);
+      const cell = this.readCell(key);
+      if (!cell) this.cells.set(key, { state: 'lease', token, expiresAt: this.now() + ms });
+      return entryOf(cell);
     });
   }
 
   async fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
-    this.demandOpen();
-    values.forEach(checkVersion);
+    this.requireOpen();
+    for (const { version } of values) checkVersion(version);
     return values.map((value) => {
-      const held = this.held(value.key);
-      if (held?.state !== 'lease' || held.token !== token) return false;
-      this.store(value);
-      return true;
+      const cell = this.readCell(value.key);
+      const isOwnLease = cell?.state === 'lease' && cell.token === token;
+      if (isOwnLease) this.storeEntry(value);
+      return isOwnLease;
     });
   }
 
   async replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
-    this.demandOpen();
-    replacements.flatMap((it) => [it, it.seen]).forEach(checkVersion);
-    return replacements.map(({ key, seen: { version, payload }, ttlMs, ...other }) => {
-      const held = this.held(key);
-      if (held?.state !== 'entry' || held.version !== version || held.payload !== payload)
-        return false;
-      this.store({
-        key,
-        version: other.version,
-        payload: other.payload,
-        ttlMs: ttlMs ?? held.until - this.now(),
-      });
+    this.requireOpen();
+    for (const { version, seen } of replacements) {
+      checkVersion(version);
+      checkVersion(seen.version);
+    }
+    return replacements.map(({ key, seen, version, payload, ttlMs }) => {
+      const cell = this.readCell(key);
+      if (cell?.state !== 'value') return false;
+      const isUnchanged = cell.version === seen.version && cell.payload === seen.payload;
+      if (!isUnchanged) return false;
+      const remainingMs = cell.expiresAt - this.now();
+      this.storeEntry({ key, version, payload, ttlMs: ttlMs ?? remainingMs });
       return true;
     });
   }
 
   async fence(keys: readonly string[], token: string, ms: number): Promise<void> {
-    this.demandOpen();
+    this.requireOpen();
     for (const key of keys) {
-      const held = this.held(key);
-      const deadlines = new Map(held?.state === 'fence' ? held.deadlines : []);
-      deadlines.set(token, Math.max(deadlines.get(token) ?? 0, this.now() + ms));
-      const floor =
-        held?.state === 'fence' ? held.floor : held?.state === 'entry' ? held.version : 0;
-      this.keepFence(key, floor, deadlines);
+      const cell = this.readCell(key);
+      const deadlines = new Map(cell?.state === 'fence' ? cell.deadlines : []);
+      const earlierDeadline = deadlines.get(token) ?? 0;
+      deadlines.set(token, Math.max(earlierDeadline, this.now() + ms));
+      this.storeFence(key, floorOf(cell), deadlines);
     }
   }
 
   async publish(token: string, publications: readonly CachePublication[]): Promise<void> {
-    this.demandOpen();
-    for (const it of publications) if (!('absent' in it)) checkVersion(it);
-    for (const it of publications) {
-      const value = 'absent' in it ? undefined : it;
-      const held = this.held(it.key);
-      if (held?.state === 'fence') {
-        const others = new Map(held.deadlines);
-        const mine = others.delete(token);
-        if (others.size > 0)
-          this.keepFence(it.key, Math.max(held.floor, value?.version ?? BEYOND), others);
-        else if (value && mine && value.version >= held.floor) this.store(value);
-        else this.entries.delete(it.key);
-      } else if (held?.state === 'entry' && value) {
-        if (value.version <= held.version) continue;
-        // What a reader filled for a missing row has no version to compare: it yields, but not to what may be older.
-        if (held.payload === null) this.entries.delete(it.key);
-        else this.store(value);
-      } else {
-        this.entries.delete(it.key);
-      }
+    this.requireOpen();
+    for (const publication of publications) {
+      if (!('absent' in publication)) checkVersion(publication.version);
+    }
+    for (const publication of publications) {
+      const entry = 'absent' in publication ? undefined : publication;
+      this.publishKey(token, publication.key, entry);
     }
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {
-    this.demandOpen();
+    this.requireOpen();
     for (const key of keys) {
-      const held = this.held(key);
-      if (held?.state !== 'fence') continue;
-      const others = new Map(held.deadlines);
-      others.delete(token);
-      if (others.size > 0) this.keepFence(key, held.floor, others);
-      else this.entries.delete(key);
+      const cell = this.readCell(key);
+      if (cell?.state !== 'fence') continue;
+      const { otherDeadlines } = withoutToken(cell, token);
+      if (otherDeadlines.size > 0) this.storeFence(key, cell.floor, otherDeadlines);
+      else this.cells.delete(key);
     }
   }
 
   async ping(): Promise<void> {
-    this.demandOpen();
+    this.requireOpen();
   }
 
   async close(): Promise<void> {
-    this.closed = true;
-    this.entries.clear();
+    this.isClosed = true;
+    this.cells.clear();
   }
 
-  /** What the key holds now; what has expired, a fence's dead tokens included, is as gone as what never was. */
-  private held(key: string): Held | undefined {
-    const held = this.entries.get(key);
-    if (!held) return undefined;
+  /** @param entry undefined: the publication is an absence */
+  private publishKey(token: string, key: string, entry: CacheValue | undefined): void {
+    const cell = this.readCell(key);
+    switch (cell?.state) {
+      case 'fence':
+        this.publishOverFence(token, key, cell, entry);
+        break;
+      case 'value':
+        if (!entry) this.cells.delete(key);
+        else if (entry.version > cell.version) this.storeEntry(entry);
+        break;
+      case 'none':
+        // A reader fills a negative entry with version 0, whatever version the deletion had. So the
+        // published row may be older than the deletion: the next reader asks PostgreSQL.
+        if (!entry || entry.version > cell.version) this.cells.delete(key);
+        break;
+      case 'lease':
+        this.cells.delete(key);
+        break;
+      case undefined:
+        break;
+    }
+  }
+
+  private publishOverFence(
+    token: string,
+    key: string,
+    fence: Fence,
+    entry: CacheValue | undefined,
+  ): void {
+    const { isTokenFound, otherDeadlines } = withoutToken(fence, token);
+    if (otherDeadlines.size > 0) {
+      const publishedVersion = entry?.version ?? UNREACHABLE_FLOOR;
+      this.storeFence(key, Math.max(fence.floor, publishedVersion), otherDeadlines);
+    } else if (entry && isTokenFound && entry.version >= fence.floor) {
+      this.storeEntry(entry);
+    } else {
+      this.cells.delete(key);
+    }
+  }
+
+  /** What the key holds now, without what has expired: the cell, or some tokens of a fence. */
+  private readCell(key: string): Cell | undefined {
+    const cell = this.cells.get(key);
+    if (!cell) return undefined;
     const now = this.now();
-    if (held.until <= now) {
-      this.entries.delete(key);
+    if (cell.expiresAt <= now) {
+      this.cells.delete(key);
       return undefined;
     }
-    if (held.state !== 'fence') return held;
-    const deadlines = new Map([...held.deadlines].filter(([, deadline]) => deadline > now));
-    if (deadlines.size === held.deadlines.size) return held;
-    // Nobody knows what the writer of an ended token has committed: no publication reaches this floor.
-    return { ...held, floor: BEYOND, deadlines };
+    if (cell.state !== 'fence') return cell;
+    const deadlines = new Map([...cell.deadlines].filter(([, deadline]) => deadline > now));
+    if (deadlines.size === cell.deadlines.size) return cell;
+    // Nobody knows what the writer of an expired token has committed.
+    return { ...cell, floor: UNREACHABLE_FLOOR, deadlines };
   }
 
-  private store({ key, version, payload, ttlMs }: CacheValue): void {
-    this.entries.set(key, { state: 'entry', version, payload, until: this.now() + ttlMs });
+  private storeEntry({ key, version, payload, ttlMs }: CacheValue): void {
+    const expiresAt = this.now() + ttlMs;
+    if (payload === null) this.cells.set(key, { state: 'none', version, expiresAt });
+    else this.cells.set(key, { state: 'value', version, payload, expiresAt });
   }
 
-  private keepFence(key: string, floor: number, deadlines: ReadonlyMap<string, number>): void {
-    this.entries.set(key, {
-      state: 'fence',
-      floor,
-      deadlines,
-      until: Math.max(...deadlines.values()),
-    });
+  private storeFence(key: string, floor: number, deadlines: ReadonlyMap<string, number>): void {
+    const expiresAt = Math.max(...deadlines.values());
+    this.cells.set(key, { state: 'fence', floor, deadlines, expiresAt });
   }
 
-  private demandOpen(): void {
-    if (this.closed) throw new CacheUnavailableError('The memory store is closed');
+  private requireOpen(): void {
+    if (this.isClosed) throw new CacheUnavailableError('The memory store is closed');
   }
 }
 
-function seen(held: Held | undefined): CacheEntry {
-  if (!held) return { state: 'absent' };
-  if (held.state !== 'entry') return { state: held.state };
-  const { version, payload } = held;
-  return payload === null ? { state: 'none', version } : { state: 'value', version, payload };
+/** A cell as a reader sees it. */
+function entryOf(cell: Cell | undefined): CacheEntry {
+  switch (cell?.state) {
+    case 'value':
+      return { state: 'value', version: cell.version, payload: cell.payload };
+    case 'none':
+      return { state: 'none', version: cell.version };
+    case 'fence':
+    case 'lease':
+      return { state: cell.state };
+    case undefined:
+      return { state: 'absent' };
+  }
 }
 
-function checkVersion({ version }: Pick<CacheValue, 'version'>): void {
-  if (!Number.isSafeInteger(version) || version < 0)
-    throw new RangeError(`Not a version: ${version}`);
+/** The floor of a fence that is put over this cell. */
+function floorOf(cell: Cell | undefined): number {
+  switch (cell?.state) {
+    case 'fence':
+      return cell.floor;
+    case 'value':
+    case 'none':
+      return cell.version;
+    default:
+      return 0;
+  }
+}
+
+function withoutToken(
+  { deadlines }: Fence,
+  token: string,
+): { isTokenFound: boolean; otherDeadlines: ReadonlyMap<string, number> } {
+  const otherDeadlines = new Map(deadlines);
+  const isTokenFound = otherDeadlines.delete(token);
+  return { isTokenFound, otherDeadlines };
 }

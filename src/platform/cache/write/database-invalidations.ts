@@ -1,11 +1,11 @@
 /**
- * The reader's side of the database's own path (docs/cache-protocol.md): rows of `cache_invalidations` name keys that somebody
- * changed without fencing them. Every node listens for them; any whose cache answers takes the keys out and then removes the
- * rows. Rows are taken with SKIP LOCKED, never by a position read before: a late commit would be skipped. A row goes when its own
- * keys are gone; one whose keys are out of reach (a part of a cluster) holds no other up.
+ * Invalidation through PostgreSQL: rows of `cache_invalidations` name keys that somebody changed
+ * without fencing them. Every node listens; any node whose cache answers deletes the keys, then the
+ * rows (docs/adr/0005-database-path.md).
  *
- * While this node could have missed one, its {@link ReadGate} is closed.
+ * Invariant: while this node could have missed such a row, its {@link ReadGate} is closed.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   Inject,
   Injectable,
@@ -13,46 +13,93 @@ import {
   type OnApplicationBootstrap,
   type OnApplicationShutdown,
 } from '@nestjs/common';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { Client } from 'pg';
 import { DataSource } from 'typeorm';
-import { CacheMetrics } from './cache.metrics.js';
+import { PollingLoop } from '../../timing/polling-loop.js';
+import { CacheMetrics } from '../cache-metrics.js';
+import { ReadGate } from '../read/read-gate.js';
 import {
   CACHE_STORE,
   type CacheStore,
   CacheUnavailableError,
-  dropKeys,
-  PartlyUnavailableError,
-} from './cache.store.js';
-import { ReadGate } from './read-gate.js';
+  deleteKeys,
+  PartiallyUnavailableError,
+} from '../store/cache-store.js';
+import {
+  INVALIDATION_CHANNEL,
+  ListenConnection,
+  MAX_SILENCE_MS,
+  READERS_LOCK,
+} from './listen-connection.js';
+import { UnreachableRows } from './unreachable-rows.js';
 
-export const CHANNEL = 'holdfast_cache_invalidations';
-const BATCH = 500;
-/** NOTIFY is a hint: the table is looked at this often without one. */
-const POLL_MS = 1_000;
-/** The same while the gate is closed. */
-const CLOSED_POLL_MS = 50;
-const RECONNECT_MS = 250;
-/** Rows whose keys could not be reached: when they are tried again, and how many are remembered meanwhile. */
-const RETRY = { firstMs: 50, lastMs: 5_000, most: 10_000 } as const;
-/** A LISTEN connection that answers nothing for this long is dead, whatever TCP thinks. */
-const SILENCE_MS = 2_000;
-/** Every node that may answer from the cache holds this advisory lock, shared, on its LISTEN connection. */
-const READERS_LOCK = 0x686f6c64;
-/** After so long no node is left that has neither taken the keys out nor closed its gate: it polls and finds a dead connection. */
-const APPLIED_WITHIN_MS = POLL_MS + SILENCE_MS;
-const APPLIED_LOOK_MS = 20;
+/** Rows that one transaction applies. */
+const BATCH_SIZE = 500;
+/** A NOTIFY may be lost, so the table is polled as well. */
+const POLL_INTERVAL_MS = 1_000;
+/** While the gate is closed. */
+const CLOSED_POLL_INTERVAL_MS = 50;
+const RECONNECT_PAUSE_MS = 250;
+
+/**
+ * After this long, every node has deleted the keys or closed its gate: it polls, and it notices a
+ * dead connection.
+ */
+const MAX_INVALIDATION_WAIT_MS = POLL_INTERVAL_MS + MAX_SILENCE_MS;
+const INVALIDATION_POLL_INTERVAL_MS = 20;
+
+/** How long the start of the process waits for the cache. */
+const STARTUP_GATE_POLL = { maxPolls: 20, intervalMs: 10 } as const;
+
+const ENQUEUE_KEYS = `
+  WITH enqueued AS (INSERT INTO cache_invalidations (keys) VALUES ($1) RETURNING position)
+  SELECT pg_notify('${INVALIDATION_CHANNEL}', '') FROM enqueued`;
+
+/**
+ * Whether one of the keys ($1) waits for its invalidation while a node holds the readers' lock
+ * ($2).
+ */
+const ARE_KEYS_WAITING = `
+  SELECT EXISTS (SELECT FROM cache_invalidations WHERE keys && $1) AND EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $2 AND granted
+       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  ) AS waiting`;
+
+/**
+ * PostgreSQL clears backend_xid in the very step that makes a transaction's rows visible to others.
+ */
+const FIND_OPEN_TRANSACTIONS = `
+  SELECT pid, backend_xid::text AS transaction FROM pg_stat_activity
+   WHERE pid = ANY($1) AND backend_xid IS NOT NULL`;
+
+/**
+ * Locks the next rows ($3) after a position ($1), without the unreachable ones ($2). Positions
+ * order a pass only: SKIP LOCKED, and a pass that begins at 0, find rows that commit late.
+ */
+const TAKE_ROWS = `
+  SELECT position, keys, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age
+    FROM cache_invalidations WHERE position > $1 AND position <> ALL($2)
+   ORDER BY position LIMIT $3 FOR UPDATE SKIP LOCKED`;
+
+const DELETE_ROWS = 'DELETE FROM cache_invalidations WHERE position = ANY($1)';
+
+/** Rows that another node has locked are still visible: they count as waiting. */
+const ARE_ROWS_WAITING = 'SELECT EXISTS (SELECT FROM cache_invalidations) AS waiting';
+
+interface InvalidationRow {
+  readonly position: string;
+  readonly keys: string[];
+  /** Seconds since the change. */
+  readonly age: number;
+}
 
 @Injectable()
 export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicationShutdown {
   private readonly logger = new Logger('Cache');
-  private client: Client | undefined;
-  private stopping = false;
-  private running: Promise<void> = Promise.resolve();
-  private wake: () => void = () => undefined;
-  private notified = false;
-  private holdsReadersLock = false;
-  private readonly heldBack = { positions: new Set<string>(), until: 0, retries: 0 };
+  private readonly connection: ListenConnection;
+  private readonly loop: PollingLoop;
+  private readonly unreachableRows = new UnreachableRows();
+  /** Whether something has happened that the last pass may not have seen. */
+  private isNotified = false;
 
   constructor(
     @Inject(CACHE_STORE) private readonly store: CacheStore,
@@ -60,219 +107,168 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     private readonly gate: ReadGate,
     private readonly metrics: CacheMetrics,
   ) {
+    const { url } = dataSource.options as { url?: string };
+    this.connection = new ListenConnection({
+      url,
+      onNotification: () => this.notify(),
+      onLost: () => this.gate.close(),
+    });
+    this.loop = new PollingLoop({
+      step: () => this.runPass(),
+      onError: (error) => this.handleFailedPass(error),
+      retry: { minMs: RECONNECT_PAUSE_MS, maxMs: RECONNECT_PAUSE_MS },
+    });
     gate.onClosed = () => {
-      // Perhaps because a part of the cache has come back.
-      this.heldBack.until = 0;
-      this.signal();
+      // The cause may be a part of the cache that has come back.
+      this.unreachableRows.retryNow();
+      this.notify();
     };
   }
 
   async onApplicationBootstrap(): Promise<void> {
-    this.running = this.run();
-    // The first requests should find the cache in use, but no start waits for it.
-    for (let look = 0; look < 20 && !this.gate.isOpen; look++)
-      await new Promise((resolve) => setTimeout(resolve, 10));
+    this.loop.start();
+    // The first requests should find the cache in use, but a start must not depend on the cache.
+    for (let poll = 0; poll < STARTUP_GATE_POLL.maxPolls && !this.gate.isOpen; poll++) {
+      await sleep(STARTUP_GATE_POLL.intervalMs);
+    }
   }
 
   async onApplicationShutdown(): Promise<void> {
-    this.stopping = true;
-    this.signal();
-    await this.running;
-  }
-
-  /** Keys that were changed but could not be published: whoever reaches the cache takes them out. @throws a driver error */
-  async leave(keys: readonly string[]): Promise<void> {
-    await this.dataSource.query(
-      `WITH left_behind AS (INSERT INTO cache_invalidations (keys) VALUES ($1) RETURNING position)
-       SELECT pg_notify('${CHANNEL}', '') FROM left_behind`,
-      [keys],
-    );
+    await this.loop.stop();
+    this.connection.close();
   }
 
   /**
-   * Resolves when no node answers any more from what the cache held under these keys before they were left here: they are taken
-   * out, or no node reads the cache. For a write that must be in force everywhere once it is acknowledged and could not be fenced.
-   * Waits 3 s at most. @throws a driver error
+   * Leaves keys that were changed but could not be published to the nodes that reach the cache.
+   * @throws a driver error
    */
-  async untilApplied(keys: readonly string[]): Promise<void> {
-    for (
-      const until = performance.now() + APPLIED_WITHIN_MS;
-      performance.now() < until;
-      await sleep(APPLIED_LOOK_MS)
-    ) {
-      const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
-        `SELECT EXISTS (SELECT FROM cache_invalidations WHERE keys && $1) AND EXISTS (
-           SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $2 AND granted
-              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) AS waiting`,
-        [keys, READERS_LOCK],
-      );
+  async enqueue(keys: readonly string[]): Promise<void> {
+    await this.dataSource.query(ENQUEUE_KEYS, [keys]);
+  }
+
+  /**
+   * Resolves when no node answers any more from what the cache had under these keys when they were
+   * enqueued: the keys are deleted, or no node reads the cache. For a write that could not be
+   * fenced and must take effect everywhere before it is acknowledged. Waits 3 s at most.
+   * @throws a driver error
+   */
+  async awaitInvalidation(keys: readonly string[]): Promise<void> {
+    const deadline = performance.now() + MAX_INVALIDATION_WAIT_MS;
+    while (performance.now() < deadline) {
+      const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(ARE_KEYS_WAITING, [
+        keys,
+        READERS_LOCK,
+      ]);
       if (!waiting) return;
+      await sleep(INVALIDATION_POLL_INTERVAL_MS);
     }
   }
 
   /**
-   * Of these PostgreSQL processes, those that are in a transaction that has written, with its number: what such a transaction
-   * does is not to be seen by others yet. @throws a driver error
+   * Finds which of these PostgreSQL processes are in a transaction that has written. Others cannot
+   * see yet what such a transaction wrote.
+   * @returns transaction numbers by process id
+   * @throws a driver error
    */
-  async openTransactions(backends: readonly number[]): Promise<Map<number, string>> {
-    // backend_xid goes in the very step that makes a transaction's rows visible, or rolls them back.
+  async findOpenTransactions(backendPids: readonly number[]): Promise<Map<number, string>> {
     const rows = await this.dataSource.query<{ pid: number; transaction: string }[]>(
-      `SELECT pid, backend_xid::text AS transaction FROM pg_stat_activity WHERE pid = ANY($1) AND backend_xid IS NOT NULL`,
-      [backends],
+      FIND_OPEN_TRANSACTIONS,
+      [backendPids],
     );
     return new Map(rows.map(({ pid, transaction }) => [pid, transaction]));
   }
 
-  private signal(): void {
-    this.notified = true;
-    this.wake();
+  private notify(): void {
+    this.isNotified = true;
+    this.loop.wake();
   }
 
-  private async run(): Promise<void> {
-    while (!this.stopping) {
-      try {
-        await this.listen();
-        if (!this.notified) await this.heartbeat();
-        // With the gate closed no reader tries the cache, so the probe that a breaker waits for must come from here.
-        if (!this.store.available) await this.store.ping().catch(() => undefined);
-        // Before the table is looked at: a writer that saw no reader has committed by then.
-        await this.holdReadersLock(this.store.available);
-        const pass = this.gate.pass();
-        this.notified = false;
-        const empty = await this.drain();
-        if (empty && this.store.available && this.holdsReadersLock) this.gate.open(pass);
-        if (!this.notified) await this.pause(this.gate.isOpen ? POLL_MS : CLOSED_POLL_MS);
-      } catch (error) {
-        this.disconnect();
-        if (!this.stopping) {
-          this.logger.debug(
-            `Invalidations: ${error instanceof Error ? error.message : String(error)}`,
-          );
-          await this.pause(RECONNECT_MS);
-        }
-      }
-    }
-    this.disconnect();
+  /** @returns milliseconds until the next pass */
+  private async runPass(): Promise<number> {
+    await this.listen();
+    // A notification shows that the connection works.
+    if (!this.isNotified) await this.connection.heartbeat();
+    // While the gate is closed no reader uses the cache, so the ping that closes the circuit
+    // breaker
+    // must come from here.
+    if (!this.store.isAvailable) await this.store.ping().catch(() => undefined);
+    // Before the table is read: a writer that saw no reader's lock has committed by then.
+    await this.connection.setReadersLock(this.store.isAvailable);
+    const pass = this.gate.takePass();
+    this.isNotified = false;
+    this.loop.clearWake();
+    const isEmpty = await this.applyWaitingRows();
+    const canRead = this.store.isAvailable && this.connection.holdsReadersLock;
+    if (isEmpty && canRead) this.gate.open(pass);
+    return this.gate.isOpen ? POLL_INTERVAL_MS : CLOSED_POLL_INTERVAL_MS;
+  }
+
+  private handleFailedPass(error: unknown): void {
+    this.connection.close();
+    // The closed gate has woken the loop, but the reconnection must not skip its pause.
+    this.loop.clearWake();
+    const reason = error instanceof Error ? error.message : String(error);
+    this.logger.debug(`Could not apply cache invalidations: ${reason}`);
   }
 
   private async listen(): Promise<void> {
-    if (this.client) return;
+    if (this.connection.isOpen) return;
     this.gate.close();
-    const { url } = this.dataSource.options as { url?: string };
-    const client = new Client({
-      connectionString: url,
-      connectionTimeoutMillis: SILENCE_MS,
-      query_timeout: SILENCE_MS,
-      keepAlive: true,
-      application_name: 'holdfast-invalidations',
-    });
-    client.on('error', () => this.disconnect(client));
-    client.on('end', () => this.disconnect(client));
-    client.on('notification', () => this.signal());
-    try {
-      await client.connect();
-      await client.query(`LISTEN ${CHANNEL}`);
-    } catch (error) {
-      void client.end().catch(() => undefined);
-      throw error;
+    await this.connection.open();
+  }
+
+  /** @returns whether the table was empty afterwards */
+  private async applyWaitingRows(): Promise<boolean> {
+    if (!this.connection.isOpen) throw new Error('the LISTEN connection has closed');
+    this.unreachableRows.beginPass();
+    let lastPosition = '0';
+    while (this.store.isAvailable) {
+      const positions = await this.applyBatch(lastPosition);
+      if (positions.length < BATCH_SIZE) break;
+      lastPosition = positions.at(-1) as string;
     }
-    this.client = client;
-    this.holdsReadersLock = false;
-  }
-
-  private async holdReadersLock(wanted: boolean): Promise<void> {
-    if (wanted === this.holdsReadersLock) return;
-    const step = wanted ? 'pg_advisory_lock_shared' : 'pg_advisory_unlock_shared';
-    await this.client?.query(`SELECT ${step}($1)`, [READERS_LOCK]);
-    this.holdsReadersLock = wanted;
-  }
-
-  /** The connection may be half-open: asked each round, since a node that hears nothing must not believe that nothing was said. */
-  private async heartbeat(): Promise<void> {
-    await this.client?.query('SELECT 1');
-  }
-
-  private disconnect(client = this.client): void {
-    if (!client || client !== this.client) return;
-    this.client = undefined;
-    this.gate.close();
-    void client.end().catch(() => undefined);
-    this.signal();
-  }
-
-  /** Applies what waits; true when the table was seen empty after it. */
-  private async drain(): Promise<boolean> {
-    if (!this.client) throw new Error('the LISTEN connection has closed');
-    if (performance.now() >= this.heldBack.until) this.heldBack.positions.clear();
-    // Only within this pass: what commits later at an earlier position is found by the next.
-    let after = '0';
-    while (this.store.available) {
-      const batch = await this.applyBatch(after);
-      if (batch.length < BATCH) break;
-      after = batch.at(-1) as string;
-    }
-    if (this.heldBack.positions.size === 0) this.heldBack.retries = 0;
-    // Rows that another node is applying are locked but still to be seen: they count.
-    const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(
-      'SELECT EXISTS (SELECT FROM cache_invalidations) AS waiting',
-    );
+    this.unreachableRows.endPass();
+    const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(ARE_ROWS_WAITING);
     return !waiting;
   }
 
-  /** One batch behind `after`: each row goes whose own keys were dropped. @returns the positions that it held */
-  private async applyBatch(after: string): Promise<string[]> {
+  /**
+   * Applies one batch of rows after a position. A row is deleted when all its keys are; a row with
+   * unreachable keys stays.
+   * @returns the positions of the batch
+   */
+  private async applyBatch(afterPosition: string): Promise<string[]> {
     return this.dataSource.transaction(async (manager) => {
-      const rows = await manager.query<{ position: string; keys: string[]; age: number }[]>(
-        `SELECT position, keys, extract(epoch FROM clock_timestamp() - created_at)::float8 AS age
-           FROM cache_invalidations WHERE position > $1 AND position <> ALL($2)
-          ORDER BY position LIMIT $3 FOR UPDATE SKIP LOCKED`,
-        [after, [...this.heldBack.positions], BATCH],
-      );
-      if (rows.length === 0) return [];
-      const unreached = await this.drop(rows.flatMap(({ keys }) => keys));
-      const isStuck = ({ keys }: { keys: string[] }): boolean =>
-        keys.some((key) => unreached.has(key));
-      const [stuck, done] = [rows.filter(isStuck), rows.filter((row) => !isStuck(row))];
-      await manager.query('DELETE FROM cache_invalidations WHERE position = ANY($1)', [
-        done.map(({ position }) => position),
+      const rows = await manager.query<InvalidationRow[]>(TAKE_ROWS, [
+        afterPosition,
+        this.unreachableRows.positions,
+        BATCH_SIZE,
       ]);
-      for (const { age } of done) this.metrics.invalidationLag(age);
-      this.holdBack(stuck.map(({ position }) => position));
-      return rows.map(({ position }) => position);
+      if (rows.length === 0) return [];
+      const unreachedKeys = await this.deleteKeys(rows.flatMap(({ keys }) => keys));
+      const isUnreachable = ({ keys }: InvalidationRow): boolean =>
+        keys.some((key) => unreachedKeys.has(key));
+      const appliedRows = rows.filter((row) => !isUnreachable(row));
+      await manager.query(DELETE_ROWS, [positionsOf(appliedRows)]);
+      for (const { age } of appliedRows) this.metrics.observeInvalidationLag(age);
+      this.unreachableRows.add(positionsOf(rows.filter(isUnreachable)));
+      return positionsOf(rows);
     });
   }
 
   /** @returns the keys that could not be reached */
-  private async drop(keys: readonly string[]): Promise<ReadonlySet<string>> {
-    const distinct = [...new Set(keys)];
+  private async deleteKeys(keys: readonly string[]): Promise<ReadonlySet<string>> {
+    const distinctKeys = [...new Set(keys)];
     try {
-      await dropKeys(this.store, distinct);
+      await deleteKeys(this.store, distinctKeys);
       return new Set();
     } catch (error) {
-      if (error instanceof PartlyUnavailableError) return new Set(error.keys);
-      if (error instanceof CacheUnavailableError) return new Set(distinct);
+      if (error instanceof PartiallyUnavailableError) return new Set(error.keys);
+      if (error instanceof CacheUnavailableError) return new Set(distinctKeys);
       throw error;
     }
   }
-
-  /** Rows whose keys are out of reach are tried again after a while, so that those behind them need not wait. */
-  private holdBack(positions: readonly string[]): void {
-    const { heldBack } = this;
-    if (positions.length === 0) return;
-    if (heldBack.positions.size === 0) {
-      heldBack.until =
-        performance.now() + Math.min(RETRY.firstMs * 2 ** heldBack.retries, RETRY.lastMs);
-      heldBack.retries = Math.min(heldBack.retries + 1, 10);
-    }
-    for (const position of positions)
-      if (heldBack.positions.size < RETRY.most) heldBack.positions.add(position);
-  }
-
-  private pause(ms: number): Promise<void> {
-    if (this.stopping) return Promise.resolve();
-    return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
-      this.wake = () => (clearTimeout(timer), resolve());
-    });
-  }
 }
+
+const positionsOf = (rows: readonly InvalidationRow[]): string[] =>
+  rows.map(({ position }) => position);

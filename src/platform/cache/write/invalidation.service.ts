@@ -1,194 +1,252 @@
 /**
- * The writer's half of the protocol: which keys a change touches, and the three moments of a write: fence before COMMIT,
- * publish after it and before the answer, unfence after a rollback. A COMMIT without an answer goes to unanswered-commits.ts.
- * UnitOfWork is its only caller.
+ * The writer's half of the protocol: a write fences its keys before COMMIT, publishes them after
+ * COMMIT and before it is acknowledged, and unfences them after a rollback. UnitOfWork drives it.
  *
- * Invariant: between the first byte of COMMIT and the end of publish, no key of the transaction can be filled by a reader.
+ * Invariant: from the start of COMMIT to the end of publish, no reader can fill a key of the
+ * transaction (docs/design/cache-protocol.md).
  */
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type Type } from '@nestjs/common';
+import { CACHE_TIMINGS, type CacheTimings, DEFAULT_CACHE_TIMINGS } from '../cache-timings.js';
+import { CachedEntities, type CachedEntity } from '../cached-entity.js';
+import type { CachedRow } from '../cached.decorator.js';
+import { jitter, NEGATIVE_TTL_MS } from '../read/key-loader.js';
 import {
   CACHE_STORE,
   type CachePublication,
   type CacheStore,
   CacheUnavailableError,
-  dropKeys,
+  type CacheValue,
+  deleteKeys,
   newToken,
-} from './cache.store.js';
+} from '../store/cache-store.js';
 import { DatabaseInvalidations } from './database-invalidations.js';
-import type { CachedEntity } from './cached-repository.js';
-import type { CachedRow } from './cached.decorator.js';
-import { jitter, NOTHING_TTL_MS } from './source.js';
 import { UnansweredCommits } from './unanswered-commits.js';
 
-/** What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). */
+/**
+ * What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). `allow`: it goes on, and
+ * its keys are invalidated through the database. `reject`: it is rejected before COMMIT.
+ */
 export type DegradedWrites = 'allow' | 'reject';
 export const DEGRADED_WRITES = Symbol('DegradedWrites');
 
 /**
- * Milliseconds a fence stands when its writer never comes back. Longer than any transaction lives: UnitOfWork gives up
- * before, and PostgreSQL ends statements and idle transactions before (database/data-source.ts).
+ * The write was rejected before COMMIT: its keys could not be fenced, and CACHE_DEGRADED_WRITES is
+ * `reject`.
  */
-export const FENCE_MS = 15_000;
-
-/** A write was refused before COMMIT because its cache keys could not be fenced and CACHE_DEGRADED_WRITES is `reject`. */
 export class WriteRejectedError extends Error {
   override readonly name = 'WriteRejectedError';
 }
 
-/** The cached entities of this process, by class; CacheModule.forFeature adds them. */
-@Injectable()
-export class CachedEntities {
-  private readonly byClass = new Map<Type<CachedRow>, CachedEntity<CachedRow>>();
-
-  add<E extends CachedRow>(cached: CachedEntity<E>): void {
-    this.byClass.set(cached.entity, cached as unknown as CachedEntity<CachedRow>);
-  }
-
-  /** @throws Error when no module declared the entity with CacheModule.forFeature */
-  of<E extends CachedRow>(entity: Type<E>): CachedEntity<E> {
-    const cached = this.byClass.get(entity);
-    if (!cached) throw new Error(`${entity.name} is not in any CacheModule.forFeature`);
-    return cached as unknown as CachedEntity<E>;
-  }
-}
-
-/** What one row became in this transaction. */
+/** What one row became in a transaction. */
 interface Change {
   readonly cached: CachedEntity<CachedRow>;
+  /** The row's new version; for a deleted row, the version that its deletion took. */
   readonly version: number;
+  /** Null: the row was deleted. */
   readonly after: CachedRow | null;
 }
 
-/** The cache's side of one transaction. Every method may be called on any transaction, also one that touches nothing. */
+/** What the transactions of one process share. */
+interface InvalidationContext {
+  readonly store: CacheStore;
+  readonly entities: CachedEntities;
+  readonly degradedWrites: DegradedWrites;
+  readonly database: DatabaseInvalidations;
+  readonly unanswered: UnansweredCommits;
+  readonly fenceMs: number;
+  readonly logger: Logger;
+}
+
+/**
+ * The cache's side of one transaction. Every method may also be called for a transaction that
+ * changes no cached row.
+ */
 export class Invalidation {
+  /**
+   * Whether {@link publish} must wait for the other nodes if the keys could not be fenced: until no
+   * node answers from what the cache had before.
+   */
+  requiresGlobalInvalidation = false;
   private readonly token = newToken();
-  private readonly fences: Promise<void>[] = [];
+  private readonly pendingFences: Promise<void>[] = [];
   private readonly fencedKeys = new Set<string>();
+  /** By row key. */
   private readonly changes = new Map<string, Change>();
-  private readonly dropped = new Set<string>();
-  private failure: unknown;
-  /** Whether the answer waits for readers on every node where the keys could not be fenced. */
-  awaited = false;
+  /** Keys of aliases and collections that changed. */
+  private readonly invalidatedKeys = new Set<string>();
+  /** The first error of a fence. Then the keys do not count as fenced. */
+  private fenceFailure: unknown;
 
-  constructor(
-    private readonly store: CacheStore,
-    private readonly entities: CachedEntities,
-    private readonly degradedWrites: DegradedWrites,
-    private readonly database: DatabaseInvalidations,
-    private readonly unanswered: UnansweredCommits,
-    private readonly logger: Logger,
-  ) {}
+  constructor(private readonly context: InvalidationContext) {}
 
-  /** Begins to fence what a change from `before` to `after` touches. It runs beside the SQL; {@link settled} awaits it. */
+  /**
+   * Begins to fence the keys that a change from `before` to `after` affects, so that the fences run
+   * beside the SQL. {@link awaitFences} waits for them.
+   */
   fence<E extends CachedRow>(entity: Type<E>, before: E | null, after: E | null): void {
-    const cached = this.entities.of(entity);
+    const cached = this.context.entities.get(entity);
     const id = (before ?? after)?.id;
     if (id === undefined) return;
-    const keys = [cached.rowKey(id), ...cached.relatedKeys(before, after)].filter(
-      (key) => !this.fencedKeys.has(key),
-    );
-    if (keys.length === 0) return;
-    for (const key of keys) this.fencedKeys.add(key);
-    this.fences.push(
-      this.store
-        .fence(keys, this.token, FENCE_MS)
-        .catch((error: unknown) => void (this.failure ??= error)),
-    );
+    const keys = [cached.rowKey(id), ...cached.relatedKeys(before, after)];
+    const newKeys = keys.filter((key) => !this.fencedKeys.has(key));
+    if (newKeys.length === 0) return;
+    for (const key of newKeys) this.fencedKeys.add(key);
+    this.pendingFences.push(this.fenceKeys(newKeys));
   }
 
-  /** Notes what the SQL did: the row before, and the row after or null with the version that its deletion took. */
-  wrote<E extends CachedRow>(
+  /**
+   * Records what the SQL did, for {@link publish}.
+   * @param after null for a deleted row
+   * @param version the row's new version, or the one that its deletion took
+   */
+  recordChange<E extends CachedRow>(
     entity: Type<E>,
     before: E | null,
     after: E | null,
     version: number,
   ): void {
-    const cached = this.entities.of(entity);
-    const id = (before ?? after)?.id as string;
+    // The database may have filled in or changed values of an alias or a collection.
     this.fence(entity, before, after);
+    const cached = this.context.entities.get(entity);
+    const id = (before ?? after)?.id as string;
     this.changes.set(cached.rowKey(id), {
       cached: cached as unknown as CachedEntity<CachedRow>,
       version,
       after,
     });
-    for (const key of cached.relatedKeys(before, after)) this.dropped.add(key);
+    for (const key of cached.relatedKeys(before, after)) this.invalidatedKeys.add(key);
   }
 
-  /** The keys that this transaction touches. */
+  /** The keys that this transaction affects. */
   get keys(): string[] {
     return [...this.fencedKeys];
   }
 
   /**
-   * Resolves when every fence was tried: true when all stand, false when the transaction must leave its keys to the database.
-   * @throws WriteRejectedError when one does not stand and degraded writes are rejected
+   * Waits until every fence has been tried.
+   * @returns whether all keys are fenced; if not, the transaction must enqueue its keys in the
+   *   database at COMMIT
+   * @throws WriteRejectedError when a key could not be fenced and degraded writes are rejected
    */
-  async settled(): Promise<boolean> {
-    await Promise.all(this.fences);
-    if (this.failure === undefined) return true;
-    if (!(this.failure instanceof CacheUnavailableError)) throw this.failure;
-    if (this.degradedWrites === 'reject')
-      throw new WriteRejectedError('the cache cannot be fenced', { cause: this.failure });
+  async awaitFences(): Promise<boolean> {
+    await Promise.all(this.pendingFences);
+    if (this.fenceFailure === undefined) return true;
+    if (!(this.fenceFailure instanceof CacheUnavailableError)) throw this.fenceFailure;
+    if (this.context.degradedWrites === 'reject') {
+      throw new WriteRejectedError(
+        'Could not fence the cache keys of the write, and CACHE_DEGRADED_WRITES is "reject"',
+        { cause: this.fenceFailure },
+      );
+    }
     return false;
   }
 
   /**
-   * After COMMIT and before the answer. Never throws, since the write stands: keys that cannot be published are left to the
-   * database's path, and where that fails too they stay fenced until the deadline.
+   * Publishes the changes. Call it after COMMIT and before the write is acknowledged. Never throws,
+   * since the write is durable: keys that cannot be published are enqueued in the database, and if
+   * that fails too they stay fenced until the deadline.
    */
   async publish(): Promise<void> {
     if (this.fencedKeys.size === 0) return;
-    const publications: CachePublication[] = [...this.dropped].map((key) => ({
-      key,
-      absent: true,
-    }));
-    for (const [key, { cached, version, after }] of this.changes) {
-      const ttlMs = jitter(after ? cached.ttlMs : Math.min(cached.ttlMs, NOTHING_TTL_MS));
-      publications.push({ key, version, payload: after ? cached.seal(after, ttlMs) : null, ttlMs });
-    }
-    const untouched = this.keys.filter((key) => !this.changes.has(key) && !this.dropped.has(key));
     try {
-      await Promise.all([
-        publications.length > 0 ? this.store.publish(this.token, publications) : undefined,
-        untouched.length > 0 ? this.store.unfence(untouched, this.token) : undefined,
-      ]);
+      await this.publishToStore();
     } catch (error) {
-      // Without fences the transaction itself has left the keys there, at its COMMIT.
-      if (this.failure !== undefined) {
-        if (this.awaited)
-          await this.database
-            .untilApplied(this.keys)
-            .catch((cause: unknown) => this.logger.warn(String(cause)));
-        return;
-      }
-      this.logger.warn(
-        `publish failed, ${this.fencedKeys.size} keys go the database's way: ${String(error)}`,
-      );
-      await this.database.leave(this.keys).catch((cause: unknown) => {
-        this.logger.error(
-          `and that failed too, they stay fenced for up to ${FENCE_MS} ms: ${String(cause)}`,
-        );
-      });
+      if (this.fenceFailure === undefined) await this.enqueueUnpublishedKeys(error);
+      // Unfenced, the transaction itself has enqueued the keys at its COMMIT.
+      else if (this.requiresGlobalInvalidation) await this.awaitGlobalInvalidation();
     }
   }
 
-  /** After a COMMIT without an answer, sent to this PostgreSQL process: the keys stay fenced until its outcome is known. */
-  leaveUnanswered(backend: number): void {
-    // Without fences the transaction itself has left the keys to the database, at its COMMIT, if that comes.
-    if (this.fencedKeys.size > 0 && this.failure === undefined)
-      this.unanswered.watch(backend, this.token, this.keys);
+  /**
+   * After a COMMIT that PostgreSQL did not answer: the keys stay fenced until its outcome is known.
+   * @param backendPid the PostgreSQL process that was to commit
+   */
+  watchUnansweredCommit(backendPid: number): void {
+    // Unfenced, the transaction itself enqueues the keys at its COMMIT, if that takes effect.
+    const isFenced = this.fencedKeys.size > 0 && this.fenceFailure === undefined;
+    if (isFenced) this.context.unanswered.watch(backendPid, this.token, this.keys);
   }
 
-  /** After a rollback. Never throws: a fence that cannot be released ends at its deadline. */
+  /**
+   * After a rollback. Never throws: a key that cannot be unfenced stays fenced until the deadline.
+   */
   async release(): Promise<void> {
-    await Promise.all(this.fences);
+    await Promise.all(this.pendingFences);
     if (this.fencedKeys.size === 0) return;
-    await this.store.unfence(this.keys, this.token).catch((error: unknown) => {
-      this.logger.warn(
-        `unfence failed, ${this.fencedKeys.size} keys stay fenced for up to ${FENCE_MS} ms: ${String(error)}`,
+    const { store, logger, fenceMs } = this.context;
+    try {
+      await store.unfence(this.keys, this.token);
+    } catch (error) {
+      logger.warn(
+        `Could not unfence ${this.fencedKeys.size} keys after a rollback; they stay fenced until ` +
+          `the deadline (${fenceMs} ms): ${String(error)}`,
       );
-    });
+    }
   }
+
+  private async fenceKeys(keys: readonly string[]): Promise<void> {
+    const { store, fenceMs } = this.context;
+    try {
+      await store.fence(keys, this.token, fenceMs);
+    } catch (error) {
+      this.fenceFailure ??= error;
+    }
+  }
+
+  private async publishToStore(): Promise<void> {
+    const { store } = this.context;
+    const publications: CachePublication[] = [
+      ...[...this.invalidatedKeys].map((key) => ({ key, absent: true as const })),
+      ...[...this.changes].map(([key, change]) => entryOf(key, change)),
+    ];
+    // Fenced, but changed by no statement: e.g. the row had another version.
+    const unchangedKeys = this.keys.filter(
+      (key) => !this.changes.has(key) && !this.invalidatedKeys.has(key),
+    );
+    await Promise.all([
+      publications.length > 0 ? store.publish(this.token, publications) : undefined,
+      unchangedKeys.length > 0 ? store.unfence(unchangedKeys, this.token) : undefined,
+    ]);
+  }
+
+  private async enqueueUnpublishedKeys(publishError: unknown): Promise<void> {
+    const { database, logger, fenceMs } = this.context;
+    const { keys } = this;
+    logger.warn(
+      `Could not publish ${keys.length} keys after a COMMIT; enqueuing them in ` +
+        `cache_invalidations: ${String(publishError)}`,
+    );
+    try {
+      await database.enqueue(keys);
+    } catch (error) {
+      logger.error(
+        `Could not enqueue ${keys.length} invalidations; their keys stay fenced until ` +
+          `the deadline (${fenceMs} ms): ${String(error)}`,
+      );
+    }
+  }
+
+  private async awaitGlobalInvalidation(): Promise<void> {
+    const { database, logger } = this.context;
+    try {
+      await database.awaitInvalidation(this.keys);
+    } catch (error) {
+      logger.warn(
+        `Could not check whether every node has invalidated ${this.fencedKeys.size} keys; ` +
+          `acknowledging their write without the check: ${String(error)}`,
+      );
+    }
+  }
+}
+
+/** The entry that a changed row gets under its row key. */
+function entryOf(key: string, { cached, version, after }: Change): CacheValue {
+  if (!after) {
+    const ttlMs = jitter(Math.min(cached.ttlMs, NEGATIVE_TTL_MS));
+    return { key, version, payload: null, ttlMs };
+  }
+  const ttlMs = jitter(cached.ttlMs);
+  return { key, version, payload: cached.seal(after, ttlMs), ttlMs };
 }
 
 @Injectable()
@@ -201,25 +259,45 @@ export class InvalidationService implements OnApplicationShutdown {
     private readonly entities: CachedEntities,
     @Inject(DEGRADED_WRITES) private readonly degradedWrites: DegradedWrites,
     private readonly database: DatabaseInvalidations,
+    @Inject(CACHE_TIMINGS) private readonly timings: CacheTimings = DEFAULT_CACHE_TIMINGS,
   ) {
-    this.unanswered = new UnansweredCommits(store, database, FENCE_MS, this.logger);
+    this.unanswered = new UnansweredCommits(store, database, timings.fenceMs, this.logger);
   }
 
   onApplicationShutdown(): void {
     this.unanswered.stop();
   }
 
+  /**
+   * Milliseconds after which a transaction must not be committed any more: its fences could expire
+   * before its COMMIT.
+   */
+  get maxTransactionMs(): number {
+    return this.timings.fenceMs / 2;
+  }
+
+  /** The cache's side of a transaction that begins now. */
   begin(): Invalidation {
     const { store, entities, degradedWrites, database, unanswered, logger } = this;
-    return new Invalidation(store, entities, degradedWrites, database, unanswered, logger);
+    const { fenceMs } = this.timings;
+    return new Invalidation({
+      store,
+      entities,
+      degradedWrites,
+      database,
+      unanswered,
+      fenceMs,
+      logger,
+    });
   }
 
   /**
-   * Makes sure that no reader finds anything older under these keys, now or on any node that comes back: for whoever is about
-   * to acknowledge a write that another process made and may not have published.
-   * @throws a driver error when neither the cache nor the database takes it
+   * Makes sure that no node finds anything older under these keys, also one that comes back later.
+   * For a caller that is about to acknowledge a write of another process, which may not have been
+   * published.
+   * @throws a driver error when the keys can neither be deleted nor enqueued
    */
-  async drop(keys: readonly string[]): Promise<void> {
-    await dropKeys(this.store, keys).catch(() => this.database.leave(keys));
+  async invalidate(keys: readonly string[]): Promise<void> {
+    await deleteKeys(this.store, keys).catch(() => this.database.enqueue(keys));
   }
 }

@@ -1,31 +1,38 @@
 /**
- * The embedded PostgreSQL's supervisor: runs the command given as arguments (the postmaster) and forwards its log lines
- * over IPC. The server lives exactly as long as the process that asked for it: when the channel closes, even because
- * that process was SIGKILLed, the server is shut down, and no terminal's Ctrl-C gets there first.
+ * Supervises the embedded server: runs the command given as arguments (the postmaster) and sends
+ * its log lines over IPC. Invariant: the server runs as long as the process that asked for it. When
+ * the IPC channel closes, even because that process was SIGKILLed, the supervisor stops the server.
  */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
 
+/** After a fast shutdown that does not end: immediate shutdown, with recovery at the next start. */
+const IMMEDIATE_SHUTDOWN_AFTER_MS = 10_000;
+const KILL_AFTER_MS = 20_000;
+
 const [command, ...args] = process.argv.slice(2);
 
-// A service manager signals every process of a group at once; the service is to drain before its database goes.
+// Ctrl-C and service managers signal every process of a group at once. The service stops its
+// database itself, after it has finished its requests.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => undefined);
 
 const server = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
-let stopping = false;
+let isStopping = false;
 
 const send = (message) => {
-  // The parent may die between the check and the write: nobody is left to tell.
+  // The callback: the parent may die between the check and the write, and nobody reads the error.
   if (process.connected) process.send(message, () => undefined);
 };
 
 const stop = () => {
-  if (stopping) return;
-  stopping = true;
-  server.kill('SIGINT'); // fast shutdown: roll back what is open, checkpoint, exit
-  server.kill('SIGCONT'); // a server that someone paused must still hear it
-  setTimeout(() => server.kill('SIGQUIT'), 10_000).unref(); // immediate: the next start recovers from the log
-  setTimeout(() => server.kill('SIGKILL'), 20_000).unref();
+  if (isStopping) return;
+  isStopping = true;
+  // SIGINT is PostgreSQL's fast shutdown: roll back open transactions, checkpoint, exit.
+  server.kill('SIGINT');
+  // A server that was paused with SIGSTOP handles the signal only after SIGCONT.
+  server.kill('SIGCONT');
+  setTimeout(() => server.kill('SIGQUIT'), IMMEDIATE_SHUTDOWN_AFTER_MS).unref();
+  setTimeout(() => server.kill('SIGKILL'), KILL_AFTER_MS).unref();
 };
 
 createInterface({ input: server.stderr }).on('line', (line) => send({ line }));
@@ -34,7 +41,7 @@ server.on('error', (error) => {
   send({ line: `FATAL:  ${error.message}` });
   process.disconnect?.();
 });
-// 'close' and not 'exit', so that the last line, which says why, has been sent.
+// 'close' and not 'exit': the last line of the log, which gives the reason, was sent before.
 server.on('close', (code, signal) => {
   if (!process.connected) process.exit();
   process.send({ ended: signal ?? `exit code ${code}` }, () => process.exit());

@@ -1,33 +1,37 @@
 /**
- * A row as the API shows it, already JSON. Cached rows are shared and never change, so the text is made once for each row that
- * was read and sent as it is from then on; the entity tag goes with it.
+ * A row as the API shows it (a representation, RFC 9110, section 3.2), serialized at most once.
+ * Invariant: cached rows are shared and never change, so neither does the text.
  */
-import type { CachedRow } from './cached.decorator.js';
+import type { CachedRow } from '../../cache/cached.decorator.js';
 
 export class Representation {
   private text: string | undefined;
 
+  /**
+   * @param version becomes the entity tag
+   * @param view makes the object that the client gets
+   */
   constructor(
     readonly version: number,
     private readonly view: () => object,
   ) {}
 
   get json(): string {
-    return (this.text ??= JSON.stringify(this.view()));
+    this.text ??= JSON.stringify(this.view());
+    return this.text;
   }
 }
 
-/** Gives the representation of a row by `view`, the same one for the same row object. */
+/** A function that returns the representation of a row: the same one for the same row object. */
 export function represent<E extends CachedRow>(
   view: (row: E) => object,
 ): (row: E) => Representation {
-  const known = new WeakMap<E, Representation>();
+  const representations = new WeakMap<E, Representation>();
   return (row) => {
-    let representation = known.get(row);
-    if (!representation) {
-      representation = new Representation(row.version, () => view(row));
-      known.set(row, representation);
-    }
-    return representation;
+    const known = representations.get(row);
+    if (known) return known;
+    const created = new Representation(row.version, () => view(row));
+    representations.set(row, created);
+    return created;
   };
 }

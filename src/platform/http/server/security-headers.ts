@@ -1,11 +1,11 @@
 /**
- * What tells a browser to trust an answer with as little as it needs: Helmet's set (helmetjs.github.io), as one table made at
- * the start. Invariant: every answer that reaches a route or the 404 carries all of them.
+ * Security headers for browsers, with Helmet's values (helmetjs.github.io). Invariant: every
+ * response that reaches a route or the 404 handler carries all of them.
  */
 import type { FastifyInstance } from 'fastify';
 
-/** Scripts are the service's own, and Swagger UI may style itself inline. */
-const POLICY = [
+/** Scripts come from this service only. Swagger UI needs inline styles. */
+const CONTENT_SECURITY_POLICY = [
   "default-src 'self'",
   "base-uri 'none'",
   "font-src 'self'",
@@ -31,15 +31,17 @@ const HEADERS = {
   'x-xss-protection': '0',
 } as const;
 
-/** What only holds over TLS. */
+/** Without TLS these would make a browser ask for HTTPS, which nothing serves. */
+const TLS_POLICY = ['upgrade-insecure-requests'];
 const TLS_HEADERS = { 'strict-transport-security': 'max-age=31536000; includeSubDomains' } as const;
 
-/** @param tls whether this process itself speaks HTTPS */
-export function installSecurityHeaders(fastify: FastifyInstance, tls: boolean): void {
+/** @param isTls whether this process itself serves HTTPS */
+export function installSecurityHeaders(fastify: FastifyInstance, isTls: boolean): void {
+  const policy = [...CONTENT_SECURITY_POLICY, ...(isTls ? TLS_POLICY : [])];
   const headers = {
-    'content-security-policy': [...POLICY, ...(tls ? ['upgrade-insecure-requests'] : [])].join(';'),
+    'content-security-policy': policy.join(';'),
     ...HEADERS,
-    ...(tls ? TLS_HEADERS : {}),
+    ...(isTls ? TLS_HEADERS : {}),
   };
   fastify.addHook('onRequest', (_, reply, done) => {
     void reply.headers(headers);

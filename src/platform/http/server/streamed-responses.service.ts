@@ -1,39 +1,44 @@
 /**
- * Answers that are streamed for as long as a client reads. Invariant: who does not read holds nothing for long: after a bounded
- * time without progress the connection is cut, and soon once the process drains, so that no stalled client delays a stop. What a
- * stream was made of is released whenever it ends, however it ends.
+ * Sends responses as streams. Invariant: a client that stops reading does not hold resources or
+ * delay a shutdown. Its connection is closed after a time without progress, and the source of the
+ * stream is released.
  */
 import { Readable } from 'node:stream';
-import { type BeforeApplicationShutdown, Injectable, Optional } from '@nestjs/common';
+import { Injectable, type OnModuleDestroy, Optional } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
 
-/** Milliseconds without a byte taken after which a client is cut. */
-export interface Patience {
+/** Milliseconds without a byte read after which a connection is closed. */
+export interface StallTimeouts {
   readonly serving: number;
   readonly draining: number;
 }
 
-export const PATIENCE: Patience = { serving: 30_000, draining: 1_000 };
+export const STALL_TIMEOUTS_MS: StallTimeouts = { serving: 30_000, draining: 1_000 };
 
 @Injectable()
-export class StreamedAnswers implements BeforeApplicationShutdown {
+export class StreamedResponses implements OnModuleDestroy {
   private readonly open = new Set<FastifyReply>();
-  private draining = false;
+  private isDraining = false;
 
-  constructor(@Optional() private readonly patience: Patience = PATIENCE) {}
+  constructor(@Optional() private readonly timeoutsMs: StallTimeouts = STALL_TIMEOUTS_MS) {}
 
-  /** Sends what `chunks` gives, as fast as the client takes it; the generator is closed when the client goes. */
+  /**
+   * Sends `chunks` as fast as the client reads. When the response ends, for any reason, the
+   * iterator is closed (`return()`).
+   */
   send(reply: FastifyReply, chunks: AsyncIterable<string> | Iterable<string>): void {
     const { raw } = reply;
     this.open.add(reply);
     raw.once('close', () => this.open.delete(reply));
-    // The socket's own timer: any byte that leaves starts it again, so that slow is not stalled. When it ends, Node destroys the socket.
-    raw.setTimeout(this.draining ? this.patience.draining : this.patience.serving);
+    // The socket's timer restarts with each byte that leaves, so a slow client is not a stalled
+    // one. When it ends, Node destroys the socket.
+    raw.setTimeout(this.isDraining ? this.timeoutsMs.draining : this.timeoutsMs.serving);
     void reply.send(Readable.from(chunks, { highWaterMark: 1 }));
   }
 
-  beforeApplicationShutdown(): void {
-    this.draining = true;
-    for (const { raw } of this.open) raw.setTimeout(this.patience.draining);
+  /** Not beforeApplicationShutdown: there, HealthModule first waits for load balancers. */
+  onModuleDestroy(): void {
+    this.isDraining = true;
+    for (const { raw } of this.open) raw.setTimeout(this.timeoutsMs.draining);
   }
 }

@@ -1,7 +1,7 @@
 /**
- * The vocabulary of DTO fields: each decorator is a rule (class-validator) and its documentation (OpenAPI) at once, so that
- * the two cannot disagree. Strings are strict: no coercion, well-formed Unicode, no control characters, lengths in code
- * points.
+ * Decorators for the fields of DTOs. Each is a validation rule (class-validator) and its OpenAPI
+ * schema in one, so the two cannot differ. Text is strict: well-formed Unicode without control
+ * characters, lengths in code points.
  */
 import { applyDecorators, type Type } from '@nestjs/common';
 import { ApiProperty, type ApiPropertyOptions } from '@nestjs/swagger';
@@ -23,142 +23,154 @@ import {
   type ValidationArguments,
 } from 'class-validator';
 
-interface Common {
+interface FieldOptions {
   readonly description?: string;
   readonly example?: unknown;
-  /** May be left out. */
+  /** May be absent. */
   readonly optional?: boolean;
   /** May be null. */
   readonly nullable?: boolean;
 }
 
-/** A rule of ours, named in kebab-case as problems name it. */
+/** Bounds of a number, or of the length of a list. Inclusive. */
+interface Bounds {
+  readonly min: number;
+  readonly max: number;
+}
+
+/**
+ * A validation rule.
+ * @param name the `code` in the problem, in kebab-case
+ * @param message follows the name of the property, e.g. `must be a UUID`
+ */
 export const rule = (
   name: string,
-  test: (value: unknown) => boolean,
+  isValid: (value: unknown) => boolean,
   message: string,
 ): PropertyDecorator =>
   ValidateBy({
     name,
     validator: {
-      validate: test,
+      validate: isValid,
       defaultMessage: ({ property }: ValidationArguments = {} as ValidationArguments) =>
         `${property} ${message}`,
     },
   });
 
 function field(
-  common: Common,
-  api: ApiPropertyOptions,
+  options: FieldOptions,
+  schema: object,
   ...rules: PropertyDecorator[]
 ): PropertyDecorator {
-  const { description, example, optional, nullable } = common;
+  const { description, example, optional, nullable } = options;
   const documented = {
-    ...api,
+    ...schema,
     ...(description === undefined ? {} : { description }),
     ...(example === undefined ? {} : { example }),
     ...(nullable ? { nullable: true } : {}),
     required: !optional,
   } as ApiPropertyOptions;
-  const absent = [
-    // "optional" is about absence only: null is a value, and is refused unless the field is nullable.
+  // An optional field may be absent. It may be null only when it is nullable, too.
+  const conditions = [
     ...(optional ? [ValidateIf((_, value) => value !== undefined)] : []),
     ...(nullable ? [ValidateIf((_, value) => value !== null)] : []),
   ];
-  return applyDecorators(ApiProperty(documented), ...absent, ...rules);
+  return applyDecorators(ApiProperty(documented), ...conditions, ...rules);
 }
 
-/** C0 and C1 controls and the line separators that logs and terminals act on; `multiline` allows tab and line feed. */
-const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
-const CONTROL_BUT_LINES = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029]/;
+/** C0 and C1 controls, and the line separators that terminals and log readers act on. */
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
+/** The same without tab and line feed. */
+const CONTROLS_IN_LINES = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029]/;
 
 export interface TextRules {
-  /** In code points. */
+  /** In code points; 0 when absent. */
   readonly min?: number;
+  /** In code points. */
   readonly max: number;
+  /** Allows tab and line feed. */
   readonly multiline?: boolean;
 }
 
-/** Whether a value is text that may be stored and shown: well-formed, without control characters, within its bounds. */
+/** Whether a value is well-formed text within its bounds, without control characters. */
 export function isText(
   value: unknown,
   { min = 0, max, multiline = false }: TextRules,
 ): value is string {
-  // No code point has more than two UTF-16 units: what is too long anyway is not even counted.
-  if (typeof value !== 'string' || value.length > 2 * max || !value.isWellFormed()) return false;
+  if (typeof value !== 'string') return false;
+  // A code point has at most two UTF-16 units. Longer text is rejected without counting them.
+  if (value.length > 2 * max || !value.isWellFormed()) return false;
   const length = [...value].length;
-  return length >= min && length <= max && !(multiline ? CONTROL_BUT_LINES : CONTROL).test(value);
+  const hasControls = (multiline ? CONTROLS_IN_LINES : CONTROLS).test(value);
+  return length >= min && length <= max && !hasControls;
 }
 
-export function Text(
-  options: Common &
-    TextRules & { readonly pattern?: RegExp; readonly form?: string; readonly format?: string },
-): PropertyDecorator {
-  const { min = 0, max, pattern, form, format } = options;
-  const rules = [
-    rule(
-      'text',
-      (value) => isText(value, options),
-      `must be a string of ${min} to ${max} characters without control characters${options.multiline ? ' other than line breaks' : ''}`,
-    ),
-  ];
-  if (pattern)
-    rules.push(
-      rule(
-        'form',
-        (value) => typeof value === 'string' && pattern.test(value),
-        `must be ${form ?? `of the form ${pattern.source}`}`,
-      ),
-    );
-  const api = {
+interface TextOptions extends FieldOptions, TextRules {
+  readonly pattern?: RegExp;
+  /** Describes the pattern in messages: follows `must be`. */
+  readonly form?: string;
+  /** The OpenAPI format. */
+  readonly format?: string;
+}
+
+export function Text(options: TextOptions): PropertyDecorator {
+  const { min = 0, max, multiline, pattern, form, format } = options;
+  const exception = multiline ? ' other than line breaks' : '';
+  const message = `must be a string of ${min} to ${max} characters without control characters`;
+  const rules = [rule('text', (value) => isText(value, options), message + exception)];
+  if (pattern) {
+    const matches = (value: unknown): boolean => typeof value === 'string' && pattern.test(value);
+    rules.push(rule('form', matches, `must be ${form ?? `of the form ${pattern.source}`}`));
+  }
+  const schema = {
     type: String,
     minLength: min,
     maxLength: max,
     ...(pattern ? { pattern: pattern.source } : {}),
     ...(format ? { format } : {}),
   };
-  return field(options, api as ApiPropertyOptions, ...rules);
+  return field(options, schema, ...rules);
 }
 
-/** An email address of ASCII characters (an internationalised domain in its "xn--" form), at most 254 of them (RFC 5321, 4.5.3.1.3). */
-export const Email = (options: Common): PropertyDecorator =>
+/** RFC 5321, section 4.5.3.1.3. */
+const MAX_EMAIL_LENGTH = 254;
+
+function isAsciiEmail(value: unknown): boolean {
+  const isAscii = typeof value === 'string' && /^[\x21-\x7e]{3,254}$/.test(value);
+  return isAscii && isEmail(value, { allow_utf8_local_part: false });
+}
+
+/** An email address of ASCII characters. Internationalized domains in their `xn--` form. */
+export const Email = (options: FieldOptions): PropertyDecorator =>
   field(
     options,
-    { type: String, format: 'email', minLength: 3, maxLength: 254 },
+    { type: String, format: 'email', minLength: 3, maxLength: MAX_EMAIL_LENGTH },
     rule(
       'email',
-      (value) =>
-        typeof value === 'string' &&
-        /^[\x21-\x7e]{3,254}$/.test(value) &&
-        isEmail(value, { allow_utf8_local_part: false }),
-      'must be an email address of at most 254 ASCII characters',
+      isAsciiEmail,
+      `must be an email address of at most ${MAX_EMAIL_LENGTH} ASCII characters`,
     ),
   );
 
-export const Integer = (
-  options: Common & { readonly min: number; readonly max: number },
-): PropertyDecorator =>
+export const Integer = (options: FieldOptions & Bounds): PropertyDecorator =>
   field(
     options,
-    {
-      type: 'integer',
-      format: 'int64',
-      minimum: options.min,
-      maximum: options.max,
-    } as ApiPropertyOptions,
+    { type: 'integer', format: 'int64', minimum: options.min, maximum: options.max },
     IsInt(),
     Min(options.min),
     Max(options.max),
   );
 
+/** One of the words. */
 export const OneOf = <const T extends string>(
   words: readonly T[],
-  options: Common = {},
+  options: FieldOptions = {},
 ): PropertyDecorator => field(options, { type: String, enum: [...words] }, IsIn([...words]));
 
+/** A list of at least one of the words, each once. */
 export const SomeOf = <const T extends string>(
   words: readonly T[],
-  options: Common = {},
+  options: FieldOptions = {},
 ): PropertyDecorator =>
   field(
     options,
@@ -169,7 +181,7 @@ export const SomeOf = <const T extends string>(
       minItems: 1,
       maxItems: words.length,
       uniqueItems: true,
-    } as ApiPropertyOptions,
+    },
     IsArray(),
     ArrayMinSize(1),
     ArrayUnique(),
@@ -178,75 +190,67 @@ export const SomeOf = <const T extends string>(
 
 const LIST_ITEM = Symbol('holdfast:list-item');
 
-/** The class of the objects in this list of a DTO; undefined when the property is no {@link List}. */
+/** The class of the items of a {@link List}; undefined when the property is not one. */
 export const itemOfList = (dto: Type, property: string): Type | undefined => {
   const item = Reflect.getMetadata(LIST_ITEM, dto.prototype as object, property) as
     (() => Type) | undefined;
   return item?.();
 };
 
+const isListOfObjects = (value: unknown): boolean =>
+  Array.isArray(value) &&
+  value.every((item) => typeof item === 'object' && item !== null && !Array.isArray(item));
+
+/** A list of objects of one DTO class. */
 export const List = (
   item: () => new () => object,
-  options: Common & { readonly min: number; readonly max: number },
+  options: FieldOptions & Bounds,
 ): PropertyDecorator =>
   applyDecorators(
     field(
       options,
-      {
-        type: () => item(),
-        isArray: true,
-        minItems: options.min,
-        maxItems: options.max,
-      } as ApiPropertyOptions,
+      { type: () => item(), isArray: true, minItems: options.min, maxItems: options.max },
       IsArray(),
       ArrayMinSize(options.min),
       ArrayMaxSize(options.max),
-      // Without this, a null or a number in the list would pass as "nothing to validate".
-      rule(
-        'objects',
-        (value) =>
-          Array.isArray(value) &&
-          value.every((one) => typeof one === 'object' && one !== null && !Array.isArray(one)),
-        'must hold objects only',
-      ),
+      // ValidateNested accepts null and numbers in a list: they have no rules.
+      rule('objects', isListOfObjects, 'must contain only objects'),
       ValidateNested({ each: true }),
     ),
     TypeOf(item),
     Reflect.metadata(LIST_ITEM, item),
   );
 
-/** A whole number in a query string: digits only, no sign, no exponent. */
-export const QueryInteger = (
-  options: Common & { readonly min: number; readonly max: number; readonly default?: number },
-): PropertyDecorator =>
-  applyDecorators(
+/** A whole number in a query string: digits only, without sign or exponent. */
+export function QueryInteger(
+  options: FieldOptions & Bounds & { readonly default?: number },
+): PropertyDecorator {
+  const { min, max, default: fallback } = options;
+  const isInRange = (value: unknown): boolean =>
+    Number.isInteger(value) && (value as number) >= min && (value as number) <= max;
+  const schema = {
+    type: 'integer',
+    minimum: min,
+    maximum: max,
+    ...(fallback === undefined ? {} : { default: fallback }),
+  };
+  return applyDecorators(
     field(
       { ...options, optional: true },
-      {
-        type: 'integer',
-        minimum: options.min,
-        maximum: options.max,
-        ...(options.default === undefined ? {} : { default: options.default }),
-      } as ApiPropertyOptions,
-      rule(
-        'integer',
-        (value) =>
-          Number.isInteger(value) &&
-          (value as number) >= options.min &&
-          (value as number) <= options.max,
-        `must be a whole number from ${options.min} to ${options.max}`,
-      ),
+      schema,
+      rule('integer', isInRange, `must be a whole number from ${min} to ${max}`),
     ),
     Transform(({ value }: { value: unknown }) =>
       typeof value === 'string' && /^\d{1,15}$/.test(value) ? Number(value) : value,
     ),
   );
+}
 
 /** A UUID of any version (RFC 9562) in its usual text form. */
 export const isId = (value: unknown): value is string => typeof value === 'string' && isUUID(value);
 
-/** Kept in lower case, as ids are given out: they are compared as text. */
-export const Id = (options: Common = {}): PropertyDecorator =>
+/** A UUID, in lower case as the service issues it: ids are compared as text. */
+export const Id = (options: FieldOptions = {}): PropertyDecorator =>
   applyDecorators(
     field(options, { type: String, format: 'uuid' }, rule('uuid', isId, 'must be a UUID')),
     Transform(({ value }: { value: unknown }) =>
@@ -254,36 +258,38 @@ export const Id = (options: Common = {}): PropertyDecorator =>
     ),
   );
 
-/** RFC 3339 date-time with an offset; seconds' fractions beyond milliseconds are cut. */
-const TIME =
-  /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[Tt]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$/;
-export const isTime = (value: unknown): value is string =>
-  typeof value === 'string' &&
-  TIME.test(value) &&
-  isRealDay(value.slice(0, 10)) &&
-  !Number.isNaN(Date.parse(value));
+const DAY = /^\d{4}-\d\d-\d\d$/;
 
-const DAY = /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])$/;
-const isRealDay = (value: string): boolean => {
-  const date = new Date(`${value}T00:00:00.000Z`);
+/** A day of the calendar, e.g. `2026-01-31`. */
+export function isDay(value: unknown): value is string {
+  if (typeof value !== 'string' || !DAY.test(value)) return false;
+  const midnight = new Date(`${value}T00:00:00.000Z`);
+  if (Number.isNaN(midnight.getTime())) return false;
+  // Date reads February 30 as March 2.
+  const isRealDay = midnight.toISOString().startsWith(value);
   // PostgreSQL's calendar has no year 0.
-  return (
-    !value.startsWith('0000') &&
-    !Number.isNaN(date.getTime()) &&
-    date.toISOString().startsWith(value)
-  );
-};
-export const isDay = (value: unknown): value is string =>
-  typeof value === 'string' && DAY.test(value) && isRealDay(value);
+  return isRealDay && !value.startsWith('0000');
+}
 
-export const Time = (options: Common = {}): PropertyDecorator =>
+/** The part of an RFC 3339 date-time after the day: time with seconds, and an offset. */
+const TIME_OF_DAY =
+  /^[Tt]([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$/;
+
+/** An RFC 3339 date-time. Date.parse drops fractions of a millisecond. */
+export function isTime(value: unknown): value is string {
+  if (typeof value !== 'string') return false;
+  const [day, timeOfDay] = [value.slice(0, 10), value.slice(10)];
+  return isDay(day) && TIME_OF_DAY.test(timeOfDay) && !Number.isNaN(Date.parse(value));
+}
+
+export const Time = (options: FieldOptions = {}): PropertyDecorator =>
   field(
     options,
     { type: String, format: 'date-time' },
     rule('time', isTime, 'must be an RFC 3339 time with an offset, e.g. 2026-01-31T09:30:00.000Z'),
   );
 
-export const Day = (options: Common = {}): PropertyDecorator =>
+export const Day = (options: FieldOptions = {}): PropertyDecorator =>
   field(
     options,
     { type: String, format: 'date' },

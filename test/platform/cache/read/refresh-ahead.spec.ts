@@ -1,25 +1,31 @@
 /**
- * Refreshing ahead over a real Redis: an entry that is much read shortly before its end is renewed by one node while readers go
- * on; whatever a writer does in between wins. (Every interleaving is in model/, the compare-and-set itself in store.contract.ts.)
+ * Refreshing ahead: one node refreshes an entry that is read often and about to expire, while
+ * readers go on; a writer that comes between wins. store-contract.ts tests the compare-and-set
+ * itself, the protocol model (test/verify/protocol-model) every order of the steps.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Registry } from 'prom-client';
 import { DataSource, type Repository } from 'typeorm';
-import { CacheMetrics } from '../../src/cache/cache.metrics.js';
-import { type CacheStore, dropKeys } from '../../src/cache/cache.store.js';
-import { CachedEntity, CachedRepository } from '../../src/cache/cached-repository.js';
-import { ReadGate } from '../../src/cache/read-gate.js';
-import { Reading } from '../../src/cache/reading.js';
-import { RedisStore } from '../../src/cache/redis.store.js';
-import { REFRESH } from '../../src/cache/source.js';
-import { Order } from '../../src/orders/order.entity.js';
-import { type RedisServer, startRedis } from '../support/redis.js';
+import { Order } from '../../../../src/orders/order.entity.js';
+import { CacheMetrics, type RefreshOutcome } from '../../../../src/platform/cache/cache-metrics.js';
+import { CachedEntity } from '../../../../src/platform/cache/cached-entity.js';
+import { CachedRepository } from '../../../../src/platform/cache/cached-repository.js';
+import {
+  REFRESH_POLICY,
+  type RefreshPolicy,
+} from '../../../../src/platform/cache/read/key-loader.js';
+import { ReadContext } from '../../../../src/platform/cache/read/read-context.js';
+import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
+import { type CacheStore, deleteKeys } from '../../../../src/platform/cache/store/cache-store.js';
+import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
+import { RedisStore } from '../../../../src/platform/cache/store/redis/redis-store.js';
+import { eventually } from '../../../support/eventually.js';
+import { type RedisServer, startRedis } from '../../../support/redis.js';
 
 const connection = new DataSource({ type: 'postgres', entities: [Order] });
 await (connection as unknown as { buildMetadatas(): Promise<void> }).buildMetadatas();
 
-const order = (id: string, version: number): Order =>
+const createOrder = (id: string, version: number): Order =>
   Object.assign(new Order(), {
     id,
     version,
@@ -33,163 +39,218 @@ const order = (id: string, version: number): Order =>
     updatedAt: new Date(),
   });
 
-/** What the database has, how often it was asked, and what it waits for before it answers. */
-class Table {
+/** A table of orders that counts its loads and can block them. */
+class OrderTable {
   readonly rows = new Map<string, Order>();
   loads = 0;
-  slow: Promise<unknown> = Promise.resolve();
+  private unblocked: Promise<void> = Promise.resolve();
+
+  /** From now on loads see the rows as they are, but do not answer until the result is called. */
+  blockLoads(): () => void {
+    let unblock!: () => void;
+    this.unblocked = new Promise<void>((resolve) => {
+      unblock = resolve;
+    });
+    return () => {
+      this.unblocked = Promise.resolve();
+      unblock();
+    };
+  }
 
   get repository(): Repository<Order> {
-    let ids: string[] = [];
-    const builder = {
-      where: (_: string, parameters: { ids: string[] }) => ((ids = parameters.ids), builder),
-      getMany: async () => {
-        this.loads += ids.length;
-        const found = ids.flatMap((id) => this.rows.get(id) ?? []);
-        await this.slow;
-        return found;
-      },
+    const getMany = async (ids: string[]): Promise<Order[]> => {
+      this.loads += ids.length;
+      const orders = ids.flatMap((id) => this.rows.get(id) ?? []);
+      await this.unblocked;
+      return orders;
     };
     return {
       metadata: connection.getMetadata(Order),
-      createQueryBuilder: () => builder,
+      createQueryBuilder: () => ({
+        where: (_sql: string, { ids }: { ids: string[] }) => ({ getMany: () => getMany(ids) }),
+      }),
     } as unknown as Repository<Order>;
   }
 }
 
 class Node {
-  readonly registry = new Registry();
   readonly orders: CachedRepository<Order>;
+  private readonly registry = new Registry();
 
-  constructor(
-    readonly cached: CachedEntity<Order>,
-    readonly store: CacheStore,
-  ) {
+  constructor(cached: CachedEntity<Order>, store: CacheStore) {
     const gate = new ReadGate();
-    gate.open(gate.pass());
+    gate.open(gate.takePass());
     this.orders = new CachedRepository(cached, store, new CacheMetrics(this.registry), gate);
   }
 
+  /** @returns outcome and version */
   async read(id: string): Promise<string> {
-    const reading = new Reading(false);
-    const row = await this.orders.findById(id, reading);
-    return `${reading.outcome} ${row?.version}`;
+    const context = new ReadContext(false);
+    const row = await this.orders.findById(id, context);
+    return `${context.outcome} ${row?.version}`;
   }
 
-  async refreshes(outcome: string): Promise<number> {
+  async countRefreshes(outcome: RefreshOutcome): Promise<number> {
     const { values } = await this.registry.getSingleMetric('holdfast_cache_refreshes_total')!.get();
     return values.find(({ labels }) => labels.outcome === outcome)?.value ?? 0;
   }
 }
 
-let server: RedisServer;
-let store: RedisStore;
-let serial = 0;
+let orderCount = 0;
 
-beforeAll(async () => {
-  server = await startRedis();
-  store = RedisStore.connect({ url: server.url });
-  while (!store.available) await sleep(5);
-});
-afterAll(async () => {
-  await store.close();
-  await server.stop();
-});
+/** Two nodes over one store and one table with one order. */
+class Fixture {
+  readonly id: string;
+  readonly table = new OrderTable();
+  readonly cached: CachedEntity<Order>;
+  readonly nodes: readonly [Node, Node];
 
-/** Two nodes over one table with one row, whose entries live `seconds` and are hot from the beginning of the last `share`. */
-function setUp(
-  seconds: number,
-  policy = REFRESH,
-): { table: Table; nodes: [Node, Node]; id: string; cached: CachedEntity<Order> } {
-  const table = new Table();
-  const id = `order-${++serial}`;
-  table.rows.set(id, order(id, 1));
-  const cached = new CachedEntity(Order, table.repository, seconds, policy);
-  return { table, nodes: [new Node(cached, store), new Node(cached, store)], id, cached };
+  constructor(store: CacheStore, ttlSeconds: number, policy: RefreshPolicy) {
+    orderCount++;
+    this.id = `order-${orderCount}`;
+    this.setVersion(1);
+    this.cached = new CachedEntity(Order, this.table.repository, ttlSeconds, policy);
+    this.nodes = [new Node(this.cached, store), new Node(this.cached, store)];
+  }
+
+  setVersion(version: number): void {
+    this.table.rows.set(this.id, createOrder(this.id, version));
+  }
 }
 
-const AT_ONCE = { share: 2, reads: 1, atOnce: 4 };
-const until = async (accept: () => Promise<boolean>): Promise<void> => {
-  for (const end = Date.now() + 3_000; !(await accept()); await sleep(5))
-    if (Date.now() > end) throw new Error('never');
-};
+/** Each read of an entry of any age starts a refresh. */
+const REFRESH_AT_EVERY_READ: RefreshPolicy = { window: 2, reads: 1, maxConcurrent: 4 };
 
-describe('a hot entry', () => {
-  it('is renewed again and again by one of two nodes before it expires, and no reader misses', async () => {
-    const { table, nodes, id } = setUp(2, { ...REFRESH, share: 0.8, reads: 3 });
+describe('when an entry is refreshed, by an injected clock', () => {
+  let nowMs: number;
+  let store: MemoryStore;
+
+  /** Long enough for everything in this process that waits for no timer. */
+  const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+  beforeAll(() => {
+    nowMs = Date.now();
+    jest.spyOn(Date, 'now').mockImplementation(() => nowMs);
+  });
+  afterAll(() => {
+    jest.restoreAllMocks();
+  });
+  afterEach(() => store.close());
+
+  it('an entry that is read often is refreshed before it expires, by one node', async () => {
+    store = new MemoryStore({ now: () => nowMs });
+    const policy = { ...REFRESH_POLICY, window: 0.5, reads: 3 };
+    const { table, nodes, id } = new Fixture(store, 20, policy);
     expect(await nodes[0].read(id)).toBe('miss 1');
     const outcomes = new Set<string>();
-    for (const end = Date.now() + 5_000; Date.now() < end; await sleep(10))
-      for (const node of nodes) outcomes.add(await node.read(id));
+    for (let step = 0; step < 1_000; step++) {
+      nowMs += 500;
+      outcomes.add(await nodes[step % 2]!.read(id));
+      await settle();
+    }
     expect([...outcomes]).toEqual(['hit 1']);
-    const refreshed =
-      (await nodes[0].refreshes('refreshed')) + (await nodes[1].refreshes('refreshed'));
-    expect(refreshed).toBeGreaterThanOrEqual(2);
-    expect(table.loads).toBe(1 + refreshed);
-  }, 15_000);
-
-  it('is hot only when it is read often enough, and late enough', async () => {
-    const { table, nodes, id } = setUp(60, { share: 2, reads: 10, atOnce: 4 });
-    const early = setUp(60, { ...REFRESH, reads: 1 });
-    await nodes[0].read(id);
-    await early.nodes[0].read(early.id);
-    for (let read = 0; read < 9; read++)
-      await Promise.all([nodes[0].read(id), early.nodes[0].read(early.id)]);
-    await sleep(50);
-    expect([table.loads, early.table.loads]).toEqual([1, 1]);
-    await nodes[0].read(id);
-    await until(async () => (await nodes[0].refreshes('refreshed')) === 1);
-    expect(table.loads).toBe(2);
+    const counts = await Promise.all(nodes.map((node) => node.countRefreshes('refreshed')));
+    const refreshes = counts.reduce((sum, count) => sum + count, 0);
+    // 500 s of reads, and an entry lives for some 20 s.
+    expect(refreshes).toBeGreaterThan(20);
+    expect(table.loads).toBe(1 + refreshes);
   });
 
-  it('is read all the while, by an answer that waits for nothing', async () => {
-    const { table, nodes, id } = setUp(60, AT_ONCE);
+  it('an entry is not refreshed before the tenth read in its hot window', async () => {
+    store = new MemoryStore({ now: () => nowMs });
+    const { table, nodes, id } = new Fixture(store, 60, { ...REFRESH_AT_EVERY_READ, reads: 10 });
     await nodes[0].read(id);
-    let release = (): void => undefined;
-    table.slow = new Promise<void>((resolve) => (release = resolve));
-    table.rows.set(id, order(id, 2));
-    for (let read = 0; read < 20; read++) expect(await nodes[read % 2]!.read(id)).toBe('hit 1');
-    expect(table.loads).toBe(2);
-    release();
-    await until(async () => (await nodes[1].read(id)) === 'hit 2');
+    for (let read = 0; read < 9; read++) await nodes[0].read(id);
+    await settle();
+    expect(table.loads).toBe(1);
+    await nodes[0].read(id);
+    await settle();
+    expect([table.loads, await nodes[0].countRefreshes('refreshed')]).toEqual([2, 1]);
   });
 
+  it('an entry is not refreshed before its hot window', async () => {
+    store = new MemoryStore({ now: () => nowMs });
+    const { table, nodes, id } = new Fixture(store, 60, { ...REFRESH_POLICY, reads: 1 });
+    await nodes[0].read(id);
+    nowMs += 0.7 * 60_000;
+    await nodes[0].read(id);
+    await settle();
+    expect(table.loads).toBe(1);
+  });
+});
+
+describe('a refresh over Redis', () => {
+  let server: RedisServer;
+  let store: RedisStore;
+
+  beforeAll(async () => {
+    server = await startRedis();
+    store = RedisStore.connect({ url: server.url, commandTimeoutMs: 10_000 });
+    await eventually('the store is available', () => store.isAvailable);
+  });
+  afterAll(async () => {
+    await store?.close();
+    await server?.stop();
+  });
+
+  it('while a refresh runs, readers of both nodes get the old entry at once', async () => {
+    const fixture = new Fixture(store, 60, REFRESH_AT_EVERY_READ);
+    const { table, nodes, id } = fixture;
+    await nodes[0].read(id);
+    const unblockLoads = table.blockLoads();
+    fixture.setVersion(2);
+    const outcomes = new Set<string>();
+    for (let read = 0; read < 20; read++) outcomes.add(await nodes[read % 2]!.read(id));
+    expect([...outcomes]).toEqual(['hit 1']);
+    await eventually('the refresh loads', () => table.loads === 2);
+    unblockLoads();
+    await eventually(
+      'the refreshed row is read',
+      async () => (await nodes[1].read(id)) === 'hit 2',
+    );
+  });
+
+  type Write = (key: string, payload: string) => Promise<void>;
+  const WRITES: Readonly<Record<string, Write>> = {
+    fences: (key) => store.fence([key], 'writer', 60_000),
+    publishes: (key, payload) =>
+      store.publish('writer', [{ key, version: 3, payload, ttlMs: 60_000 }]),
+    deletes: (key) => deleteKeys(store, [key]),
+  };
   it.each([
-    ['a fence', (key: string) => store.fence([key], 'writer', 1_000), 'fenced 3'],
-    [
-      'a publication',
-      (key: string, text: string) =>
-        store.publish('writer', [{ key, version: 3, payload: text, ttlMs: 60_000 }]),
-      'hit 3',
-    ],
-    ['a drop', (key: string) => dropKeys(store, [key]), 'miss 3'],
-  ])('that a writer takes away by %s meanwhile is left alone', async (_, write, after) => {
-    const { table, nodes, id, cached } = setUp(60, AT_ONCE);
+    ['fences', 'fenced 3'],
+    ['publishes', 'hit 3'],
+    ['deletes', 'miss 3'],
+  ])('a writer %s the key during a refresh → the refresh stores nothing', async (write, after) => {
+    const fixture = new Fixture(store, 60, REFRESH_AT_EVERY_READ);
+    const { table, nodes, id, cached } = fixture;
     await nodes[0].read(id);
-    let release = (): void => undefined;
-    table.slow = new Promise<void>((resolve) => (release = resolve));
-    table.rows.set(id, order(id, 2));
+    const unblockLoads = table.blockLoads();
+    fixture.setVersion(2);
     await nodes[0].read(id);
-    await until(async () => table.loads === 2);
-    table.rows.set(id, order(id, 3));
-    await write(cached.rowKey(id), cached.seal(order(id, 3), 60_000));
-    table.slow = Promise.resolve();
-    release();
-    await until(async () => (await nodes[0].refreshes('lost')) === 1);
+    await eventually('the refresh loads', () => table.loads === 2);
+    fixture.setVersion(3);
+    await WRITES[write]?.(cached.rowKey(id), cached.seal(createOrder(id, 3), 60_000));
+    unblockLoads();
+    await eventually('the refresh is lost', async () => {
+      return (await nodes[0].countRefreshes('lost')) === 1;
+    });
     expect(await nodes[1].read(id)).toBe(after);
   });
 
-  it('waits for no place: more at once than allowed are left out', async () => {
-    const { table, nodes } = setUp(60, { ...AT_ONCE, atOnce: 2 });
-    const ids = Array.from({ length: 5 }, (_, index) => `crowd-${serial}-${index}`);
-    for (const id of ids) table.rows.set(id, order(id, 1));
+  it('more refreshes than may run at once are skipped, not queued', async () => {
+    const policy = { ...REFRESH_AT_EVERY_READ, maxConcurrent: 2 };
+    const { table, nodes, id } = new Fixture(store, 60, policy);
+    const ids = Array.from({ length: 5 }, (_, index) => `${id}-${index}`);
+    for (const each of ids) table.rows.set(each, createOrder(each, 1));
     await nodes[0].orders.findByIds(ids);
-    let release = (): void => undefined;
-    table.slow = new Promise<void>((resolve) => (release = resolve));
+    const unblockLoads = table.blockLoads();
     await nodes[0].orders.findByIds(ids);
-    expect(await nodes[0].refreshes('skipped')).toBe(3);
-    await until(async () => table.loads === 7);
-    release();
-    await until(async () => (await nodes[0].refreshes('refreshed')) === 2);
+    expect(await nodes[0].countRefreshes('skipped')).toBe(3);
+    await eventually('two refreshes load', () => table.loads === 7);
+    unblockLoads();
+    await eventually('both have ended', async () => {
+      return (await nodes[0].countRefreshes('refreshed')) === 2;
+    });
   });
 });

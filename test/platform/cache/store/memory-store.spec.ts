@@ -1,71 +1,79 @@
-/** MemoryStore: the contract by an injected clock, and what is its own: the bound on its size. */
+/** MemoryStore: the contract, by an injected clock, and what only it has: a bound, and an end. */
 import { describe, expect, it } from '@jest/globals';
-import { CacheUnavailableError } from '../../src/cache/cache.store.js';
-import { MemoryStore } from '../../src/cache/memory.store.js';
-import { show, storeContract } from './store.contract.js';
+import {
+  type CacheStore,
+  CacheUnavailableError,
+} from '../../../../src/platform/cache/store/cache-store.js';
+import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
+import { show, storeContract } from './store-contract.js';
 
-const HOUR = 3_600_000;
+const HOUR_MS = 3_600_000;
 
 storeContract('MemoryStore', async () => {
-  let now = 0;
-  const store = new MemoryStore({ now: () => now });
+  let nowMs = 0;
+  const advance = async (ms: number): Promise<void> => {
+    nowMs += ms;
+  };
+  const store = new MemoryStore({ now: () => nowMs });
   return {
     store,
-    wait: async (ms) => void (now += ms),
-    // Past every deadline, a store has lost everything.
-    flush: async () => void (now += HOUR),
+    wait: advance,
+    // Later than every deadline of the contract: nothing is left.
+    flush: () => advance(HOUR_MS),
     close: () => store.close(),
   };
 });
 
-describe('MemoryStore at its bound', () => {
-  it('drops the key that was touched least recently', async () => {
+describe('a MemoryStore that is full', () => {
+  it('a full store evicts the least recently used key', async () => {
     const store = new MemoryStore({ maxEntries: 2 });
-    await store.lease(['a', 'b'], 'me', HOUR);
+    await store.lease(['a', 'b'], 'me', HOUR_MS);
     await store.get(['a']);
-    await store.lease(['c'], 'me', HOUR);
+    await store.lease(['c'], 'me', HOUR_MS);
     expect((await store.get(['a', 'b', 'c'])).map(show)).toEqual(['lease', 'absent', 'lease']);
   });
 
-  it('stores nothing for a writer whose fence was dropped, and kills the lease taken meanwhile', async () => {
+  it('a full store evicts a fence → its writer stores nothing and destroys a lease', async () => {
     const store = new MemoryStore({ maxEntries: 2 });
-    await store.fence(['row'], 'writer', HOUR);
-    await store.lease(['x', 'y'], 'crowd', HOUR);
-    await store.lease(['row'], 'reader', HOUR);
-    await store.publish('writer', [{ key: 'row', version: 2, payload: 'new', ttlMs: HOUR }]);
-    expect(
-      await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }]),
-    ).toEqual([false]);
+    await store.fence(['row'], 'writer', HOUR_MS);
+    await store.lease(['x', 'y'], 'other readers', HOUR_MS);
+    await store.lease(['row'], 'reader', HOUR_MS);
+    await store.publish('writer', [{ key: 'row', version: 2, payload: 'new', ttlMs: HOUR_MS }]);
+    const fill = { key: 'row', version: 1, payload: 'old', ttlMs: HOUR_MS };
+    expect(await store.fill('reader', [fill])).toEqual([false]);
     expect((await store.get(['row'])).map(show)).toEqual(['absent']);
   });
 
-  it('fills nothing over a lease that was dropped', async () => {
+  it('a full store evicts a lease → its reader fills nothing', async () => {
     const store = new MemoryStore({ maxEntries: 1 });
-    await store.lease(['row'], 'reader', HOUR);
-    await store.fence(['other'], 'writer', HOUR);
-    expect(
-      await store.fill('reader', [{ key: 'row', version: 1, payload: 'old', ttlMs: HOUR }]),
-    ).toEqual([false]);
+    await store.lease(['row'], 'reader', HOUR_MS);
+    await store.fence(['other'], 'writer', HOUR_MS);
+    const fill = { key: 'row', version: 1, payload: 'old', ttlMs: HOUR_MS };
+    expect(await store.fill('reader', [fill])).toEqual([false]);
   });
 });
 
-describe('MemoryStore closed', () => {
-  it('is unavailable, and says so to every step', async () => {
+describe('a MemoryStore that is closed', () => {
+  it('a closed store is unavailable and may be closed again', async () => {
     const store = new MemoryStore();
     await store.close();
     await store.close();
-    expect(store.available).toBe(false);
-    for (const step of [
-      store.get(['k']),
-      store.lease(['k'], 't', 1),
-      store.fill('t', []),
-      store.replace([]),
-      store.fence(['k'], 't', 1),
-      store.publish('t', []),
-      store.unfence(['k'], 't'),
-      store.ping(),
-    ]) {
-      await expect(step).rejects.toThrow(CacheUnavailableError);
-    }
+    expect(store.isAvailable).toBe(false);
+  });
+
+  const steps: Record<string, (store: CacheStore) => Promise<unknown>> = {
+    get: (store) => store.get(['k']),
+    lease: (store) => store.lease(['k'], 't', 1),
+    fill: (store) => store.fill('t', []),
+    replace: (store) => store.replace([]),
+    fence: (store) => store.fence(['k'], 't', 1),
+    publish: (store) => store.publish('t', []),
+    unfence: (store) => store.unfence(['k'], 't'),
+    ping: (store) => store.ping(),
+  };
+  it.each(Object.keys(steps))('a closed store rejects %s as unavailable', async (step) => {
+    const store = new MemoryStore();
+    await store.close();
+    await expect(steps[step]!(store)).rejects.toThrow(CacheUnavailableError);
   });
 });

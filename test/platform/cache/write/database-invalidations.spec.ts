@@ -1,110 +1,252 @@
 /**
- * The database's own path over a real Redis Cluster of which a part is gone: what can be dropped is dropped, whatever waits in
- * front of it, and the rest when that part is back. (Its triggers, LISTEN and the gate are in coherence.spec.ts.)
+ * Invalidation through PostgreSQL: when a node looks into `cache_invalidations`, and what it does
+ * while a part of a Redis Cluster is down. coherence.spec.ts tests the triggers and the read gate.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { createServer, type AddressInfo } from 'node:net';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { Logger } from '@nestjs/common';
 import { Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
-import { CacheMetrics } from '../../src/cache/cache.metrics.js';
-import { DatabaseInvalidations } from '../../src/cache/database-invalidations.js';
-import { GuardedStore } from '../../src/cache/guarded.store.js';
-import { ReadGate } from '../../src/cache/read-gate.js';
-import { slotOf } from '../../src/cache/redis.cluster.js';
-import { RedisStore } from '../../src/cache/redis.store.js';
-import { dataSourceOptions } from '../../src/database/data-source.js';
-import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
-import { type RedisCluster, startCluster } from '../support/redis.js';
-import { show } from './store.contract.js';
+import { CacheMetrics } from '../../../../src/platform/cache/cache-metrics.js';
+import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
+import { type CacheStore, deleteKeys } from '../../../../src/platform/cache/store/cache-store.js';
+import { GuardedStore } from '../../../../src/platform/cache/store/guarded-store.js';
+import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
+import { slotOf } from '../../../../src/platform/cache/store/redis/redis-cluster.js';
+import { RedisStore } from '../../../../src/platform/cache/store/redis/redis-store.js';
+import { DatabaseInvalidations } from '../../../../src/platform/cache/write/database-invalidations.js';
+import { dataSourceOptions } from '../../../../src/platform/database/data-source.js';
+import { eventually } from '../../../support/eventually.js';
+import { createTestDatabase, type TestDatabase } from '../../../support/postgres.js';
+import { type RedisCluster, startRedisCluster } from '../../../support/redis.js';
+import { registerCleanup } from '../cleanup.js';
+import { show } from '../store/store-contract.js';
 
-/** A slot of the third master, which has no replica. */
-const isLost = (key: string): boolean => slotOf(`{${key}}`) > 10_922;
-const some = (count: number, accept: (key: string) => boolean): string[] =>
-  Array.from({ length: 20 * count }, (_, index) => `order:id:${index}`)
-    .filter(accept)
-    .slice(0, count);
+Logger.overrideLogger(false);
 
-let cluster: RedisCluster;
+const LONG_MS = 60_000;
+/** Longer than any pause between two looks at the table. */
+const POLL_INTERVAL_MS = 1_000;
+
+const afterThisTest = registerCleanup();
+
 let database: TestDatabase;
 let dataSource: DataSource;
-let store: GuardedStore;
-let gate: ReadGate;
-let invalidations: DatabaseInvalidations;
-
-const waiting = async (): Promise<string[]> => {
-  const rows = await dataSource.query<{ keys: string[] }[]>(
-    'SELECT keys FROM cache_invalidations ORDER BY position',
-  );
-  return rows.map(({ keys }) => keys.join());
-};
-async function eventually(accept: () => Promise<boolean>, ms = 15_000): Promise<void> {
-  for (const end = Date.now() + ms; !(await accept()); await sleep(20)) {
-    if (Date.now() > end) throw new Error(`not within ${ms} ms`);
-  }
-}
-const fill = async (keys: string[]): Promise<void> => {
-  await store.lease(keys, 'reader', 60_000);
-  await store.fill(
-    'reader',
-    keys.map((key) => ({ key, version: 1, payload: 'old', ttlMs: 60_000 })),
-  );
-};
 
 beforeAll(async () => {
-  [cluster, database] = await Promise.all([startCluster(), createTestDatabase()]);
-  dataSource = await new DataSource(dataSourceOptions(database.url, 3)).initialize();
-  gate = new ReadGate();
-  const redis = RedisStore.connect({ url: cluster.url, onStateChange: () => gate.close() });
-  store = new GuardedStore(redis, () => gate.close());
-  await eventually(async () =>
-    [...some(20, isLost), ...some(20, (key) => !isLost(key))].every((key) => redis.nameOf(key)),
+  database = await createTestDatabase();
+  dataSource = await new DataSource({
+    ...dataSourceOptions(database.url, 3),
+    connectTimeoutMS: 30_000,
+  }).initialize();
+});
+afterAll(async () => {
+  await dataSource?.destroy();
+  await database?.drop();
+});
+
+async function readWaitingKeys(): Promise<string[][]> {
+  const sql = 'SELECT keys FROM cache_invalidations ORDER BY position';
+  const rows = await dataSource.query<{ keys: string[] }[]>(sql);
+  return rows.map(({ keys }) => keys);
+}
+
+async function fillKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
+  await store.lease(keys, 'reader', LONG_MS);
+  await store.fill(
+    'reader',
+    keys.map((key) => ({ key, version: 1, payload: 'old', ttlMs: LONG_MS })),
   );
-  invalidations = new DatabaseInvalidations(
+}
+
+const showAll = async (store: CacheStore, keys: readonly string[]): Promise<string[]> =>
+  (await store.get(keys)).map(show);
+
+function createInvalidations(
+  store: CacheStore,
+  gate: ReadGate,
+  source: DataSource = dataSource,
+): DatabaseInvalidations {
+  const invalidations = new DatabaseInvalidations(
     store,
-    dataSource,
+    source,
     gate,
     new CacheMetrics(new Registry()),
   );
-  await invalidations.onApplicationBootstrap();
-}, 60_000);
-afterAll(async () => {
-  await invalidations?.onApplicationShutdown();
-  await store?.close();
-  await dataSource?.destroy();
-  await Promise.all([cluster?.stop(), database?.drop()]);
-});
+  afterThisTest(() => invalidations.onApplicationShutdown());
+  return invalidations;
+}
 
-describe('a part of the cluster that is gone', () => {
-  // More than a batch in front of the others.
-  const lost = some(600, isLost);
-  const kept = some(10, (key) => !isLost(key));
-
-  it('holds up no row but its own, and the breaker stays closed', async () => {
-    await eventually(async () => gate.isOpen);
-    await fill([...kept, ...lost.slice(0, 3)]);
-    await cluster.masters[2].kill();
-    await dataSource.query(
-      'INSERT INTO cache_invalidations (keys) SELECT ARRAY[key] FROM unnest($1::text[]) AS key',
-      [lost],
-    );
-    const mixed = [kept[0] as string, lost[0] as string];
-    await invalidations.leave(mixed);
-    await invalidations.leave(kept.slice(1));
-    await eventually(async () => (await waiting()).length === lost.length + 1, 5_000);
-    expect(await waiting()).toEqual([...lost, mixed.join()]);
-    expect((await store.get(kept)).map(show)).toEqual(kept.map(() => 'absent'));
-    expect(store.isOpen).toBe(false);
-    // And again, with all of them still in front.
-    await fill([kept[1] as string]);
-    await invalidations.leave([kept[1] as string]);
-    await eventually(async () => (await waiting()).length === lost.length + 1, 2_000);
-    expect((await store.get([kept[1] as string])).map(show)).toEqual(['absent']);
+describe('when a node looks into cache_invalidations', () => {
+  // Pauses end only when a test advances the clock; everything else runs in real time.
+  beforeEach(() => {
+    jest.useFakeTimers({
+      doNotFake: [
+        'Date',
+        'hrtime',
+        'nextTick',
+        'performance',
+        'queueMicrotask',
+        'setImmediate',
+        'clearImmediate',
+        'setInterval',
+        'clearInterval',
+      ],
+    });
+    afterThisTest(() => jest.useRealTimers());
   });
 
-  it('takes its rows when it is back', async () => {
+  const startNode = async (): Promise<{
+    store: MemoryStore;
+    gate: ReadGate;
+    invalidations: DatabaseInvalidations;
+  }> => {
+    const store = new MemoryStore();
+    const gate = new ReadGate();
+    const invalidations = createInvalidations(store, gate);
+    await invalidations.onApplicationBootstrap();
+    await eventually('the gate opens', () => gate.isOpen);
+    await fillKeys(store, ['k']);
+    return { store, gate, invalidations };
+  };
+
+  it('keys are enqueued with a NOTIFY → the node deletes them before its next poll', async () => {
+    const { store, invalidations } = await startNode();
+    await invalidations.enqueue(['k']);
+    await eventually('the key is deleted', async () => {
+      return (await showAll(store, ['k'])).join() === 'absent';
+    });
+    await eventually('the row is deleted', async () => (await readWaitingKeys()).length === 0);
+  });
+
+  it('a NOTIFY is lost → the node deletes the keys at its next poll', async () => {
+    const { store } = await startNode();
+    await dataSource.query(`INSERT INTO cache_invalidations (keys) VALUES ('{k}')`);
+    expect(await showAll(store, ['k'])).toEqual(['old@1']);
+    await eventually('the key is deleted', async () => {
+      jest.advanceTimersByTime(POLL_INTERVAL_MS);
+      return (await showAll(store, ['k'])).join() === 'absent';
+    });
+  });
+
+  it('the gate is closed → the node looks at once and opens it again', async () => {
+    const { gate } = await startNode();
+    gate.close();
+    expect(gate.isOpen).toBe(false);
+    await eventually('the gate opens', () => gate.isOpen);
+  });
+
+  it('PostgreSQL cannot be reached → the node pauses before each new attempt', async () => {
+    let attempts = 0;
+    const server = createServer((socket) => {
+      attempts++;
+      socket.destroy();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    afterThisTest(() => server.close());
+    const { port } = server.address() as AddressInfo;
+    const unreachable = { options: { url: `postgres://127.0.0.1:${port}/x` } } as DataSource;
+    const invalidations = createInvalidations(new MemoryStore(), new ReadGate(), unreachable);
+    await invalidations.onApplicationBootstrap();
+    await eventually('the first attempt fails', () => attempts > 0);
+    // Ten round trips over TCP to the server: more than an attempt without a pause needs.
+    for (let trip = 0; trip < 10; trip++) await readWaitingKeys();
+    expect(attempts).toBe(1);
+    await eventually('the node tries again after the pause', () => {
+      jest.advanceTimersByTime(POLL_INTERVAL_MS);
+      return attempts > 1;
+    });
+  });
+});
+
+describe('a Redis Cluster without its third master', () => {
+  const FIRST_SLOT_OF_THIRD_MASTER = 10_923;
+  const isOnThirdMaster = (key: string): boolean =>
+    slotOf(`{${key}}`) >= FIRST_SLOT_OF_THIRD_MASTER;
+  const findKeys = (count: number, isWanted: (key: string) => boolean): string[] =>
+    Array.from({ length: 20 * count }, (_, index) => `order:id:${index}`)
+      .filter(isWanted)
+      .slice(0, count);
+  /** More rows than one batch has. */
+  const lostKeys = findKeys(600, isOnThirdMaster);
+  const reachableKeys = findKeys(10, (key) => !isOnThirdMaster(key));
+
+  let cluster: RedisCluster;
+  let store: GuardedStore;
+  let gate: ReadGate;
+  let invalidations: DatabaseInvalidations;
+
+  beforeAll(async () => {
+    cluster = await startRedisCluster();
+  });
+  afterAll(() => cluster?.stop());
+
+  beforeEach(async () => {
+    gate = new ReadGate();
+    const redis = RedisStore.connect({
+      url: cluster.url,
+      commandTimeoutMs: 2_000,
+      onStateChange: () => gate.close(),
+    });
+    store = new GuardedStore(redis, () => gate.close());
+    afterThisTest(() => store.close());
+    // A master that an earlier test has restarted may not take writes yet.
+    await eventually('every master takes writes', async () => {
+      await deleteKeys(redis, [...lostKeys, ...reachableKeys]);
+      return true;
+    });
+    invalidations = createInvalidations(store, gate);
+    await invalidations.onApplicationBootstrap();
+    await eventually('the gate opens', () => gate.isOpen);
+  });
+
+  const loseThirdMaster = async (): Promise<void> => {
+    await cluster.masters[2].kill();
+    afterThisTest(() => cluster.masters[2].restart());
+    await dataSource.query(
+      'INSERT INTO cache_invalidations (keys) SELECT ARRAY[key] FROM unnest($1::text[]) AS key',
+      [lostKeys],
+    );
+    afterThisTest(() => dataSource.query('DELETE FROM cache_invalidations'));
+  };
+
+  it('a row with reachable keys is applied although unreachable rows precede it', async () => {
+    await fillKeys(store, reachableKeys);
+    await loseThirdMaster();
+    await invalidations.enqueue(reachableKeys.slice(1));
+    await eventually('only the unreachable rows are left', async () => {
+      return (await readWaitingKeys()).length === lostKeys.length;
+    });
+    expect((await readWaitingKeys()).flat()).toEqual(lostKeys);
+    expect(await showAll(store, reachableKeys.slice(1))).toEqual(
+      reachableKeys.slice(1).map(() => 'absent'),
+    );
+    expect(store.isBreakerOpen).toBe(false);
+  });
+
+  it('a row with keys of both kinds stays, and its reachable keys are deleted', async () => {
+    const [reachableKey, lostKey] = [reachableKeys[0] as string, lostKeys[0] as string];
+    await fillKeys(store, [reachableKey]);
+    await loseThirdMaster();
+    await invalidations.enqueue([reachableKey, lostKey]);
+    await eventually('the reachable key is deleted', async () => {
+      return (await showAll(store, [reachableKey])).join() === 'absent';
+    });
+    // A row that comes later is applied, so the mixed row has been tried.
+    await invalidations.enqueue([reachableKey]);
+    await eventually('the later row is applied', async () => {
+      return (await readWaitingKeys()).length === lostKeys.length + 1;
+    });
+    expect((await readWaitingKeys()).at(-1)).toEqual([reachableKey, lostKey]);
+  });
+
+  it('the third master comes back → its rows are applied and the gate opens', async () => {
+    const cachedLostKeys = lostKeys.slice(0, 3);
+    await fillKeys(store, cachedLostKeys);
+    await loseThirdMaster();
     await cluster.masters[2].restart();
-    await eventually(async () => (await waiting()).length === 0);
-    await eventually(async () => gate.isOpen);
-    expect((await store.get(lost.slice(0, 3))).map(show)).toEqual(['absent', 'absent', 'absent']);
+    await eventually('no row is left', async () => (await readWaitingKeys()).length === 0);
+    await eventually('the gate opens', () => gate.isOpen);
+    expect(await showAll(store, cachedLostKeys)).toEqual(cachedLostKeys.map(() => 'absent'));
   });
 });

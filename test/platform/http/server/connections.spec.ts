@@ -1,89 +1,104 @@
-/** Connections that cost a server without asking for anything: bounded in time and number, told as problems where one can be told. */
-import { connect, type Socket } from 'node:net';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+/** Limits of connections in time and number, and what responses reveal about the server. */
 import type { Server } from 'node:http';
-import { MOST_CONNECTIONS } from '../../src/http/negotiation.js';
-import { startApp, type TestApp } from '../support/app.js';
+import { connect, type Socket } from 'node:net';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { MAX_CONNECTIONS } from '../../../../src/platform/http/server/server-options.js';
+import { startApp, type TestApp } from '../../../support/app.js';
 
-describe('connections', () => {
-  let app: TestApp;
-  let server: Server;
-  const sockets: Socket[] = [];
-  beforeAll(async () => {
-    app = await startApp();
-    server = app.app.getHttpServer() as Server;
+let app: TestApp;
+let server: Server;
+const sockets: Socket[] = [];
+
+beforeAll(async () => {
+  app = await startApp();
+  server = app.app.getHttpServer() as Server;
+});
+afterEach(() => {
+  for (const socket of sockets.splice(0)) socket.destroy();
+});
+afterAll(() => app.close());
+
+const LIVE = 'GET /health/live HTTP/1.1\r\nHost: x\r\n';
+const KEPT = `${LIVE}\r\n`;
+const CLOSED = `${LIVE}Connection: close\r\n\r\n`;
+
+interface Connection {
+  readonly socket: Socket;
+  /** Everything that was received, once the connection is closed. */
+  readonly received: Promise<string>;
+}
+
+function open(firstBytes: string): Connection {
+  const socket = connect(Number(new URL(app.url).port), '127.0.0.1');
+  socket.write(firstBytes);
+  sockets.push(socket);
+  let text = '';
+  socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
+  socket.on('error', () => undefined);
+  return { socket, received: new Promise((resolve) => socket.on('close', () => resolve(text))) };
+}
+
+it('the server has timeouts and a maximum of connections', () => {
+  const { headersTimeout, requestTimeout, keepAliveTimeout, maxConnections } = server;
+  expect({ headersTimeout, requestTimeout, keepAliveTimeout, maxConnections }).toEqual({
+    headersTimeout: 10_000,
+    requestTimeout: 30_000,
+    keepAliveTimeout: 65_000,
+    maxConnections: MAX_CONNECTIONS,
   });
-  afterAll(async () => {
-    sockets.forEach((socket) => socket.destroy());
-    await app.close();
-  });
+});
 
-  const open = (first: string): { socket: Socket; end: Promise<string> } => {
-    const socket = connect(Number(new URL(app.url).port), '127.0.0.1', () => socket.write(first));
-    sockets.push(socket);
-    let text = '';
-    socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
-    socket.on('error', () => undefined);
-    return { socket, end: new Promise((resolve) => socket.on('close', () => resolve(text))) };
-  };
-
-  it('have bounds', () => {
-    expect({
-      headers: server.headersTimeout,
-      request: server.requestTimeout,
-      keepAlive: server.keepAliveTimeout,
-      most: server.maxConnections,
-    }).toEqual({ headers: 10_000, request: 30_000, keepAlive: 65_000, most: MOST_CONNECTIONS });
-  });
-
-  it('whose head or body dribbles are cut with a 408, while others are served', async () => {
-    const [headers, request] = [server.headersTimeout, server.requestTimeout];
-    [server.headersTimeout, server.requestTimeout] = [700, 1_500];
-    const head = open('GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: ');
-    const body = open(
-      'POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{',
-    );
-    const dribble = setInterval(
-      () => [head, body].forEach(({ socket }) => socket.writable && socket.write(' ')),
-      100,
-    );
+describe('a request that arrives byte by byte', () => {
+  it.each([
+    ['head', 'GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: '],
+    [
+      'body',
+      'POST /v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n' +
+        'Content-Length: 100000\r\n\r\n{',
+    ],
+  ])('is 408 when its %s is not complete in time, while others are served', async (_, bytes) => {
+    const { headersTimeout, requestTimeout } = server;
+    Object.assign(server, { headersTimeout: 200, requestTimeout: 400 });
+    const { socket, received } = open(bytes);
+    const dribble = setInterval(() => socket.writable && socket.write(' '), 20);
     try {
       expect((await app.call('GET', '/health/live')).status).toBe(200);
-      expect(await head.end).toMatch(
+      expect(await received).toMatch(
         /^HTTP\/1\.1 408 [^]*application\/problem\+json[^]*request-timeout/,
       );
-      expect(await body.end).toMatch(/^HTTP\/1\.1 408 /);
     } finally {
       clearInterval(dribble);
-      [server.headersTimeout, server.requestTimeout] = [headers, request];
-    }
-  });
-
-  it('past the most are closed at once, and taken again when others have gone', async () => {
-    // One that stands already goes on being served.
-    const first = open('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n');
-    await new Promise((resolve) => first.socket.once('data', resolve));
-    const now = await new Promise<number>((resolve) =>
-      server.getConnections((_, count) => resolve(count)),
-    );
-    server.maxConnections = now;
-    try {
-      expect(await open('GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n').end).toBe('');
-      first.socket.write('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
-      expect((await first.end).match(/HTTP\/1\.1 200/g)).toHaveLength(2);
-      expect(
-        await open('GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n').end,
-      ).toMatch(/^HTTP\/1\.1 200/);
-    } finally {
-      server.maxConnections = MOST_CONNECTIONS;
-    }
-  });
-
-  it('tell nothing of what the server is made of', async () => {
-    for (const path of ['/health/live', '/docs', '/nowhere', '/v1/users/me']) {
-      const { headers } = await app.call('GET', path);
-      for (const name of ['server', 'x-powered-by', 'via', 'x-aspnet-version'])
-        expect([path, headers.get(name)]).toEqual([path, null]);
+      Object.assign(server, { headersTimeout, requestTimeout });
     }
   });
 });
+
+describe('a connection past the maximum', () => {
+  it('is closed at once, and accepted when another one has ended', async () => {
+    const first = open(KEPT);
+    await new Promise((resolve) => first.socket.once('data', resolve));
+    server.maxConnections = await connectionCount();
+    try {
+      expect(await open(KEPT).received).toBe('');
+      first.socket.write(CLOSED);
+      expect((await first.received).match(/HTTP\/1\.1 200/g)).toHaveLength(2);
+      expect(await open(CLOSED).received).toMatch(/^HTTP\/1\.1 200/);
+    } finally {
+      server.maxConnections = MAX_CONNECTIONS;
+    }
+  });
+
+  const connectionCount = (): Promise<number> =>
+    new Promise((resolve, reject) =>
+      server.getConnections((error, count) => (error ? reject(error) : resolve(count))),
+    );
+});
+
+it.each(['/health/live', '/docs', '/nowhere', '/v1/users/me'])(
+  'the response to %s does not name the software of the server',
+  async (path) => {
+    const { headers } = await app.call('GET', path);
+    const revealing = ['server', 'x-powered-by', 'via', 'x-aspnet-version'];
+    expect(revealing.filter((name) => headers.has(name))).toEqual([]);
+  },
+);

@@ -1,4 +1,4 @@
-/** HTTPS from TLS_CERT_FILE and TLS_KEY_FILE: what is spoken, what is refused at the start, and how a new pair takes over. */
+/** HTTPS: its protocol versions and ciphers, and how it picks up a new certificate. */
 import {
   mkdirSync,
   mkdtempSync,
@@ -12,61 +12,86 @@ import http from 'node:http';
 import https from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import tls from 'node:tls';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { createApp } from '../../src/app.js';
-import { ConfigError, loadConfig } from '../../src/config.js';
-import { type Certificate, makeCertificate } from '../support/certificates.js';
-import { startApp, type TestApp } from '../support/app.js';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { createApp } from '../../../../src/app.js';
+import { ConfigError, loadConfig } from '../../../../src/config.js';
+import {
+  readTlsPair,
+  type TlsFiles,
+  type TlsPair,
+} from '../../../../src/platform/http/server/tls-pair.js';
+import { TlsReload } from '../../../../src/platform/http/server/tls-reload.js';
+import { startApp, type TestApp } from '../../../support/app.js';
+import { makeCertificate } from '../../../support/certificates.js';
+import { eventually } from '../../../support/eventually.js';
 
-describe('TLS', () => {
-  let folder: string;
-  let app: TestApp;
-  let port: number;
-  const sockets = new Set<tls.TLSSocket>();
-  const [one, two, rsa]: Certificate[] = [
-    makeCertificate('one'),
-    makeCertificate('two'),
-    makeCertificate('three', 'rsa'),
-  ] as const;
-  const files = (): { certFile: string; keyFile: string } => ({
-    certFile: join(folder, 'live', 'tls.crt'),
-    keyFile: join(folder, 'live', 'tls.key'),
-  });
-  const logged: string[] = [];
+const FIRST = makeCertificate('first');
+const SECOND = makeCertificate('second');
+const RSA = makeCertificate('rsa', 'rsa');
 
-  /** As Kubernetes mounts a secret: a folder for each state, and a link that moves from one to the next in one step. */
-  let states = 0;
-  function mount(cert: string, key: string): void {
-    const state = join(folder, `state-${++states}`);
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'holdfast-tls-'));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+let mountCount = 0;
+
+/**
+ * A folder with a certificate and a key that are replaced as Kubernetes does: a new folder, and one
+ * atomic rename of the link to it.
+ */
+class MountedPair {
+  private readonly root = join(folder, `mount-${++mountCount}`);
+  private version = 0;
+  readonly files: TlsFiles = {
+    certFile: join(this.root, 'live', 'tls.crt'),
+    keyFile: join(this.root, 'live', 'tls.key'),
+  };
+
+  constructor(cert: string, key: string) {
+    mkdirSync(this.root);
+    this.mount(cert, key);
+  }
+
+  mount(cert: string, key: string): void {
+    this.version++;
+    const state = join(this.root, `version-${this.version}`);
     mkdirSync(state);
     writeFileSync(join(state, 'tls.crt'), cert);
     writeFileSync(join(state, 'tls.key'), key);
-    symlinkSync(state, join(folder, 'next'));
-    renameSync(join(folder, 'next'), join(folder, 'live'));
+    symlinkSync(state, join(this.root, 'next'));
+    renameSync(join(this.root, 'next'), join(this.root, 'live'));
   }
+}
+
+describe('a service with TLS_CERT_FILE and TLS_KEY_FILE', () => {
+  let app: TestApp;
+  let mounted: MountedPair;
+  let port: number;
+  const sockets = new Set<tls.TLSSocket>();
 
   beforeAll(async () => {
-    folder = mkdtempSync(join(tmpdir(), 'holdfast-tls-'));
-    mount(one!.cert, one!.key);
-    const { certFile, keyFile } = files();
-    app = await startApp(
-      { TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile, LOG_LEVEL: 'info' },
-      undefined,
-      {
-        write: (line) => void logged.push(line),
-      },
-    );
+    mounted = new MountedPair(FIRST.cert, FIRST.key);
+    const { certFile, keyFile } = mounted.files;
+    app = await startApp({ TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile });
     port = Number(new URL(app.url).port);
   });
+  // Each test begins with the first certificate.
+  beforeEach(async () => {
+    mounted.mount(FIRST.cert, FIRST.key);
+    await eventually(
+      'the first certificate is served',
+      async () => (await servedName()) === 'first',
+    );
+  });
   afterAll(async () => {
-    sockets.forEach((socket) => socket.destroy());
+    for (const socket of sockets) socket.destroy();
     await app.close();
-    rmSync(folder, { recursive: true, force: true });
   });
 
-  const handshake = (options: tls.ConnectionOptions = {}): Promise<tls.TLSSocket> =>
+  const connectTls = (options: tls.ConnectionOptions = {}): Promise<tls.TLSSocket> =>
     new Promise((resolve, reject) => {
       const socket = tls.connect(
         { port, host: '127.0.0.1', rejectUnauthorized: false, ...options },
@@ -74,143 +99,222 @@ describe('TLS', () => {
       );
       sockets.add(socket.on('error', reject));
     });
-  /** The common name that a new connection is shown. */
-  async function served(): Promise<string> {
-    const socket = await handshake();
+
+  /** The common name of the certificate that a new connection gets. */
+  async function servedName(): Promise<string> {
+    const socket = await connectTls();
     const { subject } = socket.getPeerCertificate();
     socket.destroy();
     return String(subject.CN);
   }
-  async function eventually(condition: () => Promise<boolean> | boolean): Promise<void> {
-    for (const deadline = Date.now() + 8_000; !(await condition()); await sleep(50))
-      if (Date.now() > deadline) throw new Error('it did not happen in time');
-  }
-  const get = (path: string, ca: string): Promise<http.IncomingMessage> =>
+
+  const getLive = (options: https.RequestOptions): Promise<http.IncomingMessage> =>
     new Promise((resolve, reject) => {
-      https
-        .get(`https://127.0.0.1:${port}${path}`, { ca, agent: false }, (reply) =>
-          resolve(reply.resume()),
-        )
-        .on('error', reject);
+      const request = https.get(`https://127.0.0.1:${port}/health/live`, options, (response) => {
+        response.resume().on('end', () => resolve(response));
+      });
+      request.on('error', reject);
     });
 
-  it('serves the API under the certificate, with HSTS', async () => {
+  const OLD_PROTOCOL: tls.ConnectionOptions = {
+    minVersion: 'TLSv1',
+    maxVersion: 'TLSv1.1',
+    ciphers: 'DEFAULT@SECLEVEL=0',
+  };
+
+  it('serves HTTPS with the certificate, and HSTS', async () => {
     expect(app.url).toMatch(/^https:/);
-    const reply = await get('/health/live', one!.cert);
-    expect(reply.statusCode).toBe(200);
-    expect(reply.headers['strict-transport-security']).toMatch(/^max-age=31536000/);
-    expect(reply.headers['content-security-policy']).toContain('upgrade-insecure-requests');
+    const { statusCode, headers } = await getLive({ ca: FIRST.cert, agent: false });
+    expect(statusCode).toBe(200);
+    expect(headers['strict-transport-security']).toMatch(/^max-age=31536000/);
+    expect(headers['content-security-policy']).toContain('upgrade-insecure-requests');
   });
 
-  it('speaks TLS 1.2 with forward secrecy at the least', async () => {
-    expect((await handshake()).getProtocol()).toBe('TLSv1.3');
-    const old = await handshake({ maxVersion: 'TLSv1.2' });
-    expect([old.getProtocol(), old.getCipher().name]).toEqual([
-      'TLSv1.2',
-      expect.stringMatching(/^ECDHE-.*(GCM|POLY)/),
-    ]);
-    old.destroy();
-    for (const maxVersion of ['TLSv1.1', 'TLSv1'] as const)
-      await expect(
-        handshake({ minVersion: 'TLSv1', maxVersion, ciphers: 'DEFAULT@SECLEVEL=0' }),
-      ).rejects.toThrow();
-    for (const ciphers of ['ECDHE-ECDSA-AES128-SHA', 'AES128-GCM-SHA256'])
-      await expect(handshake({ maxVersion: 'TLSv1.2', ciphers })).rejects.toThrow();
+  it('uses TLS 1.3, and TLS 1.2 with forward secrecy', async () => {
+    expect((await connectTls()).getProtocol()).toBe('TLSv1.3');
+    const old = await connectTls({ maxVersion: 'TLSv1.2' });
+    expect(old.getProtocol()).toBe('TLSv1.2');
+    expect(old.getCipher().name).toMatch(/^ECDHE-.*(GCM|POLY)/);
   });
 
-  it('does not answer plain HTTP on that port', async () => {
+  it.each<[string, tls.ConnectionOptions]>([
+    ['TLS 1.1', OLD_PROTOCOL],
+    ['TLS 1.0', { ...OLD_PROTOCOL, maxVersion: 'TLSv1' }],
+    ['a CBC cipher', { maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-SHA' }],
+    ['a cipher without forward secrecy', { maxVersion: 'TLSv1.2', ciphers: 'AES128-GCM-SHA256' }],
+  ])('rejects %s', async (_, options) => {
+    await expect(connectTls(options)).rejects.toThrow();
+  });
+
+  it('does not answer plain HTTP on its port', async () => {
     const plain = new Promise((resolve, reject) =>
       http.get({ port, path: '/health/live' }, resolve).on('error', reject),
     );
     await expect(plain).rejects.toThrow();
-    expect((await get('/health/live', one!.cert)).statusCode).toBe(200);
   });
 
-  it('takes a pair that a link was moved to, and drops no connection', async () => {
-    const agent = new https.Agent({ keepAlive: true, maxSockets: 1, ca: one!.cert });
-    const ask = (): Promise<{ status: number; reused: boolean; cn: string }> =>
-      new Promise((resolve, reject) => {
-        const request = https.get(`https://127.0.0.1:${port}/health/live`, { agent }, (reply) => {
-          const cn = String((reply.socket as tls.TLSSocket).getPeerCertificate().subject?.CN);
-          reply
-            .resume()
-            .on('end', () =>
-              resolve({ status: reply.statusCode ?? 0, reused: request.reusedSocket, cn }),
-            );
-        });
-        request.on('error', reject);
-      });
-    expect(await ask()).toMatchObject({ status: 200, reused: false });
-    mount(two!.cert, two!.key);
-    await eventually(async () => (await served()) === 'two');
-    expect(await ask()).toEqual({ status: 200, reused: true, cn: 'one' });
-    agent.destroy();
-    expect((await get('/health/live', two!.cert)).statusCode).toBe(200);
-    expect((await handshake({ maxVersion: 'TLSv1.2' })).getCipher().name).toMatch(/^ECDHE/);
-    await expect(
-      handshake({ minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' }),
-    ).rejects.toThrow();
-  });
-
-  it('keeps the pair in force over one that is broken, says so once, and takes the next whole one', async () => {
-    const errors = (): string[] => logged.filter((line) => line.includes('is not replaced'));
-    const { certFile, keyFile } = files();
-    mount(rsa!.cert, two!.key);
-    await eventually(() => errors().length > 0);
-    expect(errors()[0]).toContain(
-      'TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE',
-    );
-    await sleep(2_200);
-    expect([await served(), errors().length]).toEqual(['two', 1]);
-    unlinkSync(keyFile);
-    await eventually(() => errors().length === 2);
-    expect(errors()[1]).toContain('the files cannot be read (ENOENT)');
-    // In place, as certbot's hooks and editors do.
-    writeFileSync(certFile, rsa!.cert);
-    writeFileSync(keyFile, rsa!.key);
-    await eventually(async () => (await served()) === 'three');
-    expect(logged.join('')).not.toContain('PRIVATE KEY');
-  });
-
-  it('a pair that cannot be served stops the start with one line that names the variable', async () => {
-    const write = (name: string, text: string): string => {
-      writeFileSync(join(folder, name), text);
-      return join(folder, name);
-    };
-    const good = { cert: write('good.crt', one!.cert), key: write('good.key', one!.key) };
-    const bad: readonly (readonly [string, string, RegExp])[] = [
-      [
-        join(folder, 'none.crt'),
-        good.key,
-        /^TLS_CERT_FILE cannot be read: .*none\.crt \(ENOENT\)$/,
-      ],
-      [good.cert, folder, /^TLS_KEY_FILE cannot be read: .* \(EISDIR\)$/],
-      [write('junk', 'junk'), good.key, /^TLS_CERT_FILE must be a PEM certificate/],
-      [good.cert, write('empty', ''), /^TLS_KEY_FILE must be a PEM private key/],
-      [good.key, good.cert, /^TLS_CERT_FILE must be/],
-      [good.cert, write('other.key', two!.key), /^TLS_KEY_FILE is not the key of the certificate/],
-      [good.cert, write('rsa.key', rsa!.key), /^TLS_KEY_FILE is not the key of the certificate/],
-    ];
-    for (const [TLS_CERT_FILE, TLS_KEY_FILE, line] of bad) {
-      const env = {
-        DATABASE_URL: app.databaseUrl,
-        TLS_CERT_FILE,
-        TLS_KEY_FILE,
-        LOG_LEVEL: 'silent',
-      };
-      const start = createApp(loadConfig(env));
-      await expect(start).rejects.toBeInstanceOf(ConfigError);
-      await expect(start).rejects.toThrow(line);
+  it('serves a new certificate to new connections, and keeps open connections', async () => {
+    const agent = new https.Agent({ keepAlive: true, maxSockets: 1, ca: FIRST.cert });
+    try {
+      const before = await getLive({ agent });
+      mounted.mount(SECOND.cert, SECOND.key);
+      await eventually('the second one is served', async () => (await servedName()) === 'second');
+      const after = await getLive({ agent });
+      expect(after.statusCode).toBe(200);
+      expect(after.socket).toBe(before.socket);
+      expect((await getLive({ ca: SECOND.cert, agent: false })).statusCode).toBe(200);
+    } finally {
+      agent.destroy();
     }
+  });
+
+  it('keeps its protocol versions and ciphers with a new certificate', async () => {
+    mounted.mount(SECOND.cert, SECOND.key);
+    await eventually('the second one is served', async () => (await servedName()) === 'second');
+    const { name } = (await connectTls({ maxVersion: 'TLSv1.2' })).getCipher();
+    expect(name).toMatch(/^ECDHE/);
+    await expect(connectTls(OLD_PROTOCOL)).rejects.toThrow();
   });
 });
 
-describe('without TLS', () => {
-  it('no header claims it', async () => {
+describe('TlsReload', () => {
+  const served: TlsPair[] = [];
+  let errors: string[];
+  let log: string[];
+  let mounted: MountedPair;
+  let reload: TlsReload;
+
+  beforeEach(() => {
+    served.length = 0;
+    errors = [];
+    log = [];
+    mounted = new MountedPair(FIRST.cert, FIRST.key);
+    const server = { setSecureContext: (pair: object) => void served.push(pair as TlsPair) };
+    const logger = {
+      log: (message: string) => void log.push(message),
+      warn: (message: string) => void log.push(message),
+      error: (message: string) => void errors.push(message),
+    };
+    reload = new TlsReload(server, mounted.files, readTlsPair(mounted.files), logger);
+  });
+
+  async function poll(times: number): Promise<void> {
+    for (let count = 0; count < times; count++) await reload.poll();
+  }
+  const servedKeys = (): string[] => served.map(({ key }) => key.toString());
+
+  it('does nothing while the files stay the same', async () => {
+    await poll(3);
+    expect([served, errors, log]).toEqual([[], [], []]);
+  });
+
+  it('serves a new pair once', async () => {
+    mounted.mount(SECOND.cert, SECOND.key);
+    await poll(3);
+    expect(servedKeys()).toEqual([SECOND.key]);
+    expect(log).toEqual([expect.stringMatching(/^TLS certificate replaced; .* valid until /)]);
+  });
+
+  it('does not report a pair that is incomplete at one poll only', async () => {
+    writeFileSync(mounted.files.certFile, SECOND.cert);
+    await poll(1);
+    writeFileSync(mounted.files.keyFile, SECOND.key);
+    await poll(1);
+    expect(servedKeys()).toEqual([SECOND.key]);
+    expect(errors).toEqual([]);
+  });
+
+  it('keeps the current pair and reports once that the new one does not match', async () => {
+    mounted.mount(RSA.cert, SECOND.key);
+    await poll(5);
+    expect(served).toEqual([]);
+    expect(errors).toEqual([
+      'TLS certificate not replaced, the current one stays: ' +
+        'TLS_KEY_FILE is not the key of the certificate in TLS_CERT_FILE',
+    ]);
+  });
+
+  it('keeps the current pair and reports once that a file is missing', async () => {
+    unlinkSync(mounted.files.keyFile);
+    await poll(5);
+    expect(served).toEqual([]);
+    expect(errors).toEqual([expect.stringContaining('cannot be read (ENOENT)')]);
+  });
+
+  it('serves the next valid pair after an invalid one', async () => {
+    mounted.mount(RSA.cert, SECOND.key);
+    await poll(2);
+    mounted.mount(RSA.cert, RSA.key);
+    await poll(1);
+    expect(servedKeys()).toEqual([RSA.key]);
+  });
+
+  it('reports an invalid pair again after a valid one', async () => {
+    mounted.mount(RSA.cert, SECOND.key);
+    await poll(2);
+    mounted.mount(RSA.cert, RSA.key);
+    await poll(1);
+    mounted.mount(RSA.cert, SECOND.key);
+    await poll(2);
+    expect(errors).toHaveLength(2);
+  });
+
+  it('logs nothing of a private key', async () => {
+    mounted.mount(SECOND.cert, RSA.key);
+    await poll(2);
+    mounted.mount(SECOND.cert, SECOND.key);
+    await poll(2);
+    expect([...errors, ...log].join('\n')).not.toMatch(/PRIVATE KEY|BEGIN/);
+  });
+});
+
+describe('readTlsPair', () => {
+  const write = (name: string, content: string): string => {
+    const file = join(folder, name);
+    writeFileSync(file, content);
+    return file;
+  };
+
+  it('reports a missing file with its variable, path and reason', () => {
+    const files = { certFile: join(folder, 'none.crt'), keyFile: write('first.key', FIRST.key) };
+    expect(() => readTlsPair(files)).toThrow(ConfigError);
+    expect(() => readTlsPair(files)).toThrow(
+      /^TLS_CERT_FILE cannot be read: .*none\.crt \(ENOENT\)$/,
+    );
+  });
+
+  it('reports a folder in place of a file', () => {
+    const files = { certFile: write('first.crt', FIRST.cert), keyFile: folder };
+    expect(() => readTlsPair(files)).toThrow(/^TLS_KEY_FILE cannot be read: .* \(EISDIR\)$/);
+  });
+
+  it.each([
+    ['junk as certificate', 'junk', FIRST.key, /^TLS_CERT_FILE must be a PEM certificate/],
+    ['an empty key', FIRST.cert, '', /^TLS_KEY_FILE must be a PEM private key/],
+    ['certificate and key swapped', FIRST.key, FIRST.cert, /^TLS_CERT_FILE must be/],
+    ['another key', FIRST.cert, SECOND.key, /^TLS_KEY_FILE is not the key of the certificate/],
+    ['a key of another type', FIRST.cert, RSA.key, /^TLS_KEY_FILE is not the key of the certifi/],
+  ])('rejects %s with one line that names the variable', (_, cert, key, line) => {
+    const files = { certFile: write('wrong.crt', cert), keyFile: write('wrong.key', key) };
+    expect(() => readTlsPair(files)).toThrow(ConfigError);
+    expect(() => readTlsPair(files)).toThrow(line);
+  });
+});
+
+describe('a service with an invalid pair', () => {
+  it('does not start', async () => {
+    const missing = join(folder, 'missing.crt');
+    const config = loadConfig({ TLS_CERT_FILE: missing, TLS_KEY_FILE: missing });
+    await expect(createApp(config)).rejects.toBeInstanceOf(ConfigError);
+  });
+});
+
+describe('a service without TLS', () => {
+  it('sends no header that requires HTTPS', async () => {
     const app = await startApp();
     try {
       const { headers } = await app.call('GET', '/health/live');
-      expect(headers.get('strict-transport-security')).toBeNull();
+      expect(headers.has('strict-transport-security')).toBe(false);
       expect(headers.get('content-security-policy')).not.toContain('upgrade-insecure-requests');
     } finally {
       await app.close();

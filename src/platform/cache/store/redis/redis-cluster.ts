@@ -1,45 +1,65 @@
 /**
- * A Redis Cluster: one connection for each master, and this process's idea of which of them serves which slot. The
- * invariant is the nodes' own: a name carries the incarnation of the node that it is sent to, so a wrong idea costs a MOVED
- * and nothing else, and a key that came along with its slot (or back with it) bears a name that nobody asks for any more.
- *
- * The slot of a name must not depend on the incarnation in it, so a key stands in braces: `hf:<incarnation>:{<key>}`.
- * A slot's migration is not followed (ASK): meanwhile its absent keys are unreachable. What is left to G2: a master that is
- * cut off from the others answers until cluster-node-timeout has passed, when Redis itself stops it.
+ * A Redis Cluster: one connection to each master, and this process's view of which master serves
+ * which slot. A wrong view costs a MOVED reply and nothing else: every Redis key names the
+ * incarnation of the node that it is sent to. So a key that moved along with its slot has a name
+ * that nobody asks for any more (docs/adr/0004-redis-topologies.md).
  */
-import { type NodeOptions, RedisNode, within } from './redis.node.js';
-import type { RedisTopology } from './redis.topology.js';
-import type { RedisAddress, RedisTarget } from './redis.url.js';
+import { PollingLoop } from '../../../timing/polling-loop.js';
+import {
+  type RedisConnection,
+  type RedisConnectionOptions,
+  replyWithin,
+} from './redis-connection.js';
+import { RedisNode } from './redis-node.js';
+import type { RedisTopology } from './redis-topology.js';
+import type { RedisAddress, RedisTarget } from './redis-url.js';
 
-const REFRESH_MS = 1_000;
+const REFRESH_INTERVAL_MS = 1_000;
 const REFRESH_TIMEOUT_MS = 500;
 
+type SlotRanges = Awaited<ReturnType<RedisConnection['clusterSlots']>>;
+
+/**
+ * The slot of a key must not depend on its incarnation, so the key is in braces:
+ * `hf:<incarnation>:{<key>}`.
+ *
+ * ASK replies are not followed: while a slot migrates, its absent keys are unavailable.
+ *
+ * Not covered by G1 but by G2 (docs/design/cache-protocol.md): a master that is cut off from the
+ * others answers until `cluster-node-timeout` has passed and Redis itself stops it.
+ */
 export class RedisCluster implements RedisTopology {
-  readonly sharded = true;
-  private readonly known = new Map<string, RedisNode>();
+  readonly isSharded = true;
+  /** Every node that is connected, by address. */
+  private readonly knownNodes = new Map<string, RedisNode>();
+  /** The nodes of the URL. Never closed: when all other addresses have changed, they lead back. */
   private readonly seeds: ReadonlySet<RedisNode>;
-  /** By slot; each of {@link masters} serves some. */
+  private readonly loop: PollingLoop;
+  /** By slot. */
   private slots: (RedisNode | undefined)[] = [];
+  /** The nodes that serve a slot. */
   private masters: ReadonlySet<RedisNode> = new Set();
-  private refreshing = false;
-  private timer: NodeJS.Timeout | undefined;
-  private closed = false;
 
   constructor(
     private readonly target: RedisTarget,
-    private readonly options: NodeOptions,
+    private readonly options: RedisConnectionOptions,
     private readonly onChange: () => void,
   ) {
-    // Never given up: where every other address has changed, they are the way back.
+    this.loop = new PollingLoop({
+      step: () => this.refresh(),
+      onError: (error) => options.onError?.(error as Error),
+      retry: { minMs: REFRESH_INTERVAL_MS, maxMs: REFRESH_INTERVAL_MS },
+    });
     this.seeds = new Set(target.addresses.map((address) => this.nodeAt(address)));
+    this.loop.start();
   }
 
   get nodes(): RedisNode[] {
     return [...this.masters].filter((node) => node.prefix !== undefined);
   }
 
-  /** A key never begins with a closing brace: it would empty the tag. */
-  local(key: string): string {
+  /** A cache key never begins with a closing brace: the tag would be empty. */
+  localKeyOf(key: string): string {
     return `{${key}}`;
   }
 
@@ -47,95 +67,117 @@ export class RedisCluster implements RedisTopology {
     return this.slots[slotOf(name)];
   }
 
-  redirected(name: string, error: unknown): boolean {
-    const [, host, port] =
-      (error instanceof Error && /^MOVED \d+ (.*):(\d+)$/.exec(error.message)) || [];
-    if (port === undefined) return false;
+  followRedirect(name: string, error: unknown): boolean {
     const slot = slotOf(name);
-    const before = this.slots[slot];
-    // An empty host is the answering node's own.
-    this.slots[slot] = this.nodeAt({ host: host || before!.address.host, port: Number(port) });
-    void this.refresh();
-    return this.slots[slot] !== before;
+    const oldNode = this.slots[slot];
+    const address = movedTo(error, oldNode);
+    if (!address) return false;
+    const newNode = this.nodeAt(address);
+    this.slots[slot] = newNode;
+    this.loop.wake();
+    return newNode !== oldNode;
   }
 
   close(): void {
-    this.closed = true;
-    clearTimeout(this.timer);
-    for (const node of this.known.values()) node.close();
+    // Not awaited: a refresh under way may take REFRESH_TIMEOUT_MS, and it changes nothing any
+    // more.
+    void this.loop.stop();
+    for (const node of this.knownNodes.values()) node.close();
   }
 
   private nodeAt(address: RedisAddress): RedisNode {
     const name = `${address.host} ${address.port}`;
-    let node = this.known.get(name);
-    if (!node) {
-      node = new RedisNode(this.target, address, this.options, () => {
-        // Whatever happened to one may have moved slots.
-        void this.refresh();
-        this.onChange();
-      });
-      this.known.set(name, node);
-    }
+    const knownNode = this.knownNodes.get(name);
+    if (knownNode) return knownNode;
+    const node = new RedisNode(this.target, address, this.options, () => {
+      // Whatever happened to this node may have moved slots.
+      this.loop.wake();
+      this.onChange();
+    });
+    this.knownNodes.set(name, node);
     return node;
   }
 
-  /** Takes over the view of whoever has heard of the latest config epoch: one that is cut off would be out of date. */
-  private async refresh(): Promise<void> {
-    if (this.refreshing || this.closed) return;
-    this.refreshing = true;
-    clearTimeout(this.timer);
-    const ready = [...this.known.values()].filter((node) => node.prefix !== undefined);
-    const latest = Math.max(...ready.map((node) => node.worldEpoch));
-    const knowing = ready.filter((node) => node.worldEpoch === latest);
-    const asked = knowing[Math.floor(Math.random() * knowing.length)];
+  private async refresh(): Promise<number> {
+    const source = this.pickSource();
+    if (!source) return REFRESH_INTERVAL_MS;
     try {
-      if (asked) this.apply(asked, await within(asked.client.clusterSlots(), REFRESH_TIMEOUT_MS));
+      const ranges = await replyWithin(REFRESH_TIMEOUT_MS, source.connection.clusterSlots());
+      this.adoptSlots(source, ranges);
     } catch (error) {
       this.options.onError?.(error as Error);
     }
-    this.refreshing = false;
-    if (this.closed) return;
-    this.timer = setTimeout(() => void this.refresh(), REFRESH_MS);
-    this.timer.unref();
-    this.onChange();
+    if (!this.loop.stopping) this.onChange();
+    return REFRESH_INTERVAL_MS;
   }
 
-  private apply(
-    asked: RedisNode,
-    ranges: Awaited<ReturnType<RedisNode['client']['clusterSlots']>>,
-  ): void {
-    if (this.closed) return;
-    const slots: typeof this.slots = new Array<undefined>(SLOTS).fill(undefined);
+  /**
+   * One of the nodes that have heard of the latest config epoch. The view of a node that is cut off
+   * from the others would be out of date.
+   */
+  private pickSource(): RedisNode | undefined {
+    const ready = [...this.knownNodes.values()].filter((node) => node.prefix !== undefined);
+    const latest = Math.max(...ready.map((node) => node.latestConfigEpoch));
+    const upToDate = ready.filter((node) => node.latestConfigEpoch === latest);
+    return upToDate[Math.floor(Math.random() * upToDate.length)];
+  }
+
+  private adoptSlots(source: RedisNode, ranges: SlotRanges): void {
+    if (this.loop.stopping) return;
+    const slots: (RedisNode | undefined)[] = new Array<undefined>(SLOT_COUNT).fill(undefined);
     for (const { from, to, master } of ranges) {
-      // As in MOVED; '?' is a name that the node does not know itself.
-      const host = master.host || asked.address.host;
+      // An empty host is the answering node's own; '?' is a host that it does not know.
+      const host = master.host || source.address.host;
       if (host !== '?') slots.fill(this.nodeAt({ host, port: master.port }), from, to + 1);
     }
     this.slots = slots;
     this.masters = new Set(slots.filter((node) => node !== undefined));
-    for (const [name, node] of this.known) {
-      if (this.masters.has(node) || this.seeds.has(node)) continue;
-      this.known.delete(name);
+    this.closeUnusedNodes();
+  }
+
+  private closeUnusedNodes(): void {
+    for (const [name, node] of this.knownNodes) {
+      const isInUse = this.masters.has(node) || this.seeds.has(node);
+      if (isInUse) continue;
+      this.knownNodes.delete(name);
       node.close();
     }
   }
 }
 
-const SLOTS = 16_384;
+const MOVED = /^MOVED \d+ (?<host>.*):(?<port>\d+)$/;
 
-/** CRC-16/XMODEM, as the Redis Cluster specification has it. */
-const CRC16 = Uint16Array.from({ length: 256 }, (_, byte) => {
+/**
+ * @param answeringNode the node that sent the error
+ * @returns the address in a MOVED reply; undefined for any other error
+ */
+function movedTo(error: unknown, answeringNode: RedisNode | undefined): RedisAddress | undefined {
+  if (!(error instanceof Error)) return undefined;
+  const reply = MOVED.exec(error.message)?.groups;
+  if (!reply) return undefined;
+  // An empty host is the answering node's own.
+  return { host: reply.host || answeringNode!.address.host, port: Number(reply.port) };
+}
+
+const SLOT_COUNT = 16_384;
+
+/** CRC-16/XMODEM, as the Redis Cluster specification defines it. */
+const CRC16_TABLE = Uint16Array.from({ length: 256 }, (_, byte) => {
   let crc = byte << 8;
   for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1;
   return crc;
 });
 
-/** The slot of a whole name, or of what stands between its first braces. */
+/**
+ * The slot of a Redis key: of its hash tag (the text in its first braces), else of the whole key.
+ */
 export function slotOf(name: string): number {
-  const open = name.indexOf('{');
-  const close = open < 0 ? -1 : name.indexOf('}', open);
-  const tag = close > open + 1 ? name.slice(open + 1, close) : name;
+  const tagStart = name.indexOf('{') + 1;
+  const tagEnd = tagStart === 0 ? -1 : name.indexOf('}', tagStart);
+  const hashedText = tagEnd > tagStart ? name.slice(tagStart, tagEnd) : name;
   let crc = 0;
-  for (const byte of Buffer.from(tag)) crc = ((crc << 8) & 0xffff) ^ CRC16[(crc >> 8) ^ byte]!;
-  return crc % SLOTS;
+  for (const byte of Buffer.from(hashedText)) {
+    crc = ((crc << 8) & 0xffff) ^ CRC16_TABLE[(crc >> 8) ^ byte]!;
+  }
+  return crc % SLOT_COUNT;
 }

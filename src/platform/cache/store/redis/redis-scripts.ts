@@ -1,15 +1,20 @@
 /**
- * What one key of the fenced cache looks like in Redis, and the six atomic Lua steps that move it (docs/cache-protocol.md):
- * `L`token, `V`version payload, `N`version, `F`floor (deadline:token,)*. Version and floor are 20 digits, so that text compares
- * as number. The invariant: each step prunes what is past its deadline by Redis's own clock before it decides anything.
+ * How a key of the fenced cache is written in Redis, and the six atomic Lua scripts that change it
+ * (docs/design/cache-protocol.md). Version and floor have 20 digits, so that text compares as
+ * number:
+ * `L<token>`, `V<version><payload>`, `N<version>`, `F<floor>(<deadline>:<token>,)*`.
+ * Invariant: a script forgets a fence's expired tokens, by Redis's own clock, before it decides.
  */
-import { type CommandParser, defineScript } from 'redis';
-import type { CacheEntry, CacheValue } from './cache.store.js';
+import { createHash } from 'node:crypto';
+import { type CacheEntry, type CacheValue, checkVersion } from '../cache-store.js';
 
 /**
- * Before each script. `kind` is the key's state (false: absent; '?': nothing that decodes, or no string at all), `version`
- * a value's version or a fence's floor. A fence's members are `deadline:token,`; those whose deadline has passed are
- * dropped at each step, and `others` are the ones left beside this caller's own.
+ * Begins each script. It defines:
+ * - `kind`: the first byte of the key's text; false: absent; '?': not decodable, or not a string;
+ * - `version`: the version of a value or a negative entry, the floor of a fence;
+ * - `prune()`: reads the tokens of a fence. Afterwards `mine` is the deadline of the caller's
+ *   token,
+ *   or false, and `others` are the members `<deadline>:<token>,` of the other tokens.
  */
 const PRELUDE = `
 local key, token = KEYS[1], ARGV[1]
@@ -45,7 +50,7 @@ local function prune()
         latest = math.max(latest, at)
       end
     else
-      -- Nobody knows what its writer has committed: no publication reaches this floor.
+      -- Nobody knows what the writer of an expired token has committed.
       version = beyond
     end
   end
@@ -56,22 +61,25 @@ local function keepFence(floor)
 end
 `;
 
+/** ARGV: token, milliseconds. */
 const LEASE = `
 if kind and kind ~= '?' then return raw end
 put('L' .. token, ARGV[2])
 return false`;
 
+/** ARGV: token, encoded entry, milliseconds. */
 const FILL = `
 if raw ~= 'L' .. token then return 0 end
 put(ARGV[2], ARGV[3])
 return 1`;
 
-/** ARGV[1] is the entry that was seen, ARGV[2] the other, ARGV[3] its milliseconds or '' to keep what is left. */
+/** ARGV: the encoded entry that was read, the new one, milliseconds or '' to keep the expiry. */
 const REPLACE = `
 if raw ~= ARGV[1] then return 0 end
 if ARGV[3] == '' then redis.call('SET', key, ARGV[2], 'KEEPTTL') else put(ARGV[2], ARGV[3]) end
 return 1`;
 
+/** ARGV: token, milliseconds. */
 const FENCE = `
 prune()
 local deadline = math.max(mine or 0, now + tonumber(ARGV[2]))
@@ -80,87 +88,110 @@ latest = math.max(latest, deadline)
 keepFence(version)
 return 1`;
 
-/** ARGV[2] is the encoded entry, or '' for a publication that only leaves the key absent. */
+/**
+ * ARGV: token, encoded entry or '' for an absence, milliseconds. MemoryStore has the same branches.
+ */
 const PUBLISH = `
+local isAbsence = ARGV[2] == ''
 local published = string.sub(ARGV[2], 2, 21)
-local some = published ~= ''
 if kind == 'F' then
   prune()
   if #others > 0 then
-    if not some then version = beyond elseif published > version then version = published end
+    if isAbsence then
+      version = beyond
+    elseif published > version then
+      version = published
+    end
     keepFence(version)
-  elseif some and mine and published >= version then
+  elseif not isAbsence and mine and published >= version then
     put(ARGV[2], ARGV[3])
   else
     redis.call('DEL', key)
   end
-elseif some and (kind == 'V' or kind == 'N') then
-  -- What a reader filled for a missing row has no version to compare: it yields, but not to what may be older.
-  if published > version then
-    if kind == 'V' then put(ARGV[2], ARGV[3]) else redis.call('DEL', key) end
+elseif kind == 'V' then
+  if isAbsence then
+    redis.call('DEL', key)
+  elseif published > version then
+    put(ARGV[2], ARGV[3])
   end
+elseif kind == 'N' then
+  -- A reader fills a negative entry with version 0, whatever version the deletion had. So the
+  -- published row may be older than the deletion: the next reader asks PostgreSQL.
+  if isAbsence or published > version then redis.call('DEL', key) end
 elseif raw then
+  -- A lease, or not decodable.
   redis.call('DEL', key)
 end
 return 1`;
 
+/** ARGV: token. */
 const UNFENCE = `
 if kind ~= 'F' then return 0 end
 prune()
 if #others > 0 then keepFence(version) else redis.call('DEL', key) end
 return 1`;
 
-/** One step as a node-redis script: the key, then the step's own arguments. */
-function step<Reply>(body: string) {
-  return defineScript({
-    SCRIPT: PRELUDE + body,
-    NUMBER_OF_KEYS: 1,
-    parseCommand(parser: CommandParser, key: string, ...args: string[]) {
-      parser.pushKey(key);
-      parser.push(...args);
-    },
-    transformReply: (reply: unknown) => reply as Reply,
-  });
+/** A Lua script of exactly one key, so that it also runs on a Cluster. */
+export interface RedisScript {
+  readonly text: string;
+  /** The name by which EVALSHA finds it. */
+  readonly sha1: string;
 }
 
-/** The six steps, as methods for a node-redis client. All are one-key, so they also run on a Cluster. */
+function createScript(body: string): RedisScript {
+  const text = PRELUDE + body;
+  return { text, sha1: createHash('sha1').update(text).digest('hex') };
+}
+
 export const scripts = {
-  hfLease: step<string | null>(LEASE),
-  hfFill: step<number>(FILL),
-  hfReplace: step<number>(REPLACE),
-  hfFence: step<number>(FENCE),
-  hfPublish: step<number>(PUBLISH),
-  hfUnfence: step<number>(UNFENCE),
+  lease: createScript(LEASE),
+  fill: createScript(FILL),
+  replace: createScript(REPLACE),
+  fence: createScript(FENCE),
+  publish: createScript(PUBLISH),
+  unfence: createScript(UNFENCE),
 };
 
 /**
- * A value as it lies in Redis.
- * @throws RangeError for a version that is no safe integer ≥ 0
+ * An entry as it is written in Redis.
+ * @throws RangeError for a version that is not a safe integer ≥ 0
  */
-export function encode({ version, payload }: Pick<CacheValue, 'version' | 'payload'>): string {
-  if (!Number.isSafeInteger(version) || version < 0)
-    throw new RangeError(`Not a version: ${version}`);
-  return (payload === null ? 'N' : 'V') + String(version).padStart(20, '0') + (payload ?? '');
-}
-
-/** What lies in Redis, as a reader sees it: whatever the scripts would overwrite as undecodable is absent here too. */
-export function decode(raw: string | null): CacheEntry {
-  const kind = raw?.[0];
-  if (raw === null || kind === undefined) return { state: 'absent' };
-  if (kind === 'L') return { state: 'lease' };
-  const digits = raw.slice(1, 21);
-  const version = /^\d{20}$/.test(digits) ? Number(digits) : NaN;
-  if (!Number.isSafeInteger(version)) return { state: 'absent' };
-  if (kind === 'V') return { state: 'value', version, payload: raw.slice(21) };
-  if (kind === 'N') return { state: 'none', version };
-  return { state: kind === 'F' ? 'fence' : 'absent' };
+export function encodeEntry({ version, payload }: Pick<CacheValue, 'version' | 'payload'>): string {
+  checkVersion(version);
+  const digits = String(version).padStart(20, '0');
+  return payload === null ? `N${digits}` : `V${digits}${payload}`;
 }
 
 /**
- * The token itself, if it can be told from its neighbours in a fence.
- * @throws RangeError otherwise
+ * A key's text as a reader sees it. A text that the scripts would overwrite as not decodable is
+ * absent.
  */
-export function checked(token: string): string {
-  if (!/^[\w-]+$/.test(token)) throw new RangeError('A token is made of letters, digits, _ and -');
+export function decodeEntry(text: string | null): CacheEntry {
+  const kind = text?.[0];
+  if (text === null || kind === undefined) return { state: 'absent' };
+  if (kind === 'L') return { state: 'lease' };
+  const digits = text.slice(1, 21);
+  const version = /^\d{20}$/.test(digits) ? Number(digits) : NaN;
+  if (!Number.isSafeInteger(version)) return { state: 'absent' };
+  switch (kind) {
+    case 'V':
+      return { state: 'value', version, payload: text.slice(21) };
+    case 'N':
+      return { state: 'none', version };
+    case 'F':
+      return { state: 'fence' };
+    default:
+      return { state: 'absent' };
+  }
+}
+
+/**
+ * @returns the token
+ * @throws RangeError for a token that a fence's text could not separate from its neighbours
+ */
+export function checkToken(token: string): string {
+  if (!/^[\w-]+$/.test(token)) {
+    throw new RangeError('A token must consist of letters, digits, "_" and "-"');
+  }
   return token;
 }

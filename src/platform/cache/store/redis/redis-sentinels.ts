@@ -1,67 +1,75 @@
 /**
- * The master that Sentinels name, and one connection to it. The invariant: at no moment do two processes use different
- * masters, not even while a demoted one still answers (a failover by hand leaves it a master for up to 8 s, a partition
- * for longer). A master counts as named when more than half of the Sentinels in the URL say so; one is used for LEASE_MS
- * after the start of the last poll that named it, and a new one not until LEASE_MS after it was first named. Two majorities
- * share a Sentinel, which named the old master before the new one, so nobody's use of the old one reaches into that of the
- * new. It takes no clock but each process's own stopwatch.
- *
- * What is left to G2 (docs/cache-protocol.md): a Sentinel named in the URL that forgets its config epoch, or stopwatches that
- * disagree by more than the waits. Fewer than a majority of the Sentinels in reach, and the cache is unavailable instead.
+ * The master that Redis Sentinels name, and one connection to it. Invariant: at no moment do two
+ * processes use different masters, even while a demoted one still answers: after a failover by hand
+ * it answers as a master for up to 8 s, behind a partition longer
+ * (docs/adr/0004-redis-topologies.md).
  */
-import { CacheUnavailableError } from './cache.store.js';
-import { type NodeOptions, openClient, RedisNode, within } from './redis.node.js';
-import type { RedisTopology } from './redis.topology.js';
-import type { RedisAddress, RedisTarget } from './redis.url.js';
+import { PollingLoop } from '../../../timing/polling-loop.js';
+import { CacheUnavailableError } from '../cache-store.js';
+import {
+  createConnection,
+  type RedisConnection,
+  type RedisConnectionOptions,
+  replyWithin,
+} from './redis-connection.js';
+import { RedisNode } from './redis-node.js';
+import type { RedisTopology } from './redis-topology.js';
+import type { RedisAddress, RedisTarget } from './redis-url.js';
 
-const POLL_MS = 1_000;
+const POLL_INTERVAL_MS = 1_000;
 /** While no master may be used. */
-const URGENT_POLL_MS = 250;
+const URGENT_POLL_INTERVAL_MS = 250;
 const POLL_TIMEOUT_MS = 500;
-/** More than a poll's distance and its timeout together. */
-const LEASE_MS = 2_000;
+/** Longer than a poll's interval and timeout together. */
+const MASTER_LEASE_MS = 2_000;
 
-/** What one Sentinel says; two say the same if `name` is the same. */
-interface Testimony {
-  readonly name: string;
+/** What one Sentinel says about the master. */
+interface SentinelReport {
+  /** Address and config epoch. Two Sentinels agree if their identities are equal. */
+  readonly identity: string;
   readonly address: RedisAddress;
-  /** For how long at least it has been saying so. */
+  /** Milliseconds for which the Sentinel has said so, at least. */
   readonly ageMs: number;
 }
 
 interface Master {
-  readonly name: string;
+  readonly identity: string;
   readonly node: RedisNode;
-  /** By performance.now(). */
+  /** By performance.now(), as is {@link usableUntil}. */
   readonly usableFrom: number;
   usableUntil: number;
 }
 
+/**
+ * A master counts as named when more than half of the Sentinels in the URL name it. It is used for
+ * MASTER_LEASE_MS after the start of the last poll that named it. A new master is used only once it
+ * has been named for MASTER_LEASE_MS.
+ *
+ * Two majorities share a Sentinel, and that one named the old master before the new one. So no
+ * process uses the old master when another begins to use the new one. Each process needs only its
+ * own stopwatch. Without a majority in reach the cache is unavailable.
+ *
+ * Not covered by G1 but by G2 (docs/design/cache-protocol.md): a Sentinel that forgets its config
+ * epoch, and stopwatches that differ by more than the waits.
+ */
 export class RedisSentinels implements RedisTopology {
-  readonly sharded = false;
-  private readonly sentinels: readonly ReturnType<typeof openClient>[];
+  readonly isSharded = false;
+  private readonly sentinels: readonly RedisConnection[];
+  private readonly loop: PollingLoop;
   private master: Master | undefined;
-  private timer: NodeJS.Timeout | undefined;
-  private closed = false;
 
   constructor(
     private readonly target: RedisTarget,
-    private readonly options: NodeOptions,
+    private readonly options: RedisConnectionOptions,
     private readonly onChange: () => void,
   ) {
-    // Credentials are the servers' own; see ask().
-    const open = { ...target, username: undefined, password: undefined, database: 0 };
-    this.sentinels = target.addresses.map((address) => {
-      const client = openClient(open, address, options, 2);
-      client.on('error', (error: Error) => options.onError?.(error));
-      client.on('connect', () => {
-        if (this.closed) client.destroy();
-      });
-      client.once('ready', () => void this.poll());
-      client.connect().catch(() => undefined);
-      return client;
+    this.loop = new PollingLoop({
+      step: () => this.poll(),
+      onError: (error) => options.onError?.(error as Error),
+      retry: { minMs: URGENT_POLL_INTERVAL_MS, maxMs: POLL_INTERVAL_MS },
     });
-    this.schedule();
+    this.sentinels = target.addresses.map((address) => this.connectSentinel(address));
+    this.loop.start();
   }
 
   get nodes(): RedisNode[] {
@@ -69,93 +77,131 @@ export class RedisSentinels implements RedisTopology {
     return node?.prefix === undefined ? [] : [node];
   }
 
-  local(key: string): string {
+  localKeyOf(key: string): string {
     return key;
   }
 
   nodeOf(): RedisNode | undefined {
-    const now = performance.now();
     const { master } = this;
-    return master && now >= master.usableFrom && now < master.usableUntil ? master.node : undefined;
+    if (!master) return undefined;
+    const now = performance.now();
+    const isUsable = now >= master.usableFrom && now < master.usableUntil;
+    return isUsable ? master.node : undefined;
   }
 
-  redirected(): boolean {
+  followRedirect(): boolean {
     return false;
   }
 
   close(): void {
-    this.closed = true;
-    clearTimeout(this.timer);
+    // Not awaited: a poll under way may take POLL_TIMEOUT_MS, and it changes nothing any more.
+    void this.loop.stop();
     this.master?.node.close();
     for (const sentinel of this.sentinels) sentinel.destroy();
   }
 
-  private schedule(): void {
-    clearTimeout(this.timer);
-    if (this.closed) return;
-    this.timer = setTimeout(
-      () => void this.poll(),
-      this.nodes.length > 0 ? POLL_MS : URGENT_POLL_MS,
-    );
-    this.timer.unref();
+  private connectSentinel(address: RedisAddress): RedisConnection {
+    // The URL's user and password are those of the servers; see authenticate().
+    const target = { ...this.target, username: undefined, password: undefined, database: 0 };
+    const sentinel = createConnection(target, address, this.options, 2);
+    sentinel.on('error', (error: Error) => this.options.onError?.(error));
+    sentinel.on('connect', () => {
+      // destroy() does not stop a connection attempt that is under way.
+      if (this.loop.stopping) sentinel.destroy();
+    });
+    sentinel.once('ready', () => this.loop.wake());
+    // node-redis retries for ever. It has reported each failure as an 'error' event.
+    sentinel.connect().catch(() => undefined);
+    return sentinel;
   }
 
-  private async poll(): Promise<void> {
-    clearTimeout(this.timer);
-    const began = performance.now();
-    const asked = this.sentinels.map((sentinel) =>
-      within(this.ask(sentinel), POLL_TIMEOUT_MS).catch(() => undefined),
+  private async poll(): Promise<number> {
+    const beganAt = performance.now();
+    const reports = await Promise.all(
+      this.sentinels.map((sentinel) =>
+        replyWithin(POLL_TIMEOUT_MS, this.askForMaster(sentinel)).catch(() => undefined),
+      ),
     );
-    const named = majority(await Promise.all(asked));
-    if (this.closed) return;
-    // A lease that has run out is told of, before it is renewed.
+    if (this.loop.stopping) return 0;
+    // A lease that has expired since the last poll is reported before it is renewed.
     this.onChange();
-    if (named) {
-      if (named.name !== this.master?.name) this.follow(named);
-      if (this.master) this.master.usableUntil = began + LEASE_MS;
+    const report = findMajority(reports);
+    if (report) {
+      if (report.identity !== this.master?.identity) this.followMaster(report);
+      if (this.master) this.master.usableUntil = beganAt + MASTER_LEASE_MS;
     }
     this.onChange();
-    this.schedule();
+    return this.nodes.length > 0 ? POLL_INTERVAL_MS : URGENT_POLL_INTERVAL_MS;
   }
 
-  private follow({ name, address, ageMs }: Testimony): void {
+  private followMaster({ identity, address, ageMs }: SentinelReport): void {
     const now = performance.now();
-    const wait = ageMs >= LEASE_MS ? 0 : LEASE_MS;
-    const old = this.master?.node;
-    const same = old?.address.host === address.host && old.address.port === address.port;
-    const node = same ? old : new RedisNode(this.target, address, this.options, this.onChange);
-    this.master = { name, node, usableFrom: now + wait, usableUntil: now };
-    if (old !== node) old?.close();
+    const waitMs = ageMs >= MASTER_LEASE_MS ? 0 : MASTER_LEASE_MS;
+    const oldNode = this.master?.node;
+    const isSameAddress =
+      oldNode?.address.host === address.host && oldNode.address.port === address.port;
+    const node = isSameAddress
+      ? oldNode
+      : new RedisNode(this.target, address, this.options, this.onChange);
+    this.master = { identity, node, usableFrom: now + waitMs, usableUntil: now };
+    if (oldNode !== node) oldNode?.close();
   }
 
-  private async ask(sentinel: ReturnType<typeof openClient>): Promise<Testimony> {
+  private async askForMaster(sentinel: RedisConnection): Promise<SentinelReport> {
     const question = ['SENTINEL', 'MASTER', this.target.masterName];
-    const reply = await sentinel.sendCommand<string[]>(question).catch(async (error: unknown) => {
-      const { username, password } = this.target;
-      if (!password || !(error instanceof Error && error.message.startsWith('NOAUTH'))) throw error;
-      await sentinel.sendCommand(['AUTH', ...(username ? [username] : []), password]);
-      return sentinel.sendCommand<string[]>(question);
-    });
-    const fields: Partial<Record<string, string>> = {};
-    for (let at = 0; at + 1 < reply.length; at += 2) fields[reply[at]!] = reply[at + 1]!;
-    const { ip, port, 'config-epoch': epoch, 'role-reported-time': age } = fields;
-    if (!ip || !port || !epoch)
-      throw new CacheUnavailableError('A Sentinel does not tell its master');
-    return {
-      name: `${ip} ${port} ${epoch}`,
-      address: { host: ip, port: Number(port) },
-      ageMs: Number(age ?? 0),
-    };
+    let reply: string[];
+    try {
+      reply = await sentinel.sendCommand<string[]>(question);
+    } catch (error) {
+      await this.authenticate(sentinel, error);
+      reply = await sentinel.sendCommand<string[]>(question);
+    }
+    return parseReport(reply);
+  }
+
+  /**
+   * Sends the servers' credentials only to a Sentinel that asks for some: one without
+   * authentication would reject them.
+   * @throws `error` when it is not the question for credentials, or the URL has none
+   */
+  private async authenticate(sentinel: RedisConnection, error: unknown): Promise<void> {
+    const { username, password } = this.target;
+    const isAuthRequired = error instanceof Error && error.message.startsWith('NOAUTH');
+    if (!isAuthRequired || !password) throw error;
+    await sentinel.sendCommand(['AUTH', ...(username ? [username] : []), password]);
   }
 }
 
-/** What more than half of them say, with the least of their ages. */
-function majority(said: readonly (Testimony | undefined)[]): Testimony | undefined {
-  for (const one of said) {
-    const same = said.filter((other) => other && other.name === one?.name);
-    if (one && same.length > said.length / 2) {
-      return { ...one, ageMs: Math.min(...same.map((other) => other!.ageMs)) };
-    }
+/** @param reply field names and values in turn */
+function parseReport(reply: readonly string[]): SentinelReport {
+  const fields: Partial<Record<string, string>> = {};
+  for (let index = 0; index + 1 < reply.length; index += 2) {
+    fields[reply[index]!] = reply[index + 1]!;
+  }
+  const { ip, port, 'config-epoch': epoch, 'role-reported-time': age } = fields;
+  if (!ip || !port || !epoch) {
+    throw new CacheUnavailableError('The Sentinel does not name the master');
+  }
+  return {
+    identity: `${ip} ${port} ${epoch}`,
+    address: { host: ip, port: Number(port) },
+    ageMs: Number(age ?? 0),
+  };
+}
+
+/**
+ * @param reports one for each Sentinel of the URL; undefined for those that did not answer
+ * @returns what more than half of them say, with the least of their ages
+ */
+function findMajority(
+  reports: readonly (SentinelReport | undefined)[],
+): SentinelReport | undefined {
+  for (const candidate of reports) {
+    if (!candidate) continue;
+    const agreeing = reports.filter((report) => report?.identity === candidate.identity);
+    if (agreeing.length <= reports.length / 2) continue;
+    const ages = agreeing.map((report) => report!.ageMs);
+    return { ...candidate, ageMs: Math.min(...ages) };
   }
   return undefined;
 }

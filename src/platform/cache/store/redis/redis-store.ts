@@ -1,7 +1,9 @@
 /**
- * The fenced cache in Redis: the protocol's steps (redis.scripts.ts), each sent to the node that serves its key. The
- * invariant: an answer counts only if it came within the command timeout from a node that still serves the key, in the
- * incarnation that the key's name carries (redis.node.ts); whatever else happens is "unavailable".
+ * The fenced cache in Redis: each step is a script (redis-scripts.ts), sent to the node that serves
+ * its key.
+ *
+ * Invariant: a reply counts only if it came within the command timeout, from a node that still
+ * serves the key, in the incarnation that the Redis key names. Anything else is "unavailable".
  */
 import {
   type CacheEntry,
@@ -10,37 +12,43 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
-  PartlyUnavailableError,
-} from './cache.store.js';
-import { RedisCluster } from './redis.cluster.js';
-import { AnotherLifeError, type NodeOptions, type RedisNode, within } from './redis.node.js';
-import { checked, decode, encode } from './redis.scripts.js';
-import { RedisSentinels } from './redis.sentinels.js';
-import { RedisStandalone, type RedisTopology } from './redis.topology.js';
-import { parseRedisUrl, type RedisTarget } from './redis.url.js';
+  PartiallyUnavailableError,
+} from '../cache-store.js';
+import { IncarnationChangedError } from './incarnation-witness.js';
+import { RedisCluster } from './redis-cluster.js';
+import { type RedisConnectionOptions, replyWithin } from './redis-connection.js';
+import type { RedisNode, RedisScriptName } from './redis-node.js';
+import { checkToken, decodeEntry, encodeEntry } from './redis-scripts.js';
+import { RedisSentinels } from './redis-sentinels.js';
+import { RedisStandalone, type RedisTopology } from './redis-topology.js';
+import { parseRedisUrl, type RedisTarget, type RedisTopologyName } from './redis-url.js';
 
-/** How to reach Redis and whom to tell about it. Times are milliseconds. */
+/** Times are milliseconds. */
 export interface RedisStoreOptions {
   /** One of the forms of {@link parseRedisUrl}. */
   readonly url: string;
-  /** No call waits longer than this for its answer (a read across a change of life: twice); default 200. */
+  /**
+   * No call waits longer than this for its reply; a read for which the incarnation changed waits at
+   * most twice as long. Default 200.
+   */
   readonly commandTimeoutMs?: number;
-  /** How long one TCP (and TLS) connection attempt may take; default 2000. */
+  /** How long one attempt to connect (TCP) may take; default 2000. */
   readonly connectTimeoutMs?: number;
-  /** How many commands may wait for one server before further ones are refused at once; default 10 000. */
+  /** Commands that may wait for one server; further ones are rejected at once. Default 10 000. */
   readonly maxQueuedCommands?: number;
   /**
-   * Called with each change of {@link RedisStore.available}; with true also whenever one more part of a cluster has come or
-   * come back, since what it holds may have missed an invalidation meanwhile.
+   * Called at each change of {@link RedisStore.isAvailable}. Called with true also when one more
+   * part of a cluster appears: that part may have missed an invalidation meanwhile.
    */
-  readonly onStateChange?: (available: boolean) => void;
-  /** Called with every connection error. The store has no other voice: it never logs. */
+  readonly onStateChange?: (isAvailable: boolean) => void;
+  /** Called with every connection error. The store itself never logs. */
   readonly onError?: (error: Error) => void;
 }
 
 /**
- * The few plain commands of one key for whoever shares the connections, in node-redis's own forms. They carry no
- * incarnation: what they read may be old. They fail with a {@link CacheUnavailableError} within the command timeout.
+ * Plain commands of one key, for other modules that share the connections. Their forms are those of
+ * node-redis. Keys carry no incarnation, so what they read may be old. A command fails with a
+ * {@link CacheUnavailableError} within the command timeout.
  */
 export interface RedisCommands {
   get(key: string): Promise<string | null>;
@@ -53,231 +61,268 @@ export interface RedisCommands {
   ): Promise<unknown>;
 }
 
-/** What an unreachable part of a cluster looks like to a reader: read PostgreSQL, fill nothing. */
+const DEFAULT_COMMAND_TIMEOUT_MS = 200;
+
+/** Sends of one command: the first, and those after a redirect or a changed incarnation. */
+const MAX_ATTEMPTS = 3;
+
+/** How a key on an unreachable part of a cluster reads: "read PostgreSQL, fill nothing". */
 const UNREACHABLE: CacheEntry = { state: 'fence' };
 
-function topologyOf(
+type TopologyClass = new (
   target: RedisTarget,
-  options: NodeOptions,
+  options: RedisConnectionOptions,
   onChange: () => void,
-): RedisTopology {
-  if (target.topology === 'standalone') return new RedisStandalone(target, options, onChange);
-  const Topology = target.topology === 'sentinel' ? RedisSentinels : RedisCluster;
-  return new Topology(target, options, onChange);
+) => RedisTopology;
+
+const TOPOLOGIES: Readonly<Record<RedisTopologyName, TopologyClass>> = {
+  standalone: RedisStandalone,
+  sentinel: RedisSentinels,
+  cluster: RedisCluster,
+};
+
+/** The arguments of one script for one key. */
+interface ScriptCall {
+  readonly key: string;
+  readonly args: readonly string[];
 }
 
-/** A {@link CacheStore} in Redis (6 or later, any eviction policy but `noeviction`): one server, Sentinels or a Cluster. */
+/**
+ * A {@link CacheStore} in Redis 6 or later: one server, Sentinels or a Cluster. The eviction policy
+ * may be any but `noeviction`.
+ */
 export class RedisStore implements CacheStore {
-  /** For whoever shares the connections. */
+  /** For other modules that share the connections. */
   readonly client: RedisCommands;
   private readonly topology: RedisTopology;
   private readonly commandTimeoutMs: number;
-  private closed = false;
-  /** The nodes that were available when that was last reported. */
-  private reported: ReadonlySet<RedisNode> = new Set();
+  private isClosed = false;
+  /** The nodes that were available at the last call of `onStateChange`. */
+  private reportedNodes: ReadonlySet<RedisNode> = new Set();
 
   private constructor(
     target: RedisTarget,
     private readonly options: RedisStoreOptions,
   ) {
-    this.commandTimeoutMs = options.commandTimeoutMs ?? 200;
-    this.topology = topologyOf(
-      target,
-      { ...options, commandTimeoutMs: this.commandTimeoutMs },
-      () => this.reportState(),
+    const { commandTimeoutMs = DEFAULT_COMMAND_TIMEOUT_MS } = options;
+    const Topology = TOPOLOGIES[target.topology];
+    this.commandTimeoutMs = commandTimeoutMs;
+    this.topology = new Topology(target, { ...options, commandTimeoutMs }, () =>
+      this.reportState(),
     );
-    const plain = (key: string, ...command: string[]) =>
-      within(
-        this.at(key, (node) => node.client.sendCommand<unknown>(command)),
-        this.commandTimeoutMs,
-      );
-    this.client = {
-      get: (key) => plain(key, 'GET', key) as Promise<string | null>,
-      set: (key, value, { PX } = {}) =>
-        plain(key, 'SET', key, value, ...(PX ? ['PX', milliseconds(PX)] : [])),
-      del: (key) => plain(key, 'DEL', key) as Promise<number>,
-      eval: (script, { keys, arguments: args }) =>
-        plain(keys[0], 'EVAL', script, '1', keys[0], ...args),
-    };
+    this.client = this.createPlainCommands();
   }
 
   /**
-   * Returns at once and connects in the background, for ever: `available` is false until a server is known.
-   * @throws TypeError for a URL that is none
+   * Returns at once and connects in the background, for ever. Until then the store is unavailable.
+   * @throws TypeError for a URL that {@link parseRedisUrl} does not accept
    */
   static connect(options: RedisStoreOptions): RedisStore {
     const target = parseRedisUrl(options.url);
-    if (!target) throw new TypeError('Not a Redis URL');
+    if (!target) throw new TypeError('Not a Redis URL: see parseRedisUrl for its forms');
     return new RedisStore(target, options);
   }
 
-  /** On a cluster: whether any part of it can be reached. The keys of the other parts read as fenced, and refuse writes. */
-  get available(): boolean {
-    return !this.closed && this.topology.nodes.length > 0;
+  /**
+   * On a cluster: whether any part of it can be reached. The keys of the other parts read as
+   * fenced, and writes to them fail.
+   */
+  get isAvailable(): boolean {
+    return !this.isClosed && this.topology.nodes.length > 0;
   }
 
-  get sharded(): boolean {
-    return this.topology.sharded;
+  get isSharded(): boolean {
+    return this.topology.isSharded;
   }
 
-  /** The name that `key` has in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
-  nameOf(key: string): string | undefined {
-    const local = this.topology.local(key);
-    const prefix = this.topology.nodeOf(local)?.prefix;
-    return prefix === undefined ? undefined : prefix + local;
+  /** The key's name in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
+  redisKeyOf(key: string): string | undefined {
+    const localKey = this.topology.localKeyOf(key);
+    const prefix = this.topology.nodeOf(localKey)?.prefix;
+    return prefix === undefined ? undefined : prefix + localKey;
   }
 
   async get(keys: readonly string[]): Promise<CacheEntry[]> {
     if (keys.length === 0) return [];
-    if (this.topology.sharded) return this.read(keys, (node, local) => node.readOne(local));
-    return this.at(keys[0]!, (node) => node.read(keys));
+    if (this.topology.isSharded) {
+      return this.readEach(keys, (node, localKey) => node.readOne(localKey));
+    }
+    return this.sendTo(keys[0]!, (node) => node.readMany(keys));
   }
 
   async lease(keys: readonly string[], token: string, ms: number): Promise<CacheEntry[]> {
-    const args = [checked(token), milliseconds(ms)];
-    return this.read(keys, async (node, local) =>
-      decode(await node.step<string | null>('hfLease', local, args)),
-    );
+    const args = [checkToken(token), milliseconds(ms)];
+    return this.readEach(keys, async (node, localKey) => {
+      const text = await node.runScript<string | null>('lease', localKey, args);
+      return decodeEntry(text);
+    });
   }
 
   async fill(token: string, values: readonly CacheValue[]): Promise<boolean[]> {
-    checked(token);
-    // Encoded before anything is sent: a refused value must not leave half of the others on their way.
-    const steps = values.map((it) => ({
-      key: it.key,
-      args: [token, encode(it), milliseconds(it.ttlMs)],
+    checkToken(token);
+    // All are encoded before one is sent: an invalid value must not leave half of the others sent.
+    const calls = values.map((value) => ({
+      key: value.key,
+      args: [token, encodeEntry(value), milliseconds(value.ttlMs)],
     }));
-    const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfFill', args));
+    const replies = await this.runScripts('fill', calls);
     return replies.map((reply) => reply === 1);
   }
 
   async replace(replacements: readonly CacheReplacement[]): Promise<boolean[]> {
-    const steps = replacements.map(({ key, seen, version, payload, ttlMs }) => ({
-      key,
-      args: [
-        encode(seen),
-        encode({ version, payload }),
-        ttlMs === undefined ? '' : milliseconds(ttlMs),
-      ],
-    }));
-    const replies = await this.each(steps, ({ key, args }) => this.step(key, 'hfReplace', args));
+    const calls = replacements.map(({ key, seen, version, payload, ttlMs }) => {
+      const ttl = ttlMs === undefined ? '' : milliseconds(ttlMs);
+      return { key, args: [encodeEntry(seen), encodeEntry({ version, payload }), ttl] };
+    });
+    const replies = await this.runScripts('replace', calls);
     return replies.map((reply) => reply === 1);
   }
 
   async fence(keys: readonly string[], token: string, ms: number): Promise<void> {
-    const args = [checked(token), milliseconds(ms)];
-    await this.each(keys, (key) => this.step(key, 'hfFence', args));
+    const args = [checkToken(token), milliseconds(ms)];
+    await this.runScripts(
+      'fence',
+      keys.map((key) => ({ key, args })),
+    );
   }
 
   async publish(token: string, publications: readonly CachePublication[]): Promise<void> {
-    checked(token);
-    const steps = publications.map((it) => ({
-      key: it.key,
-      args: 'absent' in it ? [token, '', ''] : [token, encode(it), milliseconds(it.ttlMs)],
+    checkToken(token);
+    const calls = publications.map((publication) => ({
+      key: publication.key,
+      args:
+        'absent' in publication
+          ? [token, '', '']
+          : [token, encodeEntry(publication), milliseconds(publication.ttlMs)],
     }));
-    // Bounded one by one: a part of a cluster that is gone must not hide that the others have done it.
-    const published = await Promise.allSettled(
-      steps.map(({ key, args }) =>
-        within(this.step(key, 'hfPublish', args), this.commandTimeoutMs),
-      ),
+    // Each has a deadline of its own: a part of a cluster that is gone must not hide that the
+    // others
+    // have published.
+    const results = await Promise.allSettled(
+      calls.map((call) => replyWithin(this.commandTimeoutMs, this.runScript('publish', call))),
     );
-    const failed = published.flatMap((it, index) =>
-      it.status === 'rejected' ? [{ index, cause: it.reason as Error }] : [],
+    const failures = results.flatMap((result, index) =>
+      result.status === 'rejected' ? [{ index, cause: result.reason as Error }] : [],
     );
-    const [first] = failed;
-    if (!first) return;
-    if (failed.length === steps.length) throw first.cause;
-    const keys = failed.map(({ index }) => steps[index]!.key);
-    throw new PartlyUnavailableError(
-      `${keys.length} of ${steps.length} keys: ${first.cause.message}`,
+    const [firstFailure] = failures;
+    if (!firstFailure) return;
+    const { cause } = firstFailure;
+    if (failures.length === calls.length) throw cause;
+    const keys = failures.map(({ index }) => calls[index]!.key);
+    throw new PartiallyUnavailableError(
+      `Could not publish ${keys.length} of ${calls.length} keys: ${cause.message}`,
       keys,
-      first,
+      { cause },
     );
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {
-    const args = [checked(token)];
-    await this.each(keys, (key) => this.step(key, 'hfUnfence', args));
+    const args = [checkToken(token)];
+    await this.runScripts(
+      'unfence',
+      keys.map((key) => ({ key, args })),
+    );
   }
 
-  /** Of a cluster, every server that is not already known to be gone must answer. */
+  /** On a cluster, every server must answer that is not already known to be gone. */
   async ping(): Promise<void> {
-    if (!this.available) throw new CacheUnavailableError('Redis is not connected');
-    await this.each([...this.topology.nodes], (node) => node.ping());
+    if (!this.isAvailable) throw new CacheUnavailableError('Redis is not connected');
+    await this.sendEach(this.topology.nodes, (node) => node.ping());
   }
 
   async close(): Promise<void> {
-    if (this.closed) return;
-    this.closed = true;
+    if (this.isClosed) return;
+    this.isClosed = true;
     this.topology.close();
     this.reportState();
   }
 
-  private read(
+  private createPlainCommands(): RedisCommands {
+    const send = (key: string, ...command: string[]): Promise<unknown> =>
+      replyWithin(
+        this.commandTimeoutMs,
+        this.sendTo(key, (node) => node.connection.sendCommand<unknown>(command)),
+      );
+    return {
+      get: (key) => send(key, 'GET', key) as Promise<string | null>,
+      set: (key, value, { PX } = {}) => {
+        const expiry = PX ? ['PX', milliseconds(PX)] : [];
+        return send(key, 'SET', key, value, ...expiry);
+      },
+      del: (key) => send(key, 'DEL', key) as Promise<number>,
+      eval: (script, { keys: [key], arguments: args }) =>
+        send(key, 'EVAL', script, '1', key, ...args),
+    };
+  }
+
+  private readEach(
     keys: readonly string[],
-    send: (node: RedisNode, local: string) => Promise<CacheEntry>,
+    send: (node: RedisNode, localKey: string) => Promise<CacheEntry>,
   ): Promise<CacheEntry[]> {
-    return this.each(keys, async (key) => {
+    return this.sendEach(keys, async (key) => {
       try {
-        return await this.at(this.topology.local(key), send);
+        return await this.sendTo(this.topology.localKeyOf(key), send);
       } catch (error) {
-        // A cluster that has lost a part still serves the others, also to a call that asks for keys of both.
-        if (this.topology.sharded && this.available) return UNREACHABLE;
+        // A cluster that has lost a part still serves the others, also to a call for keys of both.
+        if (this.topology.isSharded && this.isAvailable) return UNREACHABLE;
         throw error;
       }
     });
   }
 
-  private step(
-    key: string,
-    script: Parameters<RedisNode['step']>[0],
-    args: readonly string[],
-  ): Promise<number> {
-    return this.at(this.topology.local(key), (node, local) =>
-      node.step<number>(script, local, args),
+  private runScripts(script: RedisScriptName, calls: readonly ScriptCall[]): Promise<number[]> {
+    return this.sendEach(calls, (call) => this.runScript(script, call));
+  }
+
+  private runScript(script: RedisScriptName, { key, args }: ScriptCall): Promise<number> {
+    return this.sendTo(this.topology.localKeyOf(key), (node, localKey) =>
+      node.runScript<number>(script, localKey, args),
     );
   }
 
   /**
-   * Sends to the node of `name`. Where the name has moved, or the node has begun another life, it was in vain, and is sent
-   * again: to the node that has it now, under the incarnation in force there.
+   * Sends to the node that serves `name` (any Redis key or local key). If the name has moved, or
+   * the node has begun another incarnation, the command had no effect and is sent again: to the
+   * node that serves the name now, under its current incarnation.
    */
-  private async at<Reply>(
+  private async sendTo<Reply>(
     name: string,
     send: (node: RedisNode, name: string) => Promise<Reply>,
-    attempts = 3,
+    remainingAttempts = MAX_ATTEMPTS,
   ): Promise<Reply> {
-    const node = this.closed ? undefined : this.topology.nodeOf(name);
+    const node = this.isClosed ? undefined : this.topology.nodeOf(name);
     if (node?.prefix === undefined) throw new CacheUnavailableError('Redis is not connected');
     try {
       const reply = await send(node, name);
       if (this.topology.nodeOf(name) === node) return reply;
     } catch (error) {
-      const inVain = this.topology.redirected(name, error) || error instanceof AnotherLifeError;
-      if (inVain && attempts > 1) return this.at(name, send, attempts - 1);
-      throw error;
+      const hadNoEffect =
+        this.topology.followRedirect(name, error) || error instanceof IncarnationChangedError;
+      if (!hadNoEffect || remainingAttempts === 1) throw error;
+      return this.sendTo(name, send, remainingAttempts - 1);
     }
-    throw new CacheUnavailableError('Another Redis has taken over');
+    throw new CacheUnavailableError('Another Redis server serves the key now');
   }
 
-  /** All of them issued in this tick, which node-redis writes together. */
-  private async each<Item, Reply>(
+  /** Sends all in this tick, so that node-redis writes them together, and waits for all replies. */
+  private async sendEach<Item, Reply>(
     items: readonly Item[],
     send: (item: Item) => Promise<Reply>,
   ): Promise<Reply[]> {
     if (items.length === 0) return [];
-    return within(Promise.all(items.map(send)), this.commandTimeoutMs);
+    return replyWithin(this.commandTimeoutMs, Promise.all(items.map(send)));
   }
 
   private reportState(): void {
-    const before = this.reported;
-    this.reported = new Set(this.closed ? [] : this.topology.nodes);
-    const gone = before.size > 0 && this.reported.size === 0;
-    const come = [...this.reported].some((node) => !before.has(node));
-    if (gone || come) this.options.onStateChange?.(come);
+    const nodesBefore = this.reportedNodes;
+    this.reportedNodes = new Set(this.isClosed ? [] : this.topology.nodes);
+    const isGone = nodesBefore.size > 0 && this.reportedNodes.size === 0;
+    const hasNewNode = [...this.reportedNodes].some((node) => !nodesBefore.has(node));
+    if (isGone || hasNewNode) this.options.onStateChange?.(hasNewNode);
   }
 }
 
+/** As an argument for Redis: a whole number ≥ 1. */
 function milliseconds(ms: number): string {
   return String(Math.max(1, Math.ceil(ms)));
 }

@@ -1,31 +1,39 @@
 /**
- * Which server is asked about which key. The store (redis.store.ts) knows the protocol, a node (redis.node.ts) one
- * connection and its incarnation; a topology only chooses the node, and may be wrong about it without harm: a command
- * names the incarnation of the very connection that it is sent on, so it can reach nothing that another server wrote.
+ * Which server serves which key. A topology may choose the wrong server without harm: a command
+ * names the incarnation of its server, so it never reaches what another server wrote.
+ *
+ * A key has three names: the cache key (`user:id:7`), the local key (in a cluster `{user:id:7}`)
+ * and the Redis key (`hf:<incarnation>:{user:id:7}`).
  */
-import { type NodeOptions, RedisNode } from './redis.node.js';
-import type { RedisTarget } from './redis.url.js';
+import type { RedisConnectionOptions } from './redis-connection.js';
+import { RedisNode } from './redis-node.js';
+import type { RedisTarget } from './redis-url.js';
 
 export interface RedisTopology {
-  /** Whether keys live on several servers, of which some may be gone while others answer. */
-  readonly sharded: boolean;
-  /** All that are known, connected and may be used now. */
+  /**
+   * Whether keys are spread over several servers, of which some may be gone while others answer.
+   */
+  readonly isSharded: boolean;
+  /** The servers that are connected and may be used now. */
   readonly nodes: readonly RedisNode[];
-  /** What stands after the incarnation in the name of `key`: the key itself, unless sharded. */
-  local(key: string): string;
-  /** The server of a name (with or without its incarnation), undefined while it is unknown. */
+  /** The part of a Redis key after the incarnation's prefix. */
+  localKeyOf(key: string): string;
+  /** The server of a local key or a Redis key; undefined while it is unknown. */
   nodeOf(name: string): RedisNode | undefined;
-  /** Whether `error` says that `name` is served elsewhere, so that nodeOf() now gives another node and nothing was done. */
-  redirected(name: string, error: unknown): boolean;
+  /**
+   * Learns from a command's error where `name` is served now.
+   * @returns whether the command was not executed and {@link nodeOf} now gives another server
+   */
+  followRedirect(name: string, error: unknown): boolean;
   close(): void;
 }
 
-/** One server, whatever its address leads to. */
+/** One server, wherever its address leads. */
 export class RedisStandalone implements RedisTopology {
-  readonly sharded = false;
+  readonly isSharded = false;
   private readonly node: RedisNode;
 
-  constructor(target: RedisTarget, options: NodeOptions, onChange: () => void) {
+  constructor(target: RedisTarget, options: RedisConnectionOptions, onChange: () => void) {
     this.node = new RedisNode(target, target.addresses[0]!, options, onChange);
   }
 
@@ -33,7 +41,7 @@ export class RedisStandalone implements RedisTopology {
     return this.node.prefix === undefined ? [] : [this.node];
   }
 
-  local(key: string): string {
+  localKeyOf(key: string): string {
     return key;
   }
 
@@ -41,7 +49,7 @@ export class RedisStandalone implements RedisTopology {
     return this.node;
   }
 
-  redirected(): boolean {
+  followRedirect(): boolean {
     return false;
   }
 

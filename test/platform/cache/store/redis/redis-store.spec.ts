@@ -1,139 +1,89 @@
 /**
- * RedisStore on real servers: the contract, the form on the wire, and what happens when Redis restarts, hangs, dies, is
- * demoted or breaks its own protocol. Each test that harms a server starts its own.
+ * RedisStore on real servers: the contract, the form on the wire, and servers that restart, hang,
+ * die or send replies that nobody asked for. A test that harms a server starts its own.
  */
-import { createServer, type Socket, connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
-import { type CacheStore, CacheUnavailableError } from '../../src/cache/cache.store.js';
-import { GuardedStore } from '../../src/cache/guarded.store.js';
-import { RedisStore, type RedisStoreOptions } from '../../src/cache/redis.store.js';
-import { type RedisServer, startRedis } from '../support/redis.js';
-import { show, storeContract } from './store.contract.js';
+import {
+  type CacheStore,
+  CacheUnavailableError,
+} from '../../../../../src/platform/cache/store/cache-store.js';
+import { GuardedStore } from '../../../../../src/platform/cache/store/guarded-store.js';
+import { RedisStore } from '../../../../../src/platform/cache/store/redis/redis-store.js';
+import { eventually } from '../../../../support/eventually.js';
+import { type RedisServer, startRedis } from '../../../../support/redis.js';
+import { show, storeContract } from '../store-contract.js';
+import { RedisFixtures, UNHURRIED_TIMEOUT_MS } from './redis-fixtures.js';
+import { RedisRelay } from './redis-relay.js';
 
-const LONG = 60_000;
-const cleanup: (() => unknown)[] = [];
+const LONG_MS = 60_000;
+const fixtures = new RedisFixtures();
 
-afterEach(async () => {
-  for (const undo of cleanup.splice(0).reverse()) await undo();
+let shared: RedisServer;
+beforeAll(async () => {
+  shared = await startRedis();
 });
+afterAll(() => shared?.stop());
 
-async function until(condition: () => boolean, within = 8_000): Promise<void> {
-  for (const deadline = Date.now() + within; !condition(); await sleep(5)) {
-    if (Date.now() > deadline) throw new Error(`Not within ${within} ms: ${String(condition)}`);
-  }
+/** What the store's keys begin with in Redis. */
+const prefixOf = (store: RedisStore): string => store.redisKeyOf('')!;
+
+async function startRelay(server: RedisServer): Promise<RedisRelay> {
+  const relay = await RedisRelay.start(server.port);
+  fixtures.afterThisTest(() => relay.stop());
+  return relay;
 }
 
-async function ownServer(): Promise<RedisServer> {
-  const server = await startRedis();
-  cleanup.push(() => server.stop());
-  return server;
-}
-
-/** A plain connection to look into a server with. */
-async function inspect(url: string) {
-  const client = await createClient({ url }).connect();
-  cleanup.push(() => client.destroy());
-  return client;
-}
-
-/** What the names of a store's keys begin with. */
-const prefixOf = (store: RedisStore): string => store.nameOf('')!;
-
-function open(url: string, options: Omit<RedisStoreOptions, 'url'> = {}): RedisStore {
-  const store = RedisStore.connect({ url, ...options });
-  cleanup.push(() => store.close());
-  return store;
-}
-
-async function openReady(
-  url: string,
-  options: Omit<RedisStoreOptions, 'url'> = {},
-): Promise<RedisStore> {
-  const store = open(url, options);
-  await until(() => store.available);
-  return store;
-}
-
-/** A TCP relay in front of a server: it can delay, break the reply stream, and move everyone to another server. */
-async function relay(target: number, delayMs = 0) {
-  let port = target;
-  const sockets = new Set<Socket>();
-  const clients = new Set<Socket>();
-  const server = createServer((client) => {
-    const upstream = connect(port, '127.0.0.1');
-    clients.add(client);
-    for (const [from, to] of [
-      [client, upstream],
-      [upstream, client],
-    ] as const) {
-      sockets.add(from);
-      from.on('data', (data) =>
-        delayMs > 0 ? setTimeout(() => to.write(data), delayMs) : to.write(data),
-      );
-      from.on('error', () => undefined);
-      from.on('close', () => {
-        to.destroy();
-        sockets.delete(from);
-        clients.delete(client);
-      });
-    }
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address() as { port: number };
-  cleanup.push(() => {
-    sockets.forEach((socket) => socket.destroy());
-    return new Promise((resolve) => server.close(resolve));
-  });
-  return {
-    url: `redis://127.0.0.1:${address.port}`,
-    inject: (bytes: string) => clients.forEach((client) => client.write(bytes)),
-    moveTo(other: number) {
-      port = other;
-      sockets.forEach((socket) => socket.destroy());
-    },
-  };
-}
-
-function everyStep(store: CacheStore): Promise<unknown>[] {
-  const value = { key: 'k', version: 1, payload: 'p', ttlMs: LONG };
+/** Every step of a store, started at once. */
+function startEveryStep(store: CacheStore): Promise<unknown>[] {
+  const value = { key: 'k', version: 1, payload: 'p', ttlMs: LONG_MS };
   return [
     store.get(['k']),
-    store.lease(['k'], 't', LONG),
+    store.lease(['k'], 't', LONG_MS),
     store.fill('t', [value]),
-    store.fence(['k'], 't', LONG),
+    store.fence(['k'], 't', LONG_MS),
     store.publish('t', [value]),
     store.unfence(['k'], 't'),
     store.ping(),
   ];
 }
 
-/** How long each step took to be refused; fails if one was not, or by another error. */
-async function refusals(store: CacheStore): Promise<number> {
-  const start = performance.now();
-  for (const outcome of await Promise.allSettled(everyStep(store))) {
-    expect(outcome.status).toBe('rejected');
-    expect((outcome as PromiseRejectedResult).reason).toBeInstanceOf(CacheUnavailableError);
-  }
-  return performance.now() - start;
+/** Waits until all steps have ended. Fails unless each was rejected as unavailable. */
+async function expectUnavailable(steps: Promise<unknown>[]): Promise<Error[]> {
+  const outcomes = await Promise.allSettled(steps);
+  const errors = outcomes.map((outcome) =>
+    outcome.status === 'rejected' ? (outcome.reason as Error) : undefined,
+  );
+  const isEachUnavailable = errors.map((error) => error instanceof CacheUnavailableError);
+  expect(isEachUnavailable).toEqual(steps.map(() => true));
+  return errors as Error[];
 }
 
-let shared: RedisServer;
-beforeAll(async () => {
-  shared = await startRedis();
-});
-afterAll(() => shared.stop());
+/** Fails unless every step is rejected as unavailable before a timer or a reply could end it. */
+async function expectUnavailableAtOnce(store: CacheStore): Promise<void> {
+  let settledCount = 0;
+  const countSettled = (): void => {
+    settledCount++;
+  };
+  const steps = startEveryStep(store);
+  for (const step of steps) step.then(countSettled, countSettled);
+  for (let microtask = 0; microtask < 100; microtask++) await Promise.resolve();
+  expect(settledCount).toBe(steps.length);
+  await expectUnavailable(steps);
+}
 
 storeContract('RedisStore', async () => {
   const server = await startRedis();
-  const store = RedisStore.connect({ url: server.url, commandTimeoutMs: 2_000 });
+  const store = RedisStore.connect({ url: server.url, commandTimeoutMs: UNHURRIED_TIMEOUT_MS });
   const admin = await createClient({ url: server.url }).connect();
-  await until(() => store.available);
+  await eventually('the store is available', () => store.isAvailable);
   return {
     store,
     wait: (ms) => sleep(ms),
-    flush: async () => void (await admin.flushAll()),
+    flush: async () => {
+      await admin.flushAll();
+    },
     close: async () => {
       admin.destroy();
       await store.close();
@@ -142,314 +92,394 @@ storeContract('RedisStore', async () => {
   };
 });
 
-describe('on the wire', () => {
-  it('a key is one string under the incarnation, whose first byte is its state', async () => {
-    const store = await openReady(shared.url);
-    const admin = await inspect(shared.url);
-    const raw = (key: string) => store.client.get(prefixOf(store) + key);
-    const [, runId, replicationId] = /^hf:([0-9a-f]{16})\.([0-9a-f]{8}):$/.exec(prefixOf(store))!;
+describe('the form on the wire', () => {
+  it('a key begins with run_id and master_replid of its server', async () => {
+    const store = await fixtures.openReadyStore(shared.url);
+    const admin = await fixtures.openAdmin(shared.url);
+    const prefix = /^hf:([0-9a-f]{16})\.([0-9a-f]{8}):$/.exec(prefixOf(store));
+    const [, runId, replicationId] = prefix as RegExpExecArray;
     expect(await admin.info('server')).toContain(`run_id:${runId}`);
     expect(await admin.info('replication')).toContain(`master_replid:${replicationId}`);
-
-    await store.lease(['wire'], 'reader', 5_000);
-    expect(await raw('wire')).toBe('Lreader');
-    await store.fill('reader', [{ key: 'wire', version: 7, payload: '{"a":1}', ttlMs: 5_000 }]);
-    expect(await raw('wire')).toBe('V00000000000000000007{"a":1}');
-    await store.fence(['wire'], 'w1', 9_000);
-    await store.fence(['wire'], 'w2', 3_000);
-    expect(await raw('wire')).toMatch(/^F00000000000000000007\d{13}:w1,\d{13}:w2,$/);
-    expect(await admin.pTTL(store.nameOf('wire')!)).toBeGreaterThan(8_000);
-    await store.publish('w1', [{ key: 'wire', version: 9, payload: 'p', ttlMs: LONG }]);
-    expect(await raw('wire')).toMatch(/^F00000000000000000009\d{13}:w2,$/);
-    expect(await admin.pTTL(store.nameOf('wire')!)).toBeLessThanOrEqual(3_000);
-    await store.publish('w2', [{ key: 'wire', version: 10, payload: null, ttlMs: 1_234.5 }]);
-    expect(await raw('wire')).toBe('N00000000000000000010');
-    expect(await admin.pTTL(store.nameOf('wire')!)).toBeLessThanOrEqual(1_235);
   });
 
-  it.each([
+  it('a key is one string whose first byte is its state', async () => {
+    const store = await fixtures.openReadyStore(shared.url);
+    const readText = () => store.client.get(store.redisKeyOf('wire')!);
+
+    await store.lease(['wire'], 'reader', LONG_MS);
+    expect(await readText()).toBe('Lreader');
+    await store.fill('reader', [{ key: 'wire', version: 7, payload: '{"a":1}', ttlMs: LONG_MS }]);
+    expect(await readText()).toBe('V00000000000000000007{"a":1}');
+    await store.fence(['wire'], 'w1', LONG_MS);
+    await store.fence(['wire'], 'w2', LONG_MS);
+    expect(await readText()).toMatch(/^F00000000000000000007\d{13}:w1,\d{13}:w2,$/);
+    await store.publish('w1', [{ key: 'wire', version: 9, payload: 'p', ttlMs: LONG_MS }]);
+    expect(await readText()).toMatch(/^F00000000000000000009\d{13}:w2,$/);
+    await store.publish('w2', [{ key: 'wire', version: 10, payload: null, ttlMs: LONG_MS }]);
+    expect(await readText()).toBe('N00000000000000000010');
+  });
+
+  it('a key expires with its entry, a fence with the last of its deadlines', async () => {
+    const store = await fixtures.openReadyStore(shared.url);
+    const admin = await fixtures.openAdmin(shared.url);
+    const readExpiryMs = () => admin.pExpireTime(store.redisKeyOf('expiry')!);
+    const deadlinesIn = (text: string | null): number[] =>
+      [...text!.matchAll(/(\d{13}):/g)].map(([, deadline]) => Number(deadline));
+
+    await store.fence(['expiry'], 'long', LONG_MS);
+    await store.fence(['expiry'], 'short', LONG_MS / 2);
+    const deadlines = deadlinesIn(await store.client.get(store.redisKeyOf('expiry')!));
+    expect(await readExpiryMs()).toBe(Math.max(...deadlines));
+    await store.unfence(['expiry'], 'long');
+    expect(await readExpiryMs()).toBe(Math.min(...deadlines));
+    const publication = { key: 'expiry', version: 1, payload: null, ttlMs: 1_234.5 };
+    await store.publish('short', [publication]);
+    expect(await admin.pTTL(store.redisKeyOf('expiry')!)).toBeLessThanOrEqual(1_235);
+  });
+
+  const GARBAGE: readonly (readonly [name: string, text: string | null])[] = [
     ['an unknown state', 'X00000000000000000007'],
     ['a value with a short version', 'V123'],
     ['a value with letters for a version', 'Vabcdefghijklmnopqrstpayload'],
     ['a value beyond every version', `V${'9'.repeat(20)}p`],
     ['a negative entry without a version', 'N'],
     ['a fence without a floor', 'F17'],
-    ['nothing at all', ''],
-    ['another type', null],
-  ])('%s is a miss, and heals', async (name, garbage) => {
-    const store = await openReady(shared.url);
-    const admin = await inspect(shared.url);
-    const key = `garbage:${name}`;
-    const other = `${key}:other`;
-    const poison = (it: string) =>
-      garbage === null
-        ? admin.rPush(store.nameOf(it)!, 'x')
-        : admin.set(store.nameOf(it)!, garbage, { expiration: { type: 'PX', value: LONG } });
+    ['an empty text', ''],
+    ['a list', null],
+  ];
 
-    await poison(key);
+  /** A store, and a key under which Redis holds garbage. */
+  async function openOverGarbage(
+    text: string | null,
+  ): Promise<{ store: RedisStore; key: string; admin: { exists(key: string): Promise<number> } }> {
+    const store = await fixtures.openReadyStore(shared.url);
+    const admin = await fixtures.openAdmin(shared.url);
+    const key = `garbage:${expect.getState().currentTestName}`;
+    if (text === null) await admin.rPush(store.redisKeyOf(key)!, 'x');
+    else await admin.set(store.redisKeyOf(key)!, text);
+    return { store, key, admin };
+  }
+
+  it.each(GARBAGE)('%s reads as absent and is replaced by a fill', async (_, text) => {
+    const { store, key } = await openOverGarbage(text);
     expect((await store.get([key])).map(show)).toEqual(['absent']);
-    expect((await store.lease([key], 'me', LONG)).map(show)).toEqual(['absent']);
-    expect(await store.fill('me', [{ key, version: 1, payload: 'p', ttlMs: LONG }])).toEqual([
-      true,
-    ]);
+    expect((await store.lease([key], 'me', LONG_MS)).map(show)).toEqual(['absent']);
+    const fill = { key, version: 1, payload: 'p', ttlMs: LONG_MS };
+    expect(await store.fill('me', [fill])).toEqual([true]);
     expect((await store.get([key])).map(show)).toEqual(['p@1']);
-
-    await poison(other);
-    await store.publish('me', [{ key: other, version: 2, payload: 'p', ttlMs: LONG }]);
-    expect(await admin.exists(store.nameOf(other)!)).toBe(0);
-    await poison(other);
-    await store.fence([other], 'me', LONG);
-    await store.publish('me', [{ key: other, version: 0, payload: 'p', ttlMs: LONG }]);
-    expect((await store.get([other])).map(show)).toEqual(['p@0']);
   });
 
-  it('a token that could be taken for two is refused', async () => {
-    const store = await openReady(shared.url);
-    await expect(store.fence(['k'], 'a,1:b', LONG)).rejects.toThrow(RangeError);
-    await expect(store.fence(['k'], '', LONG)).rejects.toThrow(RangeError);
+  it.each(GARBAGE)('%s is deleted by a publication', async (_, text) => {
+    const { store, key, admin } = await openOverGarbage(text);
+    await store.publish('me', [{ key, version: 2, payload: 'p', ttlMs: LONG_MS }]);
+    expect(await admin.exists(store.redisKeyOf(key)!)).toBe(0);
   });
 
-  it('a refused value leaves the others of its call unsent', async () => {
-    const store = await openReady(shared.url);
-    const good = { key: 'good', version: 1, payload: 'p', ttlMs: LONG };
-    await store.fence(['good'], 'me', LONG);
-    await expect(store.publish('me', [good, { ...good, version: -1 }])).rejects.toThrow(RangeError);
-    expect((await store.get(['good'])).map(show)).toEqual(['fence']);
+  it.each(GARBAGE)('%s is replaced by a fence with floor 0', async (_, text) => {
+    const { store, key } = await openOverGarbage(text);
+    await store.fence([key], 'me', LONG_MS);
+    await store.publish('me', [{ key, version: 0, payload: 'p', ttlMs: LONG_MS }]);
+    expect((await store.get([key])).map(show)).toEqual(['p@0']);
   });
 
-  it('the steps survive a SCRIPT FLUSH', async () => {
-    const store = await openReady(shared.url);
-    await (await inspect(shared.url)).scriptFlush();
+  it.each(['a,1:b', ''])(
+    'the token "%s", which a fence could not separate, is rejected',
+    async (token) => {
+      const store = await fixtures.openReadyStore(shared.url);
+      await expect(store.fence(['k'], token, LONG_MS)).rejects.toThrow(RangeError);
+    },
+  );
+
+  it('one invalid value in a call → none of the call is sent', async () => {
+    const store = await fixtures.openReadyStore(shared.url);
+    const valid = { key: 'valid', version: 1, payload: 'p', ttlMs: LONG_MS };
+    await store.fence(['valid'], 'me', LONG_MS);
+    const publishing = store.publish('me', [valid, { ...valid, version: -1 }]);
+    await expect(publishing).rejects.toThrow(RangeError);
+    expect((await store.get(['valid'])).map(show)).toEqual(['fence']);
+  });
+
+  it('Redis forgets its scripts → the steps go on', async () => {
+    const store = await fixtures.openReadyStore(shared.url);
+    const admin = await fixtures.openAdmin(shared.url);
+    await admin.scriptFlush();
     const keys = ['flushed:1', 'flushed:2', 'flushed:3'];
-    expect((await store.lease(keys, 'me', LONG)).map(show)).toEqual(['absent', 'absent', 'absent']);
+    const entries = await store.lease(keys, 'me', LONG_MS);
+    expect(entries.map(show)).toEqual(['absent', 'absent', 'absent']);
   });
 });
 
 describe('round trips', () => {
-  it('gets of one tick by many callers are one MGET, each key in it once', async () => {
-    const store = new GuardedStore(await openReady(shared.url), () => undefined);
-    const watcher = await inspect(shared.url);
-    const lines: string[] = [];
-    await watcher.monitor((line) => void lines.push(String(line)));
-    await Promise.all(Array.from({ length: 60 }, (_, i) => store.get([`tick:${i % 20}`])));
+  it('many callers read in one tick → one MGET with each key once', async () => {
+    const store = new GuardedStore(await fixtures.openReadyStore(shared.url), () => undefined);
+    const watcher = await fixtures.openAdmin(shared.url);
+    const commands: string[] = [];
+    await watcher.monitor((line) => {
+      commands.push(String(line));
+    });
+    await Promise.all(Array.from({ length: 60 }, (_, index) => store.get([`tick:${index % 20}`])));
     await store.ping();
-    await until(() => lines.some((line) => /"PING"/i.test(line)));
-    const reads = lines.filter((line) => /"M?GET"/.test(line));
+    await eventually('the ping is seen', () => commands.some((line) => /"PING"/i.test(line)));
+    const reads = commands.filter((line) => /"M?GET"/.test(line));
     expect(reads).toHaveLength(1);
     expect(reads[0]!.match(/tick:/g)).toHaveLength(20);
   });
 
-  it('every step for a hundred keys costs one', async () => {
-    const delayMs = 60;
-    const store = await openReady((await relay(shared.port, delayMs)).url, {
-      commandTimeoutMs: 2_000,
-    });
-    const keys = Array.from({ length: 100 }, (_, i) => `trip:${i}`);
-    const values = keys.map((key) => ({ key, version: 1, payload: 'p', ttlMs: LONG }));
-    for (const step of [
-      () => store.get(keys),
-      () => store.lease(keys, 'me', LONG),
-      () => store.fill('me', values),
-      () => store.fence(keys, 'me', LONG),
-      () => store.publish('me', values),
-      () => store.unfence(keys, 'me'),
-    ]) {
-      const start = performance.now();
-      await step();
-      const trips = (performance.now() - start) / (2 * delayMs);
-      expect(trips).toBeGreaterThan(0.9);
-      expect(trips).toBeLessThan(1.9);
-    }
+  const keys = Array.from({ length: 100 }, (_, index) => `trip:${index}`);
+  const values = keys.map((key) => ({ key, version: 1, payload: 'p', ttlMs: LONG_MS }));
+  const replacements = values.map((value) => ({ ...value, seen: { version: 1, payload: 'p' } }));
+  const STEPS: Record<string, (store: RedisStore) => Promise<unknown>> = {
+    lease: (store) => store.lease(keys, 'me', LONG_MS),
+    fill: (store) => store.fill('me', values),
+    replace: (store) => store.replace(replacements),
+    fence: (store) => store.fence(keys, 'me', LONG_MS),
+    publish: (store) => store.publish('me', values),
+    unfence: (store) => store.unfence(keys, 'me'),
+  };
+
+  it.each(Object.keys(STEPS))(
+    '%s of a hundred keys sends all before the first reply',
+    async (step) => {
+      const relay = await startRelay(shared);
+      const store = await fixtures.openReadyStore(relay.url);
+      relay.holdReplies();
+      const running = STEPS[step]!(store);
+      await eventually('all commands are sent', () => relay.countCommands('EVALSHA') === 100);
+      relay.releaseReplies();
+      await running;
+    },
+  );
+
+  it('get of a hundred keys sends one command', async () => {
+    const relay = await startRelay(shared);
+    const store = await fixtures.openReadyStore(relay.url);
+    relay.holdReplies();
+    const reading = store.get(keys);
+    await eventually('the command is sent', () => relay.countCommands('MGET') > 0);
+    relay.releaseReplies();
+    await reading;
+    expect(relay.countCommands('MGET')).toBe(1);
   });
 });
 
-describe('a server that is another one', () => {
-  it('after a restart has another incarnation, under which the old keys cannot be reached', async () => {
-    const server = await ownServer();
+describe('a server with another incarnation', () => {
+  it('a server restarts → the keys of its earlier incarnation cannot be reached', async () => {
+    const server = await fixtures.startServer();
     const states: boolean[] = [];
-    const store = await openReady(server.url, { onStateChange: (state) => states.push(state) });
-    const old = prefixOf(store);
+    const store = await fixtures.openReadyStore(server.url, {
+      onStateChange: (isAvailable) => states.push(isAvailable),
+    });
+    const oldPrefix = prefixOf(store);
     await server.restart();
-    await until(() => store.available && prefixOf(store) !== old);
-    // As a server that has loaded its data from disk would hold it.
-    await store.client.set(`${old}row`, 'V00000000000000000001old');
+    await eventually('the store sees another incarnation', () => {
+      return store.isAvailable && prefixOf(store) !== oldPrefix;
+    });
+    // As a server would hold it that has loaded its data from disk.
+    await store.client.set(`${oldPrefix}row`, 'V00000000000000000001old');
     expect((await store.get(['row'])).map(show)).toEqual(['absent']);
-    expect((await store.lease(['row'], 'me', LONG)).map(show)).toEqual(['absent']);
+    expect((await store.lease(['row'], 'me', LONG_MS)).map(show)).toEqual(['absent']);
     expect(states).toEqual([true, false, true]);
   });
 
-  it('never sees a command that was meant for the one before it', async () => {
-    const [a, b] = [await ownServer(), await ownServer()];
-    const switchable = await relay(a.port);
-    const store = await openReady(switchable.url);
-    const prefixes = [prefixOf(store)];
-    let running = true;
-    let refused = 0;
-    cleanup.push(() => (running = false));
-    const traffic = Array.from({ length: 8 }, async (_, lane) => {
-      for (let i = 0; running; i++) {
-        const keys = Array.from({ length: 5 }, (_, k) => `${lane}:${i}:${k}`);
-        await store.lease(keys, 'me', LONG).catch(() => sleep(1, refused++));
-      }
+  it('an address leads to another server → no command reaches the wrong server', async () => {
+    const [serverA, serverB] = [await fixtures.startServer(), await fixtures.startServer()];
+    const relay = await startRelay(serverA);
+    const store = await fixtures.openReadyStore(relay.url);
+    const prefixA = prefixOf(store);
+    let isRunning = true;
+    let leases = 0;
+    let failures = 0;
+    fixtures.afterThisTest(() => {
+      isRunning = false;
     });
-    for (const port of [b.port, a.port, b.port]) {
-      await sleep(150);
-      switchable.moveTo(port);
-      await until(() => store.available && prefixOf(store) !== prefixes.at(-1));
+    const leaseInLoop = async (clientNumber: number): Promise<void> => {
+      for (let round = 0; isRunning; round++) {
+        const keys = [1, 2, 3].map((index) => `${clientNumber}:${round}:${index}`);
+        try {
+          await store.lease(keys, 'me', LONG_MS);
+          leases++;
+        } catch {
+          failures++;
+          await sleep(1);
+        }
+      }
+    };
+    const clients = [1, 2, 3, 4, 5, 6, 7, 8].map(leaseInLoop);
+    const prefixes = [prefixA];
+    for (const { port } of [serverB, serverA, serverB]) {
+      const leasesBefore = leases;
+      await eventually('the clients are busy', () => leases > leasesBefore + 50);
+      relay.moveTo(port);
+      await eventually('the store sees the other server', () => {
+        return store.isAvailable && prefixOf(store) !== prefixes.at(-1);
+      });
       prefixes.push(prefixOf(store));
     }
-    await sleep(100);
-    running = false;
-    await Promise.all(traffic);
+    const leasesBefore = leases;
+    await eventually('the clients are busy', () => leases > leasesBefore + 50);
+    isRunning = false;
+    await Promise.all(clients);
 
-    expect(new Set(prefixes).size).toBe(2);
-    expect(refused).toBeGreaterThan(0);
-    for (const [server, prefix] of [
-      [a, prefixes[0]!],
-      [b, prefixes[1]!],
-    ] as const) {
-      const keys = await (await inspect(server.url)).keys('*');
-      expect(keys.length).toBeGreaterThan(10);
-      expect(keys.filter((key) => !key.startsWith(prefix))).toEqual([]);
-    }
+    const [, prefixB] = prefixes as [string, string];
+    expect(prefixes).toEqual([prefixA, prefixB, prefixA, prefixB]);
+    expect(failures).toBeGreaterThan(0);
+    const readKeys = async ({ url }: RedisServer): Promise<string[]> =>
+      (await fixtures.openAdmin(url)).keys('*');
+    const [keysOfA, keysOfB] = [await readKeys(serverA), await readKeys(serverB)];
+    expect(Math.min(keysOfA.length, keysOfB.length)).toBeGreaterThan(10);
+    expect(keysOfA.filter((key) => !key.startsWith(prefixA))).toEqual([]);
+    expect(keysOfB.filter((key) => !key.startsWith(prefixB))).toEqual([]);
   });
 
-  it('never sees a command that was still waiting to be written to the one before it', async () => {
-    const server = await ownServer();
-    const store = await openReady(server.url, { commandTimeoutMs: 5_000 });
-    const old = prefixOf(store);
+  it('a server restarts → it gets no command that was still waiting to be written', async () => {
+    const server = await fixtures.startServer();
+    const store = await fixtures.openReadyStore(server.url);
+    const oldPrefix = prefixOf(store);
     server.pause();
     // More than the socket takes, so that most of it waits in this process.
-    const keys = Array.from({ length: 60 }, (_, i) => `${i}:`.padEnd(300_000, 'x'));
-    const stuck = expect(store.lease(keys, 'me', LONG)).rejects.toThrow(CacheUnavailableError);
-    await sleep(50);
+    const keys = Array.from({ length: 60 }, (_, index) => `${index}:`.padEnd(300_000, 'x'));
+    const leasing = expectUnavailable([store.lease(keys, 'me', LONG_MS)]);
+    for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
     await server.restart();
-    await stuck;
-    await until(() => store.available && prefixOf(store) !== old);
+    await leasing;
+    await eventually('the store sees another incarnation', () => {
+      return store.isAvailable && prefixOf(store) !== oldPrefix;
+    });
     await store.ping();
-    expect(await (await inspect(server.url)).dbSize()).toBe(0);
+    const admin = await fixtures.openAdmin(server.url);
+    expect(await admin.dbSize()).toBe(0);
   });
 
-  it('is left when it has become a replica, and taken again when it is a master', async () => {
-    const server = await ownServer();
+  it('a server becomes a replica → it is not used until it is a master again', async () => {
+    const server = await fixtures.startServer();
     const errors: string[] = [];
-    const store = await openReady(server.url, { onError: (error) => errors.push(error.message) });
-    const admin = await inspect(server.url);
+    const store = await fixtures.openReadyStore(server.url, {
+      onError: (error) => errors.push(error.message),
+    });
+    const admin = await fixtures.openAdmin(server.url);
     await admin.replicaOf('127.0.0.1', 1);
-    await until(() => !store.available);
+    await eventually('the store is unavailable', () => !store.isAvailable);
     expect(errors).toContain('Redis is a replica');
     await admin.sendCommand(['REPLICAOF', 'NO', 'ONE']);
-    await until(() => store.available);
-    await store.lease(['k'], 'me', LONG);
+    await eventually('the store is available', () => store.isAvailable);
+    await store.lease(['k'], 'me', LONG_MS);
   });
 });
 
 describe('a server that does not answer', () => {
-  it('when it hangs, holds no caller longer than the command timeout, then is avoided, and is found again', async () => {
-    const server = await ownServer();
-    const store = await openReady(server.url, { commandTimeoutMs: 100 });
+  it('a server hangs → its callers are rejected, later ones at once', async () => {
+    const server = await fixtures.startServer();
+    const store = await fixtures.openReadyStore(server.url, { commandTimeoutMs: 100 });
     server.pause();
-    const waited = await refusals(store);
-    expect(waited).toBeGreaterThan(90);
-    expect(waited).toBeLessThan(250);
-    await until(() => !store.available);
-    expect(await refusals(store)).toBeLessThan(50);
+    await expectUnavailable(startEveryStep(store));
+    await eventually('the store is unavailable', () => !store.isAvailable);
+    await expectUnavailableAtOnce(store);
     server.resume();
-    await until(() => store.available);
+    await eventually('the store answers a ping', async () => {
+      await store.ping();
+      return true;
+    });
+  });
+
+  it('more commands wait than allowed → further ones are rejected at once', async () => {
+    const server = await fixtures.startServer();
+    const store = await fixtures.openReadyStore(server.url, { maxQueuedCommands: 50 });
     await store.ping();
-  });
-
-  it('refuses at once what would be too many commands waiting for it', async () => {
-    const server = await ownServer();
-    const store = await openReady(server.url, { commandTimeoutMs: 500, maxQueuedCommands: 50 });
-    await sleep(50);
     server.pause();
-    const keys = Array.from({ length: 51 }, (_, i) => `k${i}`);
-    const start = performance.now();
-    await expect(store.fence(keys, 'me', LONG)).rejects.toThrow(/queue is full/);
-    expect(performance.now() - start).toBeLessThan(100);
+    const keys = Array.from({ length: 51 }, (_, index) => `k${index}`);
+    // The reason is the queue, not the deadline.
+    await expect(store.fence(keys, 'me', LONG_MS)).rejects.toThrow(/queue is full/);
     server.resume();
   });
 
-  it('when it dies, fails what is under way and everything after at once, and is found again by itself', async () => {
-    const server = await ownServer();
+  it('a server dies → commands under way are rejected at once, and it is found again', async () => {
+    const server = await fixtures.startServer();
     const errors: Error[] = [];
-    const store = await openReady(server.url, {
+    const store = await fixtures.openReadyStore(server.url, {
       onError: (error) => errors.push(error),
-      commandTimeoutMs: 3_000,
+      commandTimeoutMs: 10 * LONG_MS,
     });
     server.pause();
-    const underWay = refusals(store);
-    await sleep(20);
+    const steps = startEveryStep(store);
+    const ended = expectUnavailable(steps);
     await server.kill();
-    expect(await underWay).toBeLessThan(1_000);
-    await until(() => !store.available);
-    expect(await refusals(store)).toBeLessThan(50);
+    const reasons = (await ended).map(({ message }) => message);
+    expect(reasons.filter((reason) => reason.includes('did not finish within'))).toEqual([]);
+    await eventually('the store is unavailable', () => !store.isAvailable);
+    await expectUnavailableAtOnce(store);
     expect(errors.length).toBeGreaterThan(0);
     await server.restart();
-    await until(() => store.available);
-    await store.ping();
+    await eventually('the store answers a ping', async () => {
+      await store.ping();
+      return true;
+    });
   });
 
-  it('when it is not there yet, does not hinder the start, and is found when it comes', async () => {
-    const server = await ownServer();
+  it('a server does not run yet → the store opens all the same and finds it later', async () => {
+    const server = await fixtures.startServer();
     await server.kill();
-    const store = open(server.url);
-    expect(store.available).toBe(false);
-    expect(await refusals(store)).toBeLessThan(50);
+    const store = fixtures.openStore(server.url);
+    expect(store.isAvailable).toBe(false);
+    await expectUnavailableAtOnce(store);
     await server.restart();
-    await until(() => store.available);
+    await eventually('the store is available', () => store.isAvailable);
     expect((await store.get(['k'])).map(show)).toEqual(['absent']);
   });
 
-  it('when its replies cannot be decoded, never answers one command with the reply to another', async () => {
-    const broken = await relay(shared.port, 20);
+  it('the store is closed, even while it connects → it stays closed', async () => {
+    const server = await fixtures.startServer();
+    const connectingStore = RedisStore.connect({ url: server.url });
+    await connectingStore.close();
+    await connectingStore.close();
+    const readyStore = await fixtures.openReadyStore(server.url);
+    await readyStore.close();
+    const admin = await fixtures.openAdmin(server.url);
+    await eventually('only the admin is connected', async () => {
+      return (await admin.clientList()).length === 1;
+    });
+    for (const closedStore of [connectingStore, readyStore]) {
+      expect(closedStore.isAvailable).toBe(false);
+      await expect(closedStore.client.get('k')).rejects.toThrow(CacheUnavailableError);
+      await expectUnavailableAtOnce(closedStore);
+    }
+  });
+});
+
+describe('a stream of replies that is broken', () => {
+  it('bytes are no reply → no command is answered with the reply to another', async () => {
+    const relay = await startRelay(shared);
     const states: boolean[] = [];
-    const store = await openReady(broken.url, { onStateChange: (state) => states.push(state) });
-    const keys = Array.from({ length: 20 }, (_, i) => `sense:${i}`);
-    await store.fence(keys, 'me', LONG);
+    const store = await fixtures.openReadyStore(relay.url, {
+      onStateChange: (isAvailable) => states.push(isAvailable),
+    });
+    const keys = Array.from({ length: 20 }, (_, index) => `broken:${index}`);
+    await store.fence(keys, 'me', LONG_MS);
     await store.publish(
       'me',
-      keys.map((key, version) => ({ key, version, payload: 'p', ttlMs: LONG })),
+      keys.map((key, version) => ({ key, version, payload: 'p', ttlMs: LONG_MS })),
     );
-    states.length = 0;
-    const reads = keys.map(async (key) => sleep(Math.random() * 20).then(() => store.get([key])));
-    await sleep(25);
-    broken.inject('?junk\r\n');
-    const outcomes = await Promise.allSettled(reads);
-    outcomes.forEach((outcome, i) => {
-      if (outcome.status === 'fulfilled') expect(show(outcome.value[0]!)).toBe(`p@${i}`);
-      else expect(outcome.reason).toBeInstanceOf(CacheUnavailableError);
+    relay.holdReplies();
+    const reads = keys.map((key) => store.get([key]));
+    await eventually('all commands are sent', () => relay.countCommands('MGET') === keys.length);
+    relay.inject('?junk\r\n');
+    relay.releaseReplies();
+    await expectUnavailable(reads);
+    await eventually('the store has a new connection', () => {
+      return states.includes(false) && store.isAvailable;
     });
-    expect(outcomes.some((outcome) => outcome.status === 'rejected')).toBe(true);
-    await until(() => states.includes(false) && store.available);
-    expect((await store.get(keys)).map(show)).toEqual(keys.map((_, i) => `p@${i}`));
+    expect((await store.get(keys)).map(show)).toEqual(keys.map((_, version) => `p@${version}`));
   });
 
-  it('when a reply too many shifts all the others, is left', async () => {
-    const broken = await relay(shared.port, 20);
-    const store = await openReady(broken.url);
-    const read = store.get(['shift:a', 'shift:b']);
-    await sleep(10);
-    broken.inject('*1\r\n$-1\r\n');
-    await expect(read).rejects.toThrow(CacheUnavailableError);
-    await until(() => store.available);
+  it('one reply too many shifts the others → the connection is replaced', async () => {
+    const relay = await startRelay(shared);
+    const store = await fixtures.openReadyStore(relay.url);
+    relay.holdReplies();
+    const reading = store.get(['shift:a', 'shift:b']);
+    await eventually('the command is sent', () => relay.countCommands('MGET') === 1);
+    relay.inject('*1\r\n$-1\r\n');
+    relay.releaseReplies();
+    await expectUnavailable([reading]);
+    await eventually('the store is available', () => store.isAvailable);
     expect((await store.get(['shift:a', 'shift:b'])).map(show)).toEqual(['absent', 'absent']);
-  });
-
-  it('when it was closed by us, stays closed, even in the middle of connecting', async () => {
-    const server = await ownServer();
-    const store = RedisStore.connect({ url: server.url });
-    await store.close();
-    await store.close();
-    const ready = await openReady(server.url);
-    await ready.close();
-    await sleep(100);
-    expect((await (await inspect(server.url)).clientList()).length).toBe(1);
-    for (const closed of [store, ready]) {
-      expect(closed.available).toBe(false);
-      await expect(closed.client.get('k')).rejects.toThrow(CacheUnavailableError);
-      expect(await refusals(closed)).toBeLessThan(50);
-    }
   });
 });

@@ -1,65 +1,77 @@
 /**
- * What a store owes is the same on every topology: the contract, a bound on every wait, and the plain commands that
- * CACHE_MANAGER and the rate limit share. Here nothing fails but by being slow; redis-failover.spec.ts kills.
+ * What a store owes on every topology: the contract, a bound on every wait, and the plain commands
+ * that CACHE_MANAGER and the rate limit share. Here servers only hang; redis-failover.spec.ts kills
+ * them.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { keyvStore } from '../../src/cache/cache-manager.js';
-import { CacheUnavailableError } from '../../src/cache/cache.store.js';
-import { RedisStore } from '../../src/cache/redis.store.js';
-import { loadConfig } from '../../src/config.js';
-import { RateLimit } from '../../src/http/rate-limit.js';
+import { loadConfig } from '../../../../../src/config.js';
+import { createKeyvStore } from '../../../../../src/platform/cache/cache-manager.js';
 import {
-  ask,
+  type CacheStore,
+  CacheUnavailableError,
+} from '../../../../../src/platform/cache/store/cache-store.js';
+import { RedisStore } from '../../../../../src/platform/cache/store/redis/redis-store.js';
+import { RateLimit } from '../../../../../src/platform/http/rate-limit/rate-limit.service.js';
+import { eventually } from '../../../../support/eventually.js';
+import {
   type RedisServer,
-  startCluster,
+  sendRedisCommand,
   startRedis,
-  startSentinel,
-} from '../support/redis.js';
-import { show, storeContract } from './store.contract.js';
+  startRedisCluster,
+  startRedisSentinel,
+} from '../../../../support/redis.js';
+import { show, storeContract } from '../store-contract.js';
+import { awaitKeys, RedisFixtures, UNHURRIED_TIMEOUT_MS } from './redis-fixtures.js';
 
 interface Servers {
   readonly url: string;
   readonly masters: readonly RedisServer[];
-  /** What to hang, so that nothing takes over. */
-  readonly all: readonly RedisServer[];
+  /** Every server that holds data: if all of them hang, nothing takes over. */
+  readonly dataServers: readonly RedisServer[];
   stop(): Promise<void>;
 }
 
 const TOPOLOGIES: Record<string, () => Promise<Servers>> = {
   'one server': async () => {
     const server = await startRedis();
-    return { url: server.url, masters: [server], all: [server], stop: () => server.stop() };
+    const stop = (): Promise<void> => server.stop();
+    return { url: server.url, masters: [server], dataServers: [server], stop };
   },
   Sentinels: async () => {
-    const { url, servers, stop } = await startSentinel();
-    return { url, masters: [servers[0]], all: servers, stop };
+    const { url, servers, stop } = await startRedisSentinel();
+    return { url, masters: [servers[0]], dataServers: servers, stop };
   },
   'a Cluster': async () => {
-    const { url, masters, replica, stop } = await startCluster();
-    return { url, masters, all: [...masters, replica], stop };
+    const { url, masters, replica, stop } = await startRedisCluster();
+    return { url, masters, dataServers: [...masters, replica], stop };
   },
 };
 
-/** Enough to have some on each node. */
-const KEYS = Array.from({ length: 40 }, (_, i) => `key:${i}`);
+const LONG_MS = 60_000;
+/** So many that each master of a cluster has some. */
+const KEYS = Array.from({ length: 40 }, (_, index) => `key:${index}`);
 
-async function openReady(url: string, commandTimeoutMs: number): Promise<RedisStore> {
+const fixtures = new RedisFixtures();
+
+async function openStore(url: string, commandTimeoutMs: number): Promise<RedisStore> {
   const store = RedisStore.connect({ url, commandTimeoutMs });
-  while (!KEYS.every((key) => store.nameOf(key))) await sleep(5);
+  await awaitKeys(store, KEYS);
   return store;
 }
 
-describe.each(Object.entries(TOPOLOGIES).slice(1))('%s', (name, start) => {
-  storeContract(`RedisStore over ${name}`, async () => {
-    const servers = await start();
-    const store = await openReady(servers.url, 2_000);
+describe.each(['Sentinels', 'a Cluster'])('%s', (topology) => {
+  storeContract(`RedisStore over ${topology}`, async () => {
+    const servers = await TOPOLOGIES[topology]!();
+    const store = await openStore(servers.url, UNHURRIED_TIMEOUT_MS);
     return {
       store,
       wait: (ms) => sleep(ms),
-      flush: async () =>
-        void (await Promise.all(servers.masters.map(({ port }) => ask(port, 'FLUSHALL')))),
+      flush: async () => {
+        const ports = servers.masters.map(({ port }) => port);
+        await Promise.all(ports.map((port) => sendRedisCommand(port, 'FLUSHALL')));
+      },
       close: async () => {
         await store.close();
         await servers.stop();
@@ -68,121 +80,171 @@ describe.each(Object.entries(TOPOLOGIES).slice(1))('%s', (name, start) => {
   });
 });
 
-describe.each(Object.entries(TOPOLOGIES))('over %s', (_, start) => {
+describe.each(Object.keys(TOPOLOGIES))('over %s', (topology) => {
   let servers: Servers;
+  /** Waits for replies as long as a busy machine needs. */
   let store: RedisStore;
+
   beforeAll(async () => {
-    servers = await start();
-    store = await openReady(servers.url, 200);
+    servers = await TOPOLOGIES[topology]!();
+    store = await openStore(servers.url, UNHURRIED_TIMEOUT_MS);
   });
   afterAll(async () => {
     await store?.close();
     await servers?.stop();
   });
 
+  /** Until the test is over, no server answers. */
+  const pauseServers = (): void => {
+    for (const server of servers.dataServers) server.pause();
+    fixtures.afterThisTest(async () => {
+      for (const server of servers.dataServers) server.resume();
+      await awaitKeys(store, KEYS);
+    });
+  };
+
+  /** A store that gives up soon. */
+  async function openHurriedStore(): Promise<RedisStore> {
+    const hurriedStore = await openStore(servers.url, 200);
+    fixtures.afterThisTest(() => hurriedStore.close());
+    return hurriedStore;
+  }
+
   it('the plain commands reach the server of their key', async () => {
     const { client } = store;
-    for (const key of KEYS) {
-      await client.set(key, `of ${key}`, { PX: 60_000 });
-      expect(await client.get(key)).toBe(`of ${key}`);
-      expect(
-        await client.eval('return {KEYS[1], ARGV[1]}', { keys: [key], arguments: ['1'] }),
-      ).toEqual([key, '1']);
-    }
-    expect(await client.del(KEYS[0]!)).toBe(1);
-    expect(await client.get(KEYS[0]!)).toBeNull();
+    const sendAll = async (key: string): Promise<unknown[]> => {
+      await client.set(key, `of ${key}`, { PX: LONG_MS });
+      const script = 'return {KEYS[1], ARGV[1]}';
+      return [
+        await client.get(key),
+        await client.eval(script, { keys: [key], arguments: ['1'] }),
+        await client.del(key),
+        await client.get(key),
+      ];
+    };
+    const replies = await Promise.all(KEYS.map(sendAll));
+    expect(replies).toEqual(KEYS.map((key) => [`of ${key}`, [key, '1'], 1, null]));
   });
 
-  it('the eventual cache keeps what it is given', async () => {
-    const keyv = await keyvStore(store.client);
-    await Promise.all(KEYS.map((key) => keyv.set(key, { key }, 60_000)));
-    expect(await Promise.all(KEYS.map((key) => keyv.get(key)))).toEqual(
-      KEYS.map((key) => ({ key })),
-    );
-    await keyv.delete(KEYS[0]!);
+  it('CACHE_MANAGER keeps its values and deletes them', async () => {
+    const keyv = await createKeyvStore(store.client);
+    // Repeated, because CACHE_MANAGER gives up after 200 ms.
+    await eventually('every value is kept', async () => {
+      await Promise.all(KEYS.map((key) => keyv.set(key, { key }, LONG_MS)));
+      const values = await Promise.all(KEYS.map((key) => keyv.get<{ key: string }>(key)));
+      return values.every((value, index) => value?.key === KEYS[index]);
+    });
+    await eventually('the value is deleted', async () => {
+      await keyv.delete(KEYS[0]!);
+      return (await store.client.get(`hf:eventual:${KEYS[0]}`)) === null;
+    });
     expect(await keyv.get(KEYS[0]!)).toBeUndefined();
   });
 
-  it('requests are counted together, and in time where Redis hangs', async () => {
-    const limits = [0, 1].map(
-      () => new RateLimit(loadConfig({ RATE_LIMIT_PER_MINUTE: '8' }), store.client),
-    );
-    const left = async (limit: RateLimit, ip: string): Promise<number> => {
-      let told = '';
-      const reply = {
-        header: (name: string, value: string) => (name === 'RateLimit' && (told = value), reply),
-      };
-      await limit.consume({ ip } as FastifyRequest, reply as unknown as FastifyReply);
-      return Number(/r=(\d+)/.exec(told)![1]);
+  /** Counts one request. @returns how many are left to this address */
+  async function consume(rateLimit: RateLimit, ip: string): Promise<number> {
+    const headers: Record<string, string> = {};
+    const reply = {
+      header: (name: string, value: string) => {
+        headers[name] = value;
+        return reply;
+      },
     };
-    for (const ip of ['192.0.2.1', '192.0.2.2', '192.0.2.3']) {
-      expect([await left(limits[0]!, ip), await left(limits[1]!, ip)]).toEqual([7, 6]);
-    }
-    for (const server of servers.all) server.pause();
-    try {
-      const began = performance.now();
-      expect(await Promise.all(limits.map((limit) => left(limit, '192.0.2.1')))).toEqual([7, 7]);
-      expect(performance.now() - began).toBeLessThan(400);
-    } finally {
-      for (const server of servers.all) server.resume();
-    }
+    await rateLimit.consume({ ip } as FastifyRequest, reply as unknown as FastifyReply);
+    return Number(/r=(\d+)/.exec(headers['RateLimit'] as string)![1]);
+  }
+
+  const createRateLimit = (over: RedisStore): RateLimit =>
+    new RateLimit(loadConfig({ RATE_LIMIT_PER_MINUTE: '8' }), over.client);
+
+  it('two nodes count the requests of an address together', async () => {
+    const [nodeA, nodeB] = [createRateLimit(store), createRateLimit(store)];
+    const addresses = ['192.0.2.1', '192.0.2.2', '192.0.2.3'];
+    const left = await Promise.all(
+      addresses.map(async (ip) => [await consume(nodeA, ip), await consume(nodeB, ip)]),
+    );
+    expect(left).toEqual(addresses.map(() => [7, 6]));
   });
 
-  it('a server that hangs holds no caller longer than the command timeout, and is found again', async () => {
-    while (!KEYS.every((key) => store.nameOf(key))) await sleep(5);
-    const value = { key: KEYS[0]!, version: 1, payload: 'p', ttlMs: 60_000 };
-    for (const server of servers.all) server.pause();
-    const began = performance.now();
-    const steps = [
-      store.get(KEYS),
-      store.lease(KEYS, 't', 60_000),
-      store.fill('t', [value]),
-      store.fence(KEYS, 't', 60_000),
-      store.publish('t', [value]),
-      store.unfence(KEYS, 't'),
-      store.ping(),
-      store.client.get('k'),
-    ];
-    for (const outcome of await Promise.allSettled(steps)) {
-      expect(outcome.status).toBe('rejected');
-      expect((outcome as PromiseRejectedResult).reason).toBeInstanceOf(CacheUnavailableError);
-    }
-    expect(performance.now() - began).toBeLessThan(400);
-    for (const server of servers.all) server.resume();
-    while (!KEYS.every((key) => store.nameOf(key))) await sleep(5);
+  it('Redis hangs → each node counts requests alone, while Redis still hangs', async () => {
+    const hurriedStore = await openHurriedStore();
+    const [nodeA, nodeB] = [createRateLimit(hurriedStore), createRateLimit(hurriedStore)];
+    pauseServers();
+    expect(await consume(nodeA, '192.0.2.9')).toBe(7);
+    expect(await consume(nodeB, '192.0.2.9')).toBe(7);
+  });
+
+  const value = { key: KEYS[0]!, version: 1, payload: 'p', ttlMs: LONG_MS };
+  const STEPS: Record<string, (over: RedisStore) => Promise<unknown>> = {
+    get: (over) => over.get(KEYS),
+    lease: (over) => over.lease(KEYS, 't', LONG_MS),
+    fill: (over) => over.fill('t', [value]),
+    fence: (over) => over.fence(KEYS, 't', LONG_MS),
+    publish: (over) => over.publish('t', [value]),
+    unfence: (over) => over.unfence(KEYS, 't'),
+    ping: (over) => over.ping(),
+    'a plain command': (over) => over.client.get('k'),
+  };
+
+  it('Redis hangs → every step is rejected while it hangs, and works afterwards', async () => {
+    const hurriedStore = await openHurriedStore();
+    for (const server of servers.dataServers) server.pause();
+    const outcomes = await Promise.allSettled(
+      Object.values(STEPS).map((runStep) => runStep(hurriedStore)),
+    );
+    for (const server of servers.dataServers) server.resume();
+    const isEachUnavailable = outcomes.map(
+      (outcome) => outcome.status === 'rejected' && outcome.reason instanceof CacheUnavailableError,
+    );
+    expect(isEachUnavailable).toEqual(Object.keys(STEPS).map(() => true));
+    await awaitKeys(store, KEYS);
+    await deleteAllKeys(store);
+    expect((await store.get(KEYS)).map(show)).toEqual(KEYS.map(() => 'absent'));
+  });
+});
+
+/** Repeated, because a server that was paused may be judged dead for a moment. */
+const deleteAllKeys = (store: CacheStore): Promise<boolean> =>
+  eventually('every key is deleted', async () => {
     await store.ping();
     await store.publish(
       't',
       KEYS.map((key) => ({ key, absent: true })),
     );
-    expect((await store.get(KEYS)).map(show)).toEqual(KEYS.map(() => 'absent'));
+    return true;
   });
-});
 
-describe('a password', () => {
-  it('is shown to the master, and to Sentinels that ask for one', async () => {
-    const master = await startRedis();
+describe('a password in the URL', () => {
+  const PASSWORD = 's:e/c@r%t';
+  let master: RedisServer;
+  let openSentinel: RedisServer;
+  let lockedSentinel: RedisServer;
+
+  beforeAll(async () => {
+    master = await startRedis();
     const config = `sentinel monitor main 127.0.0.1 ${master.port} 1`;
-    const [open, shut] = [
-      await startRedis({ config, args: ['--sentinel'] }),
-      await startRedis({ config, args: ['--sentinel'] }),
-    ];
-    const stores: RedisStore[] = [];
-    try {
-      await ask(master.port, 'CONFIG SET requirepass s:e/c@r%t');
-      await ask(shut.port, 'ACL SETUSER default resetpass >s:e/c@r%t');
-      for (const { port } of [open, shut]) {
-        const connect = (password: string) =>
-          RedisStore.connect({ url: `redis+sentinel://${password}127.0.0.1:${port}/main` });
-        const [knowing, ignorant] = [connect(':s:e/c@r%t@'), connect('')];
-        stores.push(knowing, ignorant);
-        while (!knowing.available) await sleep(5);
-        expect((await knowing.get(['k'])).map(show)).toEqual(['absent']);
-        expect(ignorant.available).toBe(false);
-      }
-    } finally {
-      await Promise.all(stores.map((store) => store.close()));
-      await Promise.all([master, open, shut].map((server) => server.stop()));
-    }
+    openSentinel = await startRedis({ config, args: ['--sentinel'] });
+    lockedSentinel = await startRedis({ config, args: ['--sentinel'] });
+    await sendRedisCommand(master.port, `CONFIG SET requirepass ${PASSWORD}`);
+    await sendRedisCommand(lockedSentinel.port, `ACL SETUSER default resetpass >${PASSWORD}`);
   });
+  afterAll(async () => {
+    await Promise.all([master, openSentinel, lockedSentinel].map((server) => server?.stop()));
+  });
+
+  it.each([
+    ['without authentication', () => openSentinel],
+    ['with authentication', () => lockedSentinel],
+  ])(
+    'a store reaches the master through a Sentinel %s only with the password',
+    async (_, sentinel) => {
+      const { port } = sentinel();
+      const urlWith = (credentials: string): string =>
+        `redis+sentinel://${credentials}127.0.0.1:${port}/main`;
+      const storeWithout = fixtures.openStore(urlWith(''));
+      const storeWith = await fixtures.openReadyStore(urlWith(`:${PASSWORD}@`));
+      expect((await storeWith.get(['k'])).map(show)).toEqual(['absent']);
+      expect(storeWithout.isAvailable).toBe(false);
+    },
+  );
 });

@@ -1,0 +1,24 @@
+/**
+ * Provides what every HTTP route uses: problem responses, input validation, the rate limit and
+ * streamed responses. Global, because guards and controllers of every module need them.
+ */
+import { Global, Module } from '@nestjs/common';
+import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+import { ProblemFilter } from './problems/problem.filter.js';
+import { ProblemsController } from './problems/problems.controller.js';
+import { RateLimit } from './rate-limit/rate-limit.service.js';
+import { StreamedResponses } from './server/streamed-responses.service.js';
+import { StrictValidationPipe } from './validation/validation.pipe.js';
+
+@Global()
+@Module({
+  controllers: [ProblemsController],
+  providers: [
+    RateLimit,
+    StreamedResponses,
+    { provide: APP_FILTER, useClass: ProblemFilter },
+    { provide: APP_PIPE, useClass: StrictValidationPipe },
+  ],
+  exports: [RateLimit, StreamedResponses],
+})
+export class HttpModule {}

@@ -1,0 +1,68 @@
+/**
+ * Maps every error to one problem. Invariant: an error that is not known to be the client's is an
+ * internal error, whose text never leaves the service.
+ */
+import { isNativeError } from 'node:util/types';
+import { HttpException } from '@nestjs/common';
+import { WriteRejectedError } from '../../cache/write/invalidation.service.js';
+import { TransactionTooLongError } from '../../database/unit-of-work.js';
+import { problemOfDatabase } from './database-problems.js';
+import { Problem, type ProblemFactory, problems, RETRY_LATER } from './problem.js';
+
+/** Errors of Fastify, by code (Fastify manual, Errors). */
+const FASTIFY_ERRORS: Readonly<Record<string, ProblemFactory>> = {
+  FST_ERR_BAD_URL: problems.malformedUrl,
+  FST_ERR_MAX_PARAM_LENGTH: problems.uriTooLong,
+  FST_ERR_CTP_BODY_TOO_LARGE: problems.payloadTooLarge,
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: problems.unsupportedMediaType,
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: problems.malformedRequest,
+};
+
+/**
+ * Other errors of Fastify and Nest, by status. They throw these statuses for the client's errors.
+ */
+const FRAMEWORK_STATUSES: Readonly<Record<number, ProblemFactory>> = {
+  400: problems.malformedRequest,
+  404: problems.notFound,
+  408: problems.requestTimeout,
+  413: problems.payloadTooLarge,
+  414: problems.uriTooLong,
+  415: problems.unsupportedMediaType,
+  431: problems.headersTooLarge,
+};
+
+/** The problem that an error is. */
+export function toProblem(error: unknown): Problem {
+  if (error instanceof Problem) return error;
+  const known = isError(error) ? findProblem(error) : undefined;
+  const factory = known ?? problems.internal;
+  const retry = factory.status === 503 ? RETRY_LATER : {};
+  return factory(undefined, { ...retry, cause: error });
+}
+
+/**
+ * Fastify makes errors without Error's constructor. Node's may come from another realm, e.g. a
+ * worker.
+ */
+export const isError = (value: unknown): value is Error =>
+  value instanceof Error || isNativeError(value);
+
+function findProblem(error: Error): ProblemFactory | undefined {
+  const ofFramework = problemOfFramework(error);
+  if (ofFramework) return ofFramework;
+  if (error instanceof HttpException) return undefined;
+  if (error instanceof WriteRejectedError) return problems.cacheUnavailable;
+  if (error instanceof TransactionTooLongError) return problems.overloaded;
+  return problemOfDatabase(error);
+}
+
+function problemOfFramework(error: Error): ProblemFactory | undefined {
+  if (error instanceof HttpException) {
+    // Nest wraps Fastify's errors: the original is the cause.
+    return FASTIFY_ERRORS[codeOf(error.cause ?? error)] ?? FRAMEWORK_STATUSES[error.getStatus()];
+  }
+  const { statusCode } = error as { statusCode?: number };
+  return FASTIFY_ERRORS[codeOf(error)] ?? FRAMEWORK_STATUSES[statusCode ?? 0];
+}
+
+const codeOf = (error: unknown): string => String((error as { code?: unknown }).code ?? '');

@@ -1,0 +1,79 @@
+/**
+ * Settings of the HTTP server where Node's and Fastify's defaults are looser than the API's
+ * contract: time and size limits, request ids, and problem+json for errors before a route.
+ */
+import { randomUUID } from 'node:crypto';
+import type { Server, ServerOptions } from 'node:http';
+import type { FastifyServerOptions } from 'fastify';
+import { sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { secureContextOf, type TlsPair } from './tls-pair.js';
+
+const MAX_BODY_BYTES = 256 * 1024;
+/** Code points of one path parameter. */
+const MAX_PATH_PARAMETER_LENGTH = 100;
+const MAX_HANDSHAKE_MS = 10_000;
+const MAX_HEAD_MS = 10_000;
+const MAX_REQUEST_MS = 30_000;
+const TIMEOUT_CHECK_INTERVAL_MS = 1_000;
+/** Longer than load balancers keep idle connections (usually 60 s): the balancer closes first. */
+const KEEP_ALIVE_MS = 65_000;
+/** Connections of one process. Further ones are closed at once. */
+export const MAX_CONNECTIONS = 10_000;
+
+/** Well-formed ids of callers. Session tokens are excluded, because request ids are logged. */
+const REQUEST_ID = /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/;
+
+/** The caller's `X-Request-Id`, so that logs of both sides can be joined, or a new one. */
+function requestIdOf(header: string | string[] | undefined): string {
+  const isUsable = typeof header === 'string' && REQUEST_ID.test(header);
+  return isUsable ? header : randomUUID();
+}
+
+/** Servers must accept a target in absolute form (RFC 9112, section 3.2.2). */
+function toOriginForm(target: string): string {
+  if (!/^https?:/i.test(target)) return target;
+  const path = target.replace(/^https?:\/\/[^/?#]*/i, '');
+  return path.startsWith('/') ? path : `/${path}`;
+}
+
+const NODE_OPTIONS: ServerOptions = {
+  // negotiation.ts rejects a missing Host with a problem instead.
+  requireHostHeader: false,
+  headersTimeout: MAX_HEAD_MS,
+  connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL_MS,
+};
+
+/**
+ * @param trustProxy addresses and networks whose X-Forwarded-* count
+ * @param tls serves HTTPS when present
+ */
+export function fastifyOptions(trustProxy: readonly string[], tls?: TlsPair): FastifyServerOptions {
+  const https = tls && {
+    ...NODE_OPTIONS,
+    ...secureContextOf(tls),
+    handshakeTimeout: MAX_HANDSHAKE_MS,
+  };
+  return {
+    ...(https ? { https } : { http: NODE_OPTIONS }),
+    bodyLimit: MAX_BODY_BYTES,
+    trustProxy: trustProxy.length > 0 ? [...trustProxy] : false,
+    genReqId: ({ headers }) => requestIdOf(headers['x-request-id']),
+    exposeHeadRoutes: true,
+    // Fastify's 503 while closing is not problem+json: serve the request and close the connection.
+    return503OnClosing: false,
+    rewriteUrl: ({ url = '/' }) => toOriginForm(url),
+    requestTimeout: MAX_REQUEST_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    routerOptions: { maxParamLength: MAX_PATH_PARAMETER_LENGTH },
+    frameworkErrors: sendProblemBeforeRouting,
+    clientErrorHandler: sendProblemToSocket,
+  } as FastifyServerOptions;
+}
+
+/** Sets what Node takes neither as an option nor from Fastify. */
+export function configureServer(server: Server): void {
+  server.maxConnections = MAX_CONNECTIONS;
+  // A server may ignore expectations that it does not know (RFC 9110, section 10.1.1). Without this
+  // listener Node answers 417 itself, without a problem.
+  server.on('checkExpectation', (request, response) => server.emit('request', request, response));
+}

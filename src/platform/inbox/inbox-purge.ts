@@ -1,0 +1,54 @@
+/**
+ * Removes handled deliveries after the retention. Until then the inbox recognises an event that is
+ * delivered again.
+ */
+import {
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
+import { DataSource } from 'typeorm';
+import { PeriodicPurge } from '../database/purge.js';
+
+const RETENTION_HOURS = 24;
+const MAX_BATCH_ROWS = 1_000;
+const MAX_BATCHES = 20;
+/** As often as the outbox's purge: each event there is a delivery here, for every consumer. */
+const PURGE_INTERVAL_MS = 10_000;
+
+/** One batch. SKIP LOCKED: the purges of two nodes do not wait for each other. */
+const PURGE = `
+  DELETE FROM inbox WHERE (consumer, event_id) IN (
+    SELECT consumer, event_id FROM inbox
+     WHERE handled_at < now() - make_interval(hours => ${RETENTION_HOURS})
+     ORDER BY handled_at LIMIT ${MAX_BATCH_ROWS} FOR UPDATE SKIP LOCKED)`;
+
+@Injectable()
+export class InboxPurge implements OnApplicationBootstrap, OnApplicationShutdown {
+  private readonly periodic: PeriodicPurge;
+
+  constructor(private readonly dataSource: DataSource) {
+    this.periodic = new PeriodicPurge({
+      what: 'handled deliveries',
+      intervalMs: PURGE_INTERVAL_MS,
+      maxBatches: MAX_BATCHES,
+      removeBatch: () => this.removeBatch(),
+      logger: new Logger('Inbox'),
+    });
+  }
+
+  onApplicationBootstrap(): void {
+    this.periodic.start();
+  }
+
+  onApplicationShutdown(): Promise<void> {
+    return this.periodic.stop();
+  }
+
+  /** @returns whether there may be more to remove */
+  async removeBatch(): Promise<boolean> {
+    const [, removedRows] = await this.dataSource.query<[unknown, number]>(PURGE);
+    return removedRows === MAX_BATCH_ROWS;
+  }
+}

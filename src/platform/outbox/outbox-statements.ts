@@ -1,0 +1,133 @@
+/**
+ * The SQL of the relay and of `holdfast outbox skip`. Invariant: a statement reads a bounded number
+ * of rows by index, however many events wait, are blocked, or were published. The plans are tested
+ * in test/platform/database/background-queries.spec.ts.
+ */
+
+/** The same number as in the indexes: migrations/1763683200007-outbox-lanes.ts. */
+export const PARTITIONS = 16;
+
+/**
+ * The most that one batch of a partition takes: `events` that are not blocked, and `subjects` whose
+ * retry is due. Of each of these subjects, it takes the first `blocked` events.
+ */
+export const MAX_BATCH = { events: 200, subjects: 20, blocked: 10 } as const;
+
+/** Bytes of an event's data as JSON. Larger data stays in PostgreSQL. */
+export const MAX_DATA_BYTES = 65_536;
+
+/** Partitions with an event that may be published now: for each, the first entry of two indexes. */
+export const BUSY_PARTITIONS = `
+  SELECT partition
+    FROM generate_series(0, ${PARTITIONS - 1}) AS partition,
+         LATERAL (
+           -- An event that is not blocked.
+           (SELECT 1 FROM outbox
+             WHERE published_at IS NULL AND NOT held
+               AND (hashtext(subject) & ${PARTITIONS - 1}) = partition
+             ORDER BY position LIMIT 1)
+           UNION ALL
+           -- A blocked subject whose retry is due.
+           (SELECT 1 FROM outbox
+             WHERE published_at IS NULL AND retry_at <= now()
+               AND (hashtext(subject) & ${PARTITIONS - 1}) = partition
+             ORDER BY retry_at LIMIT 1)
+           LIMIT 1) AS work`;
+
+/**
+ * One batch of partition $1. One statement, so one snapshot: the relay never sees an event without
+ * the blocked events before it.
+ */
+export const TAKE = `
+  WITH
+  -- The oldest events that are not blocked. is_behind: an earlier event of the subject is blocked.
+  waiting AS (
+    SELECT outbox.*, false AS is_retry,
+           EXISTS (SELECT FROM outbox AS earlier
+                    WHERE earlier.subject = outbox.subject
+                      AND earlier.held AND earlier.published_at IS NULL) AS is_behind
+      FROM outbox
+     WHERE published_at IS NULL AND NOT held AND (hashtext(subject) & ${PARTITIONS - 1}) = $1
+     ORDER BY position LIMIT ${MAX_BATCH.events}),
+  -- The blocked subjects whose retry has been due for longest.
+  due AS (
+    SELECT subject
+      FROM outbox
+     WHERE published_at IS NULL AND retry_at <= now()
+       AND (hashtext(subject) & ${PARTITIONS - 1}) = $1
+     ORDER BY retry_at LIMIT ${MAX_BATCH.subjects}),
+  -- The first blocked events of each of these subjects.
+  retries AS (
+    SELECT blocked.*, true AS is_retry, false AS is_behind
+      FROM due,
+           LATERAL (SELECT * FROM outbox
+                     WHERE subject = due.subject AND held AND published_at IS NULL
+                     ORDER BY position LIMIT ${MAX_BATCH.blocked}) AS blocked),
+  taken AS (SELECT * FROM waiting UNION ALL SELECT * FROM retries)
+  SELECT position, id, type, subject, attempts,
+         trace_parent AS "traceParent", occurred_at AS "occurredAt",
+         octet_length(data::text) AS "dataBytes",
+         CASE WHEN octet_length(data::text) <= ${MAX_DATA_BYTES} THEN data END AS data,
+         is_retry AS "isRetry", is_behind AS "isBehind"
+    FROM taken`;
+
+/**
+ * Writes a settlement (outbox-partitions.ts). One statement: no reader ever sees a blocked subject
+ * without its first event. PostgreSQL's clock sets `retry_at`; {@link TAKE} compares it with the
+ * same clock.
+ */
+export const SETTLE = `
+  WITH
+  clock AS (SELECT date_trunc('milliseconds', clock_timestamp()) AS now),
+  -- $1: positions.
+  published AS (
+    SELECT position, now AS published_at, null::timestamptz AS retry_at,
+           1 AS attempts, null AS error
+      FROM clock, unnest($1::bigint[]) AS position),
+  -- $2: positions. $3: seconds until the retry, or null. $4: errors.
+  rejected AS (
+    SELECT position, null::timestamptz AS published_at,
+           coalesce(now + make_interval(secs => seconds), 'infinity') AS retry_at,
+           1 AS attempts, error
+      FROM clock,
+           unnest($2::bigint[], $3::float8[], $4::text[]) AS rejection (position, seconds, error)),
+  -- $5: positions. $6: whether to try the event in the next pass.
+  blocked AS (
+    SELECT position, null::timestamptz AS published_at,
+           CASE WHEN is_due THEN now END AS retry_at,
+           0 AS attempts, null AS error
+      FROM clock, unnest($5::bigint[], $6::boolean[]) AS block (position, is_due)),
+  settled AS (
+    SELECT * FROM published UNION ALL SELECT * FROM rejected UNION ALL SELECT * FROM blocked)
+  UPDATE outbox
+     SET published_at = settled.published_at,
+         held = settled.published_at IS NULL,
+         retry_at = settled.retry_at,
+         attempts = outbox.attempts + settled.attempts,
+         last_error = coalesce(settled.error, last_error)
+    FROM settled
+   WHERE outbox.position = settled.position`;
+
+/** The partition of the rejected event $1. */
+export const PARTITION_OF_REJECTED = `
+  SELECT (hashtext(subject) & ${PARTITIONS - 1}) AS partition
+    FROM outbox WHERE id = $1 AND published_at IS NULL AND retry_at IS NOT NULL`;
+
+/** Gives up the rejected event $1: returns one row, or none if $1 is not a rejected event. */
+export const SKIP = `
+  WITH
+  -- It counts as published, so that it blocks its subject no longer.
+  skipped AS (
+    UPDATE outbox
+       SET published_at = now(), held = false, retry_at = null,
+           last_error = 'skipped: ' || last_error
+     WHERE id = $1 AND published_at IS NULL AND retry_at IS NOT NULL
+    RETURNING subject, position),
+  -- The next blocked event of the subject is due at once.
+  next AS (
+    UPDATE outbox SET retry_at = now()
+     WHERE position = (
+       SELECT min(later.position)
+         FROM outbox AS later JOIN skipped USING (subject)
+        WHERE later.held AND later.published_at IS NULL AND later.position > skipped.position))
+  SELECT FROM skipped`;

@@ -1,0 +1,144 @@
+/**
+ * Streams to clients that stop reading: closed after a timeout, sooner during shutdown. Slow
+ * clients are served.
+ */
+import http from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Test } from '@nestjs/testing';
+import fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import {
+  type StallTimeouts,
+  StreamedResponses,
+} from '../../../../src/platform/http/server/streamed-responses.service.js';
+import { eventually } from '../../../support/eventually.js';
+
+const CHUNK = 'x'.repeat(64 * 1024);
+const MIB = 2 ** 20;
+
+let server: FastifyInstance;
+let streams: StreamedResponses;
+let chunkCount: number;
+/** Whether the source of the stream was closed. */
+let isReleased: boolean;
+
+function* endlessChunks(): Generator<string> {
+  try {
+    for (;;) {
+      chunkCount++;
+      yield CHUNK;
+    }
+  } finally {
+    isReleased = true;
+  }
+}
+
+beforeEach(async () => {
+  chunkCount = 0;
+  isReleased = false;
+  server = fastify({ forceCloseConnections: true });
+  server.get('/', (_, reply) => streams.send(reply, endlessChunks()));
+  await server.listen({ host: '127.0.0.1', port: 0 });
+});
+afterEach(() => server.close());
+
+/** A client that has received the first bytes, and reads no more by itself. */
+function openStream(timeoutsMs: StallTimeouts): Promise<http.IncomingMessage> {
+  streams = new StreamedResponses(timeoutsMs);
+  const { port } = server.addresses()[0] as { port: number };
+  return new Promise((resolve, reject) => {
+    const request = http.get({ port, host: '127.0.0.1', agent: false }, (response) => {
+      response.on('error', () => undefined);
+      response.pause();
+      resolve(response);
+    });
+    request.on('error', reject);
+  });
+}
+
+const released = (): Promise<boolean> => eventually('the stream is released', () => isReleased);
+
+describe('a client that stops reading', () => {
+  it('is disconnected after the timeout, and its stream is released', async () => {
+    const response = await openStream({ serving: 200, draining: 60_000 });
+    await released();
+    const countAtRelease = chunkCount;
+    const closed = new Promise((resolve) => response.once('close', resolve));
+    response.resume();
+    await closed;
+    expect(response.complete).toBe(false);
+    expect(chunkCount).toBe(countAtRelease);
+  });
+
+  it('is disconnected during shutdown although its timeout has not passed', async () => {
+    await openStream({ serving: 60_000, draining: 50 });
+    expect(isReleased).toBe(false);
+    streams.onModuleDestroy();
+    await released();
+  });
+});
+
+describe('a client that reads slowly', () => {
+  const STALL_MS = 1_000;
+  const PERIOD_MS = 3 * STALL_MS;
+
+  it('is served for longer than the timeout', async () => {
+    const run = await eventually('the machine reads without a stall of its own', async () => {
+      const response = await openStream({ serving: STALL_MS, draining: 60_000 });
+      isReleased = false;
+      const { bytes, longestPauseMs } = await readSlowly(response, PERIOD_MS);
+      const wasReleased = isReleased;
+      response.destroy();
+      await released();
+      // A pause of the test that is as long as a stall proves nothing: try again.
+      return longestPauseMs < STALL_MS / 2 ? { bytes, wasReleased } : undefined;
+    });
+    expect(run?.wasReleased).toBe(false);
+    expect(run?.bytes).toBeGreaterThan(10 * MIB);
+  });
+
+  async function readSlowly(
+    response: http.IncomingMessage,
+    forMs: number,
+  ): Promise<{ bytes: number; longestPauseMs: number }> {
+    const end = performance.now() + forMs;
+    let [bytes, longestPauseMs] = [0, 0];
+    while (performance.now() < end && !response.destroyed) {
+      const begin = performance.now();
+      bytes += await readMebibyte(response);
+      await sleep(STALL_MS / 10);
+      longestPauseMs = Math.max(longestPauseMs, performance.now() - begin);
+    }
+    return { bytes, longestPauseMs };
+  }
+
+  /** Enough at a time for the receiver's TCP window to open again. */
+  async function readMebibyte(response: http.IncomingMessage): Promise<number> {
+    let bytes = 0;
+    while (bytes < MIB && !response.destroyed) {
+      const chunk = response.read() as Buffer | null;
+      if (chunk) bytes += chunk.length;
+      else await readableOrClosed(response);
+    }
+    return bytes;
+  }
+
+  const readableOrClosed = (response: http.IncomingMessage): Promise<void> =>
+    new Promise((resolve) => {
+      const end = (): void => {
+        response.off('readable', end).off('close', end);
+        resolve();
+      };
+      response.on('readable', end).on('close', end);
+    });
+});
+
+it('the timeouts of the service are 30 s, and 1 s during shutdown', async () => {
+  const module = await Test.createTestingModule({ providers: [StreamedResponses] }).compile();
+  const service = module.get(StreamedResponses);
+  const timeouts: number[] = [];
+  const raw = { once: () => undefined, setTimeout: (ms: number) => timeouts.push(ms) };
+  service.send({ raw, send: () => undefined } as unknown as FastifyReply, []);
+  service.onModuleDestroy();
+  expect(timeouts).toEqual([30_000, 1_000]);
+});

@@ -1,0 +1,101 @@
+/** Nodes of the service, each a process with a link of its own to RabbitMQ. */
+import { join } from 'node:path';
+import { ADMIN } from '../../support/app.js';
+import { killProcess, type RunningProgram, startProgram } from '../../support/child-process.js';
+import type { RabbitmqServer } from '../../support/rabbitmq.js';
+import { Random } from '../../support/random.js';
+import { type RedisServer, startRedis } from '../../support/redis.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
+
+export class ServiceNode {
+  private program: RunningProgram | undefined;
+
+  /**
+   * @param folder the compiled service (scripts/compile.mjs)
+   * @param link between this node and RabbitMQ
+   */
+  constructor(
+    private readonly folder: string,
+    private readonly env: Readonly<Record<string, string>>,
+    readonly link: TcpProxy,
+  ) {}
+
+  get url(): string {
+    return this.program?.ready[1] ?? 'http://127.0.0.1:1';
+  }
+
+  /** Resolves when the node serves requests. */
+  async start(): Promise<void> {
+    this.program = await startProgram({
+      command: process.execPath,
+      args: [join(this.folder, 'test/verify/service-process.js')],
+      env: this.env,
+      readyPattern: /API (http:\S+)\/v1/,
+    });
+  }
+
+  /** SIGKILL. */
+  async kill(): Promise<void> {
+    if (this.program) await killProcess(this.program.child);
+  }
+}
+
+export interface ServiceNodesOptions {
+  /** The compiled service (scripts/compile.mjs). */
+  readonly folder: string;
+  /** A migrated database. */
+  readonly databaseUrl: string;
+  readonly rabbitmq: RabbitmqServer;
+  readonly count: number;
+  readonly random?: Random;
+}
+
+/** Several nodes on one database and one Redis. */
+export class ServiceNodes {
+  private constructor(
+    readonly all: readonly ServiceNode[],
+    private readonly redis: RedisServer,
+  ) {}
+
+  /** Resolves when every node serves requests. */
+  static async start(options: ServiceNodesOptions): Promise<ServiceNodes> {
+    const { folder, databaseUrl, rabbitmq, count, random = new Random(1) } = options;
+    const redis = await startRedis();
+    const links = await Promise.all(
+      Array.from({ length: count }, (_, index) =>
+        TcpProxy.start(rabbitmq.port, random.fork(`link ${index}`)),
+      ),
+    );
+    const all = links.map((link) => {
+      const rabbitmqUrl = new URL(rabbitmq.url);
+      rabbitmqUrl.port = String(link.port);
+      const env = {
+        DATABASE_URL: databaseUrl,
+        REDIS_URL: redis.url,
+        RABBITMQ_URL: rabbitmqUrl.href,
+        MIGRATIONS: 'manual',
+        PORT: '0',
+        LOG_FORMAT: 'json',
+        NODE_ENV: 'production',
+        RATE_LIMIT_PER_MINUTE: '0',
+        ADMIN_USERNAME: ADMIN.username,
+        ADMIN_PASSWORD: ADMIN.password,
+      };
+      return new ServiceNode(folder, env, link);
+    });
+    const nodes = new ServiceNodes(all, redis);
+    try {
+      await Promise.all(all.map((node) => node.start()));
+      return nodes;
+    } catch (error) {
+      await nodes.stop();
+      throw error;
+    }
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.all.map((node) => node.kill()));
+    for (const { link } of this.all) link.close();
+    await this.redis.stop();
+  }
+}
