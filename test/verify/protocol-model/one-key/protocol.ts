@@ -1,69 +1,79 @@
 /**
- * What is explored: a protocol, its budgets of misfortune, and the state of one row, one cache key and everybody around them.
- * Versions follow the row's lock, so a rolled back writer's version comes again; rows are told apart by their author.
+ * A protocol around one key of one cache, and the state of the row, of the key and of all readers
+ * and writers. Versions follow the row's lock, so the version of a writer that rolled back is used
+ * again; rows are told apart by their author.
  */
-import { ABSENT, type Cell, type Rules } from './scripts.model.js';
+import { ABSENT, type Cell, type Entry, type ScriptRules } from '../scripts.js';
 
-/** How often the environment may do its worst, in one run. */
+/** How often the environment may act, in one run. */
 export interface Budgets {
   /** A writer's process dies; what it has sent last may still arrive. */
   readonly crashes: number;
-  /** A living writer is so slow after its COMMIT or ROLLBACK that its own fence ends. */
+  /** A living writer is so slow after its COMMIT or ROLLBACK that its fence ends. */
   readonly stalls: number;
-  /** The key is lost, whatever it holds, fences included: FLUSHALL, an eviction, a restart without data. */
+  /** The key is lost, fences included: FLUSHALL, an eviction, a restart without data. */
   readonly flushes: number;
-  /** A publication times out and the write is acknowledged all the same; it may still arrive. */
-  readonly lostPublishes: number;
-  /** A fence cannot be set and the write goes on (CACHE_DEGRADED_WRITES=allow). */
-  readonly lostFences: number;
-  /** A COMMIT's answer never comes to a living writer: it takes effect at any later time, or never. */
+  /** A publication is not answered in time; it may still arrive. */
+  readonly failedPublications: number;
+  /** A fence cannot be set. */
+  readonly failedFences: number;
+  /** A COMMIT's answer never comes: it takes effect at any later time, or never. */
   readonly unansweredCommits: number;
   /** Another server takes over, with what it had copied up to some moment. */
   readonly failovers: number;
-  /** The first server takes over again, without having been restarted, with what its successor had copied from it. */
+  /** The first server takes over again without a restart, with what its successor had copied. */
   readonly failbacks: number;
 }
 
-/** `psql`: an update by hand, which knows nothing of the cache. */
-export type Kind = 'update' | 'delete' | 'insert' | 'psql';
+/** `psql`: an update by hand that knows nothing of the cache. */
+export type WriterKind = 'update' | 'delete' | 'insert' | 'psql';
 
-/** One protocol to explore: the shipped one, or one with a piece taken away. */
-export interface Protocol extends Rules {
-  readonly writers: readonly Kind[];
+export interface Protocol extends ScriptRules {
+  readonly writers: readonly WriterKind[];
   readonly readers: number;
   readonly budgets: Budgets;
-  /** `aside`: GET, read, SET, and a DEL after COMMIT. `generation`: the SET only if the key's generation did not move. */
+  /**
+   * `G1` as documented. `agreement`: also, no read answers older than a read that had ended before
+   * it began; owed as long as no fence is lost.
+   */
+  readonly promise: 'G1' | 'agreement';
+  /**
+   * `aside`: GET, read, SET, and a DEL after COMMIT. `generation`: the SET only if the key's
+   * generation did not move.
+   */
   readonly scheme: 'fenced' | 'aside' | 'generation';
-  /** `list`: a pointer or a collection, which is dropped after COMMIT and never published. */
+  /** `list`: a pointer or a collection, which is deleted after COMMIT and never published. */
   readonly key: 'row' | 'list';
   /** Whether there is a row before the first writer. */
-  readonly rowExists: boolean;
-  /** `locked`: the fence goes out when the row is locked. `beside`: in any order with the SQL. `never`: leases only. */
-  readonly fenceWhen: 'locked' | 'beside' | 'never';
+  readonly hasRow: boolean;
+  /** `locked`: once the row is locked. `beside`: in any order with the SQL. `never`: no fence. */
+  readonly fences: 'locked' | 'beside' | 'never';
   /** What follows COMMIT. */
   readonly afterCommit: 'publish' | 'unfence';
-  readonly publishWhen: 'acknowledging' | 'acknowledged' | 'uncommitted';
+  readonly publishes: 'before acknowledging' | 'after acknowledging' | 'before COMMIT';
+  /** What a write does that was not fenced, or whose publication failed: its keys are enqueued. */
+  readonly enqueued: 'waits' | 'acknowledges';
   /**
-   * What a writer without an answer to its COMMIT does: it keeps its fence until PostgreSQL shows that the transaction is over and
-   * drops the key (`watch`), or leaves the fence to its deadline.
+   * What a writer without an answer to its COMMIT does: it keeps its fence until PostgreSQL shows
+   * that the transaction is over and deletes the key, or leaves the fence to its deadline.
    */
   readonly unanswered: 'watch' | 'deadline';
   /** What a key begins with: nothing of the server; its run_id; that and its replication id. */
   readonly incarnation: 'none' | 'run-id' | 'replication-id';
-  /** Whether a repeated request drops the keys of the write that it acknowledges; `none`: no request is repeated. */
-  readonly replay: 'none' | 'acknowledge' | 'drop';
-  /** How keys are dropped: a fence and its release, or a publication that leaves them absent. */
-  readonly drop: 'fence' | 'publish';
-  /** What was not fenced or not published is left in a table, from which the key is dropped. Until then G1 is not owed: G2. */
-  readonly databasePath: boolean;
-  /** Whether readers refresh entries ahead: by compare-and-set on their claim, or (`blind`) writing what they have read whatever is there. */
+  /** Whether a repeated request deletes the keys of the write that it acknowledges. */
+  readonly repetition: 'none' | 'acknowledges' | 'deletes';
+  /** How keys are deleted: a publication that leaves them absent, or a fence and its release. */
+  readonly deletion: 'publish' | 'fence';
+  /**
+   * Whether readers refresh entries ahead: by compare-and-set on their claim, or (`blind`) writing
+   * what they have read whatever is there.
+   */
   readonly refresh: 'none' | 'claim' | 'blind';
   /** `running`: ordinary single-flight, a caller may join a load that has begun. */
   readonly join: 'begun-after' | 'running';
 }
 
-/** Where a writer is. */
-export const Pc = {
+export const WriterAt = {
   Idle: 0,
   /** SQL done, the row's lock held, not fenced. */
   Locked: 1,
@@ -88,169 +98,133 @@ export const Pc = {
   Unanswered: 12,
   /** That COMMIT took effect, and nobody knows. */
   TookEffect: 13,
+  /** Its keys are in the table; its publication may still arrive. */
+  WaitingEarly: 14,
+  /** Its keys are in the table. */
+  Waiting: 15,
 } as const;
-export type WriterPc = (typeof Pc)[keyof typeof Pc];
+export type WriterAt = (typeof WriterAt)[keyof typeof WriterAt];
 
 export interface Writer {
-  readonly pc: WriterPc;
+  readonly at: WriterAt;
   /** The version that its SQL took; 0 before. */
   readonly version: number;
-  /** It could not fence: its COMMIT itself leaves the keys to the database's path. */
-  readonly unfenced: boolean;
+  /** It could not fence: its COMMIT itself enqueues the keys. */
+  readonly isUnfenced: boolean;
 }
 
-/** `since`: the newest version acknowledged when the read began. `author`: whose row it has read. */
-export type Reader =
-  | { readonly at: 'idle' }
-  | { readonly at: 'missed' | 'waiting'; readonly since: number }
-  | { readonly at: 'leased'; readonly since: number; readonly generation: number }
+export const ReaderAt = {
+  Idle: 0,
+  Missed: 1,
+  /** Another reader has the lease. */
+  Waiting: 2,
+  Leased: 3,
+  Loaded: 4,
   /** Refreshes an entry, beside its readers. */
-  | { readonly at: 'claimed' }
-  | { readonly at: 'reloaded'; readonly author: number }
-  | {
-      readonly at: 'loaded';
-      readonly since: number;
-      readonly generation: number;
-      readonly author: number;
-    };
+  Claimed: 5,
+  Reloaded: 6,
+} as const;
+export type ReaderAt = (typeof ReaderAt)[keyof typeof ReaderAt];
 
-export interface Replay {
-  readonly at: 'idle' | 'fenced' | 'dropped' | 'done';
-  readonly writer: number;
+export interface Reader {
+  readonly at: ReaderAt;
+  /** The version that the promise owes this read. */
+  readonly since: number;
+  /** The key's generation, in the scheme of that name. */
+  readonly generation: number;
+  /** Whose row it has read from PostgreSQL. */
+  readonly author: number;
 }
 
-/** The table of invalidations: whether a row waits in it, and whether one has been taken and its key been fenced. */
-export interface Waiting {
-  readonly rows: boolean;
-  readonly fenced: boolean;
+export interface Repetition {
+  readonly at: 'idle' | 'fenced' | 'deleted' | 'done';
+  readonly writer: number;
 }
 
 export interface State {
   /** The author of the committed row. */
   readonly row: number;
-  /** Who holds the row's lock; 0: nobody. */
+  /** The writer that holds the row's lock; 0: nobody. */
   readonly lock: number;
   /** The newest version whose write was acknowledged. */
   readonly acknowledged: number;
+  /** The newest version that a read has answered with; only for the promise `agreement`. */
+  readonly seen: number;
   readonly cell: Cell;
-  /** What the replica has copied. */
+  /** What the replica of the cache has copied. */
   readonly copy: Cell;
-  /** Only in the scheme `generation`: lives in the cache and is lost with it. */
+  /** Only in the scheme `generation`: it is in the cache and is lost with it. */
   readonly generation: number;
   readonly writers: readonly Writer[];
   readonly readers: readonly Reader[];
-  readonly replay: Replay;
-  readonly waiting: Waiting;
+  readonly repetition: Repetition;
+  /** Whether rows wait in the table of invalidations, and whether a taken one's key is fenced. */
+  readonly hasRows: boolean;
+  readonly isRowFenced: boolean;
   readonly left: Budgets;
 }
 
-/** The reader between two reads. */
-export const IDLE: Reader = { at: 'idle' };
-/** The token under which a key is dropped; writers have 1 to 3. */
-export const DROP_TOKEN = 4;
+export const IDLE_READER: Reader = { at: ReaderAt.Idle, since: 0, generation: 0, author: 0 };
+/** The token under which a key is deleted; writers have 1 to 3. */
+export const DELETION_TOKEN = 4;
 
 /** Nothing has happened yet. */
-export function initial(protocol: Protocol): State {
+export function initialState(protocol: Protocol): State {
   return {
     row: 0,
     lock: 0,
     acknowledged: 0,
+    seen: 0,
     cell: ABSENT,
     copy: ABSENT,
     generation: 0,
-    writers: protocol.writers.map(() => ({ pc: Pc.Idle, version: 0, unfenced: false })),
-    readers: Array.from({ length: protocol.readers }, () => IDLE),
-    replay: { at: 'idle', writer: 0 },
-    waiting: { rows: false, fenced: false },
+    writers: protocol.writers.map(() => ({ at: WriterAt.Idle, version: 0, isUnfenced: false })),
+    readers: Array.from({ length: protocol.readers }, () => IDLE_READER),
+    repetition: { at: 'idle', writer: 0 },
+    hasRows: false,
+    isRowFenced: false,
     left: protocol.budgets,
   };
 }
 
-/** The key in a few letters, for traces: `-`, `L1`, `V2`, `V2~1` (reader 1 refreshes it), `F1{1,2}`; `N0`: no such row, of version 0. */
-export function showCell(cell: Cell): string {
-  switch (cell.is) {
-    case 'absent':
-      return '-';
-    case 'lease':
-      return `L${cell.reader}`;
-    case 'entry':
-      return `${cell.none ? 'N' : 'V'}${cell.version}${cell.claim === 0 ? '' : `~${cell.claim}`}`;
-    case 'fence':
-      return `F${cell.floor}{${cell.tokens.map((token) => (token === DROP_TOKEN ? 'd' : token)).join(',')}}`;
-  }
-}
+const COMMITTED = new Set<WriterAt>([
+  WriterAt.TookEffect,
+  WriterAt.Committed,
+  WriterAt.Published,
+  WriterAt.Acknowledged,
+  WriterAt.AcknowledgedEarly,
+  WriterAt.WaitingEarly,
+  WriterAt.Waiting,
+  WriterAt.Died,
+  WriterAt.DiedPublished,
+]);
 
-const READER_AT = ['idle', 'missed', 'waiting', 'leased', 'loaded', 'claimed', 'reloaded'] as const;
-const REPLAY_AT = ['idle', 'fenced', 'dropped', 'done'] as const;
+export const isCommitted = (at: WriterAt): boolean => COMMITTED.has(at);
 
-/**
- * The state as a short text: what the visited set holds. Two states have the same text when they differ only in which reader
- * is which, or in the name on a lease or a claim whose reader has died: neither can change what may happen next.
- */
-export function encode(state: State): string {
-  const {
-    row,
-    lock,
-    acknowledged,
-    cell,
-    copy,
-    generation,
-    writers,
-    readers,
-    replay,
-    waiting,
-    left,
-  } = state;
-  const codes = [
-    ((row * 4 + lock) * 4 + acknowledged) * 4 + generation,
-    encodeCell(cell),
-    encodeCell(copy),
-    ((REPLAY_AT.indexOf(replay.at) * 4 + replay.writer) * 2 + (waiting.rows ? 1 : 0)) * 2 +
-      (waiting.fenced ? 1 : 0),
-    [
-      left.crashes,
-      left.stalls,
-      left.flushes,
-      left.lostPublishes,
-      left.lostFences,
-      left.unansweredCommits,
-      left.failovers,
-      left.failbacks,
-    ].reduce((code, budget) => code * 4 + budget, 0),
-  ];
-  for (const { pc, version, unfenced } of writers)
-    codes.push(pc * 8 + version * 2 + (unfenced ? 1 : 0));
-  const seen = readers.map((reader, index) =>
-    encodeReader(reader, holds(cell, index + 1), holds(copy, index + 1)),
-  );
-  return String.fromCharCode(...codes, ...seen.sort((one, other) => one - other));
-}
+/** Its transaction is over, so it can commit nothing any more. */
+export const cannotCommit = (at: WriterAt): boolean =>
+  COMMITTED.has(at) || at === WriterAt.RolledBack || at === WriterAt.Over;
 
-const holds = (cell: Cell, reader: number): boolean =>
-  (cell.is === 'lease' && cell.reader === reader) || (cell.is === 'entry' && cell.claim === reader);
+export const writerAt = (state: State, number: number): Writer =>
+  state.writers[number - 1] as Writer;
+export const readerAt = (state: State, number: number): Reader =>
+  state.readers[number - 1] as Reader;
 
-function encodeReader(reader: Reader, leaseHeld: boolean, leaseCopied: boolean): number {
-  const since = 'since' in reader ? reader.since : 0;
-  const generation = 'generation' in reader ? reader.generation : 0;
-  const author = 'author' in reader ? reader.author : 0;
-  const mayFill = ['leased', 'loaded', 'claimed', 'reloaded'].includes(reader.at);
-  const flags = mayFill ? (leaseHeld ? 2 : 0) + (leaseCopied ? 1 : 0) : 0;
-  return (((READER_AT.indexOf(reader.at) * 4 + since) * 4 + generation) * 4 + author) * 4 + flags;
-}
+export const versionOf = (state: State, author: number): number =>
+  author === 0 ? 0 : writerAt(state, author).version;
 
-function encodeCell(cell: Cell): number {
-  switch (cell.is) {
-    case 'absent':
-      return 0;
-    case 'lease':
-      return 1;
-    case 'entry':
-      return (
-        8 +
-        ((cell.author * 4 + cell.version) * 2 + (cell.none ? 1 : 0)) * 2 +
-        (cell.claim === 0 ? 0 : 1)
-      );
-    case 'fence':
-      return 128 + cell.tokens.reduce((code, token) => code * 5 + token, 0) * 8 + cell.floor;
-  }
-}
+export const hasCommitted = (state: State, author: number): boolean =>
+  author === 0 || isCommitted(writerAt(state, author).at);
+
+/** Whether this author has left no row behind. */
+export const isMissing = (protocol: Protocol, author: number): boolean =>
+  author === 0 ? !protocol.hasRow : protocol.writers[author - 1] === 'delete';
+
+/** What is cached of this author's row. */
+export const entryOf = (protocol: Protocol, author: number, version: number): Entry => ({
+  is: 'entry',
+  author,
+  version,
+  none: isMissing(protocol, author),
+  claim: 0,
+});

@@ -1,48 +1,55 @@
 /**
- * The table of docs/cache-protocol.md as data: each protocol that is explored and what must come out. Those that are quick run
- * with every `npm test`, all of them with HOLDFAST_MODEL=long.
+ * What is explored around one key: the complete protocol under different faults, the protocol with
+ * a piece changed, and other protocols; each with the expected result.
  */
-import type { Budgets, Kind, Protocol } from './protocol.state.js';
-import type { Rules } from './scripts.model.js';
+import type { ScriptRules } from '../scripts.js';
+import type { Budgets, Protocol, WriterKind } from './protocol.js';
+
+export type Outcome = 'holds' | 'G1' | 'G3' | 'agreement' | 'progress';
 
 export interface Variant {
   readonly name: string;
-  /** `G1`, `G3`: must break that promise. */
-  readonly expect: 'holds' | 'G1' | 'G3';
+  /** `holds`, or the promise that must break. */
+  readonly expected: Outcome;
   /** Only in the long form, for its size. */
-  readonly long?: true;
+  readonly isLong: boolean;
   readonly protocol: Protocol;
 }
 
+type Pieces = ScriptRules & Pick<Protocol, 'deletion'>;
+
 /** The scripts with everything that the explorations have shown to be needed. */
-const COMPLETE: Rules & Pick<Protocol, 'drop'> = {
+const COMPLETE: Pieces = {
   floor: true,
   tokenSet: true,
   versionCompare: true,
   noneYields: true,
   expiryRaisesFloor: true,
   absenceRaisesFloor: true,
-  drop: 'publish',
+  deletion: 'publish',
 };
 
-/** The first design: for rows that are only updated, by writers that fence once they hold the row's lock. */
-const FIRST_DESIGN: typeof COMPLETE = {
+/** What src/platform/cache/store does today; scripts.spec.ts holds it against the store. */
+export const AS_SHIPPED: Pieces = COMPLETE;
+
+/**
+ * The first design: for rows that are only updated, by writers that fence once they hold the row's
+ * lock.
+ */
+const FIRST_DESIGN: Pieces = {
   ...COMPLETE,
   noneYields: false,
   expiryRaisesFloor: false,
   absenceRaisesFloor: false,
-  drop: 'fence',
+  deletion: 'fence',
 };
-
-/** What src/cache does today; protocol-model.spec.ts holds it against the store. A change there changes this one line. */
-export const AS_SHIPPED: typeof COMPLETE = COMPLETE;
 
 const NOTHING_FAILS: Budgets = {
   crashes: 0,
   stalls: 0,
   flushes: 0,
-  lostPublishes: 0,
-  lostFences: 0,
+  failedPublications: 0,
+  failedFences: 0,
   unansweredCommits: 0,
   failovers: 0,
   failbacks: 0,
@@ -53,69 +60,78 @@ const PROTOCOL: Protocol = {
   writers: [],
   readers: 2,
   budgets: NOTHING_FAILS,
+  promise: 'G1',
   scheme: 'fenced',
   key: 'row',
-  rowExists: true,
-  fenceWhen: 'beside',
+  hasRow: true,
+  fences: 'beside',
   afterCommit: 'publish',
-  publishWhen: 'acknowledging',
+  publishes: 'before acknowledging',
+  enqueued: 'waits',
   unanswered: 'watch',
   incarnation: 'replication-id',
-  replay: 'none',
-  databasePath: false,
+  repetition: 'none',
   refresh: 'none',
   join: 'begun-after',
 };
 
 type Change = Partial<Omit<Protocol, 'writers' | 'budgets'>>;
-const of =
-  (...writers: Kind[]) =>
+
+const writing =
+  (...writers: WriterKind[]) =>
   (budgets: Partial<Budgets>, change: Change = {}): Protocol => ({
     ...PROTOCOL,
     ...change,
     writers,
     budgets: { ...NOTHING_FAILS, ...budgets },
   });
-const two = of('update', 'update');
-const three = of('update', 'update', 'update');
+const two = writing('update', 'update');
+const three = writing('update', 'update', 'update');
+const updateAndDelete = writing('update', 'delete');
+const updateAndPsql = writing('update', 'psql');
 
-const FIRST: Change = { ...FIRST_DESIGN, fenceWhen: 'locked' };
 /** A writer may always be slow: what holds, holds at any speed. */
 const SLOW = { stalls: 3 };
-const DATABASE: Change = { databasePath: true };
+const FIRST: Change = { ...FIRST_DESIGN, fences: 'locked' };
 const LIST: Change = { key: 'list' };
 const REFRESH: Change = { refresh: 'claim' };
+const AGREEMENT: Change = { promise: 'agreement' };
 
-const variant = (name: string, expect: Variant['expect'], protocol: Protocol): Variant => ({
+const variant = (name: string, expected: Outcome, protocol: Protocol): Variant => ({
   name,
-  expect,
+  expected,
+  isLong: false,
   protocol,
 });
 const long = (name: string, protocol: Protocol): Variant => ({
-  name,
-  expect: 'holds',
-  long: true,
-  protocol,
+  ...variant(name, 'holds', protocol),
+  isLong: true,
 });
 
-export const VARIANTS: readonly Variant[] = [
-  // Other protocols.
+const OTHER_PROTOCOLS: readonly Variant[] = [
   variant('cache-aside with DEL, nothing fails', 'G1', two({}, { scheme: 'aside' })),
   variant('generation CAS, nothing fails', 'holds', two({}, { scheme: 'generation' })),
   variant('generation CAS, a flush', 'G1', two({ flushes: 1 }, { scheme: 'generation' })),
-  variant('leases without a fence, nothing fails', 'holds', two({}, { fenceWhen: 'never' })),
-  variant(
-    'leases without a fence, a failed publish',
-    'G1',
-    two({ lostPublishes: 1 }, { fenceWhen: 'never' }),
-  ),
   variant('ordinary single-flight, nothing fails', 'G1', two({}, { join: 'running' })),
-
-  // The first design: rows that are updated, by writers that fence under the row's lock.
+  variant('leases without a fence, nothing fails', 'holds', two({}, { fences: 'never' })),
   variant(
-    'first design: 2 crashes, a failed publish',
+    'leases without a fence, a failed publication that is acknowledged',
+    'G1',
+    two({ failedPublications: 1 }, { fences: 'never', enqueued: 'acknowledges' }),
+  ),
+  variant(
+    'leases without a fence, a failed publication that waits, a crash, a flush',
     'holds',
-    two({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST),
+    two({ failedPublications: 1, crashes: 1, flushes: 1, ...SLOW }, { fences: 'never' }),
+  ),
+];
+
+/** Rows that are only updated, by writers that fence under the row's lock. */
+const THE_FIRST_DESIGN: readonly Variant[] = [
+  variant(
+    'first design: 2 crashes, a failed publication',
+    'holds',
+    two({ crashes: 2, failedPublications: 1, ...SLOW }, FIRST),
   ),
   variant(
     'first design: a crash, a flush',
@@ -123,101 +139,104 @@ export const VARIANTS: readonly Variant[] = [
     two({ crashes: 1, flushes: 1, ...SLOW }, FIRST),
   ),
   long(
-    'first design, 3 writers: 2 crashes, a failed publish',
-    three({ crashes: 2, lostPublishes: 1, ...SLOW }, FIRST),
+    'first design, 3 writers: 2 crashes, a failed publication',
+    three({ crashes: 2, failedPublications: 1, ...SLOW }, FIRST),
   ),
   long(
     'first design, 3 writers: a crash, a flush',
     three({ crashes: 1, flushes: 1, ...SLOW }, FIRST),
   ),
+];
 
-  // The complete protocol: rows that come and go, fences beside the SQL.
+/** Rows that come and go, fences beside the SQL. */
+const THE_COMPLETE_PROTOCOL: readonly Variant[] = [
   variant(
-    'complete: 2 crashes, a failed publish',
+    '2 crashes, a failed publication',
     'holds',
-    two({ crashes: 2, lostPublishes: 1, ...SLOW }),
+    two({ crashes: 2, failedPublications: 1, ...SLOW }),
   ),
-  variant('complete: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW })),
+  variant('a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW })),
   variant(
-    'complete, update and delete: a crash, a flush',
+    'update and delete: a crash, a flush',
     'holds',
-    of('update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }),
-  ),
-  long(
-    'complete, 3 writers: 2 crashes, a failed publish',
-    three({ crashes: 2, lostPublishes: 1, ...SLOW }),
-  ),
-  long('complete, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW })),
-  long(
-    'complete, insert, update, delete: a crash, a flush',
-    of('insert', 'update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }, { rowExists: false }),
-  ),
-  long(
-    'complete, update, delete, insert: 2 crashes, a failed publish',
-    of('update', 'delete', 'insert')({ crashes: 2, lostPublishes: 1, ...SLOW }),
-  ),
-  long(
-    'complete: a write that could not fence, a crash, a flush',
-    two({ lostFences: 1, crashes: 1, flushes: 1, ...SLOW }, { fenceWhen: 'locked' }),
-  ),
-
-  // With a piece taken away.
-  variant('without the floor, nothing fails', 'G1', two({}, { floor: false })),
-  variant(
-    'without the token set: a failed publish',
-    'G1',
-    two({ lostPublishes: 1 }, { ...FIRST, tokenSet: false }),
+    updateAndDelete({ crashes: 1, flushes: 1, ...SLOW }),
   ),
   variant(
-    'without the version compare: a flush',
-    'G1',
-    two({ flushes: 1 }, { versionCompare: false }),
+    'a flush and a failed publication, a crash',
+    'holds',
+    writing('update')({ flushes: 1, failedPublications: 1, crashes: 1, ...SLOW }),
   ),
-  variant(
-    'acknowledging before publish, a flush',
-    'G1',
-    two({ flushes: 1 }, { publishWhen: 'acknowledged' }),
-  ),
-  variant('publishing before COMMIT, nothing fails', 'G3', two({}, { publishWhen: 'uncommitted' })),
-  variant(
-    'an older "no such row" is replaced: a flush',
-    'G1',
-    of('update', 'delete')({ flushes: 1 }, { noneYields: false }),
-  ),
-  variant(
-    'an older "no such row" is replaced: a stall',
-    'G1',
-    of('update', 'delete')({ stalls: 1 }, { noneYields: false }),
-  ),
-  variant(
-    'the end of a fence leaves the floor: a failed publish',
-    'G1',
-    two({ lostPublishes: 1 }, { expiryRaisesFloor: false }),
-  ),
-
-  // A COMMIT whose answer never comes.
   variant(
     'a COMMIT without an answer: a crash, a flush',
     'holds',
     two({ unansweredCommits: 1, crashes: 1, flushes: 1, ...SLOW }),
   ),
   variant(
-    'a COMMIT without an answer, the fence left to its deadline',
-    'G1',
-    two({ unansweredCommits: 1 }, { unanswered: 'deadline' }),
+    'psql: a crash, a flush, a failed publication',
+    'holds',
+    updateAndPsql({ crashes: 1, flushes: 1, failedPublications: 1, ...SLOW }),
   ),
-
-  // Entries that are refreshed before they expire.
+  variant('list: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
   variant('refresh ahead: a flush', 'holds', two({ flushes: 1, ...SLOW }, REFRESH)),
-  variant('refresh ahead without a compare, nothing fails', 'G1', two({}, { refresh: 'blind' })),
+  variant(
+    'failover, run_id in the key',
+    'holds',
+    writing('update')({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
+  ),
+  variant(
+    'a repetition deletes the keys: a crash, a flush',
+    'holds',
+    writing('update')({ flushes: 1, crashes: 1, ...SLOW }, { repetition: 'deletes' }),
+  ),
+  long(
+    '3 writers: 2 crashes, a failed publication',
+    three({ crashes: 2, failedPublications: 1, ...SLOW }),
+  ),
+  long('3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW })),
+  long(
+    'insert, update, delete: a crash, a flush',
+    writing('insert', 'update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }, { hasRow: false }),
+  ),
+  long(
+    'update, delete, insert: 2 crashes, a failed publication',
+    writing('update', 'delete', 'insert')({ crashes: 2, failedPublications: 1, ...SLOW }),
+  ),
+  long(
+    'a flush and a failed publication, a crash, 2 writers',
+    two({ flushes: 1, failedPublications: 1, crashes: 1, ...SLOW }),
+  ),
+  long(
+    'a write that could not fence, a crash, a flush',
+    two({ failedFences: 1, crashes: 1, flushes: 1, ...SLOW }, { fences: 'locked' }),
+  ),
+  long(
+    'a writer cut off from the cache, a crash, a flush',
+    two(
+      { failedFences: 1, failedPublications: 1, crashes: 1, flushes: 1, ...SLOW },
+      { fences: 'locked' },
+    ),
+  ),
+  long(
+    'psql and 2 writers: a flush, a failed publication',
+    writing('update', 'update', 'psql')({ flushes: 1, failedPublications: 1, stalls: 1 }),
+  ),
+  long(
+    'list: 2 crashes, a failed publication',
+    two({ crashes: 2, failedPublications: 1, ...SLOW }, LIST),
+  ),
+  long('list, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
+  long(
+    'list, psql: a crash, a flush, a failed publication',
+    updateAndPsql({ crashes: 1, flushes: 1, failedPublications: 1, ...SLOW }, LIST),
+  ),
   long('refresh ahead: a crash, a flush', two({ crashes: 1, flushes: 1, ...SLOW }, REFRESH)),
   long(
-    'refresh ahead: 2 crashes, a failed publish',
-    two({ crashes: 2, lostPublishes: 1, ...SLOW }, REFRESH),
+    'refresh ahead: 2 crashes, a failed publication',
+    two({ crashes: 2, failedPublications: 1, ...SLOW }, REFRESH),
   ),
   long(
     'refresh ahead, update and delete: a crash, a flush',
-    of('update', 'delete')({ crashes: 1, flushes: 1, ...SLOW }, REFRESH),
+    updateAndDelete({ crashes: 1, flushes: 1, ...SLOW }, REFRESH),
   ),
   long(
     'refresh ahead, list: a crash, a flush',
@@ -225,123 +244,181 @@ export const VARIANTS: readonly Variant[] = [
   ),
   long('refresh ahead, 3 writers: a flush', three({ flushes: 1, ...SLOW }, REFRESH)),
   long(
-    "refresh ahead, psql, a flush, a failed publish, the database's path",
-    of('update', 'psql')({ flushes: 1, lostPublishes: 1, ...SLOW }, { ...REFRESH, ...DATABASE }),
+    'refresh ahead, psql: a flush, a failed publication',
+    updateAndPsql({ flushes: 1, failedPublications: 1, ...SLOW }, REFRESH),
   ),
+  long(
+    'failover, run_id in the key, 2 writers',
+    two({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
+  ),
+  long(
+    'failover there and back, run_id and replication id',
+    two({ failovers: 1, failbacks: 1, ...SLOW }),
+  ),
+  long(
+    'a repetition deletes the keys, 2 writers: a crash, a flush',
+    two({ flushes: 1, crashes: 1, ...SLOW }, { repetition: 'deletes' }),
+  ),
+];
 
-  // Failover.
+/** Reads agree with each other as long as no fence is lost. */
+const THE_AGREEMENT_OF_READS: readonly Variant[] = [
+  variant('agreement: a stall', 'holds', two({ stalls: 1 }, AGREEMENT)),
+  variant(
+    'agreement: a COMMIT without an answer',
+    'holds',
+    two({ unansweredCommits: 1 }, AGREEMENT),
+  ),
+  variant('agreement: refresh ahead', 'holds', two({}, { ...AGREEMENT, ...REFRESH })),
+  long(
+    'agreement: 2 crashes, a failed publication',
+    two({ crashes: 2, failedPublications: 1, ...SLOW }, AGREEMENT),
+  ),
+  long(
+    'agreement, update and delete: 2 crashes, a failed publication',
+    updateAndDelete({ crashes: 2, failedPublications: 1, ...SLOW }, AGREEMENT),
+  ),
+  long('agreement, 3 writers: a stall', three({ stalls: 1 }, AGREEMENT)),
+  variant(
+    'agreement, leases without a fence, nothing fails',
+    'agreement',
+    two({}, { ...AGREEMENT, fences: 'never' }),
+  ),
+  variant(
+    'agreement without the token set, nothing fails',
+    'agreement',
+    two({}, { ...AGREEMENT, tokenSet: false }),
+  ),
+  variant(
+    'agreement, the end of a fence leaves the floor: a stall',
+    'agreement',
+    two({ stalls: 1 }, { ...AGREEMENT, expiryRaisesFloor: false }),
+  ),
+  variant(
+    'agreement, the end of a fence leaves the floor: a crash',
+    'agreement',
+    two({ crashes: 1 }, { ...AGREEMENT, expiryRaisesFloor: false }),
+  ),
+  variant('agreement, a flush', 'agreement', two({ flushes: 1 }, AGREEMENT)),
+  variant('agreement, psql', 'agreement', updateAndPsql({}, AGREEMENT)),
+];
+
+/** A piece taken away. */
+const ABLATIONS: readonly Variant[] = [
+  variant('without the floor, nothing fails', 'G1', two({}, { floor: false })),
+  variant(
+    'without the version compare: a flush',
+    'G1',
+    two({ flushes: 1 }, { versionCompare: false }),
+  ),
+  variant(
+    'without the version compare: a late publication',
+    'G1',
+    two({ failedPublications: 1 }, { versionCompare: false }),
+  ),
+  variant(
+    'an older "no such row" is replaced: a flush',
+    'G1',
+    updateAndDelete({ flushes: 1 }, { noneYields: false }),
+  ),
+  variant(
+    'an older "no such row" is replaced: a stall',
+    'G1',
+    updateAndDelete({ stalls: 1 }, { noneYields: false }),
+  ),
+  variant(
+    'a deletion leaves the floor: a COMMIT without an answer',
+    'G1',
+    two({ unansweredCommits: 1 }, { absenceRaisesFloor: false }),
+  ),
+  variant(
+    'a deletion leaves the floor: a flush and a failed publication',
+    'G1',
+    two({ flushes: 1, failedPublications: 1 }, { absenceRaisesFloor: false }),
+  ),
+  variant(
+    'acknowledging before publishing, a flush',
+    'G1',
+    two({ flushes: 1 }, { publishes: 'after acknowledging' }),
+  ),
+  variant('publishing before COMMIT, nothing fails', 'G3', two({}, { publishes: 'before COMMIT' })),
+  variant(
+    'a failed publication is acknowledged: a flush',
+    'G1',
+    two({ flushes: 1, failedPublications: 1 }, { enqueued: 'acknowledges' }),
+  ),
+  variant(
+    'a failed publication is acknowledged, without the token set',
+    'G1',
+    two({ failedPublications: 1 }, { ...FIRST, tokenSet: false, enqueued: 'acknowledges' }),
+  ),
+  variant(
+    'a failed publication is acknowledged, the end of a fence leaves the floor',
+    'G1',
+    two({ failedPublications: 1 }, { expiryRaisesFloor: false, enqueued: 'acknowledges' }),
+  ),
+  variant(
+    'a write without a fence is acknowledged',
+    'G1',
+    two({ failedFences: 1 }, { fences: 'locked', enqueued: 'acknowledges' }),
+  ),
+  variant(
+    'a COMMIT without an answer, the fence left to its deadline',
+    'G1',
+    two({ unansweredCommits: 1 }, { unanswered: 'deadline' }),
+  ),
+  variant('refresh ahead without a compare, nothing fails', 'G1', two({}, { refresh: 'blind' })),
   variant(
     'failover, no incarnation in the key',
     'G1',
     two({ failovers: 1 }, { incarnation: 'none' }),
   ),
   variant(
-    'failover, run_id in the key',
-    'holds',
-    of('update')({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
-  ),
-  long(
-    'failover, run_id in the key, 2 writers',
-    two({ failovers: 1, crashes: 1, ...SLOW }, { incarnation: 'run-id' }),
-  ),
-  variant(
     'failover there and back, run_id alone',
     'G1',
     two({ failovers: 1, failbacks: 1 }, { incarnation: 'run-id' }),
   ),
-  long(
-    'failover there and back, run_id and replication id',
-    two({ failovers: 1, failbacks: 1, ...SLOW }),
-  ),
-
-  // Pointers and collections.
-  variant('list: a crash, a flush', 'holds', two({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
-  long('list: 2 crashes, a failed publish', two({ crashes: 2, lostPublishes: 1, ...SLOW }, LIST)),
-  long('list, 3 writers: a crash, a flush', three({ crashes: 1, flushes: 1, ...SLOW }, LIST)),
   variant(
     'list, unfenced after COMMIT: a flush',
     'G1',
     two({ flushes: 1 }, { ...LIST, afterCommit: 'unfence' }),
   ),
+  variant(
+    'a repetition only acknowledges: a flush, a crash',
+    'G1',
+    two({ flushes: 1, crashes: 1 }, { repetition: 'acknowledges' }),
+  ),
+  variant(
+    'a repetition only acknowledges, the first still publishing: a flush',
+    'G1',
+    two({ flushes: 1 }, { repetition: 'acknowledges' }),
+  ),
+  variant(
+    'a repetition fences and unfences the keys: a crash, a flush',
+    'G1',
+    two({ flushes: 1, crashes: 1 }, { repetition: 'deletes', deletion: 'fence' }),
+  ),
+  variant(
+    'rows are applied by a fence and its release: a writer cut off from the cache',
+    'G1',
+    two({ failedFences: 1, failedPublications: 1 }, { fences: 'locked', deletion: 'fence' }),
+  ),
+  variant(
+    'rows are applied by a fence and its release: psql',
+    'G1',
+    updateAndPsql({}, { deletion: 'fence' }),
+  ),
+  variant(
+    'psql, a deletion leaves the floor, nothing fails',
+    'G1',
+    updateAndPsql({}, { absenceRaisesFloor: false }),
+  ),
+];
 
-  // A repeated request that acknowledges what another made.
-  variant(
-    'repetition acknowledges: a flush, a crash',
-    'G1',
-    two({ flushes: 1, crashes: 1 }, { replay: 'acknowledge' }),
-  ),
-  variant(
-    'repetition acknowledges, the first still publishing: a flush',
-    'G1',
-    two({ flushes: 1 }, { replay: 'acknowledge' }),
-  ),
-  variant(
-    'repetition drops the keys: a crash, a flush',
-    'holds',
-    of('update')({ flushes: 1, crashes: 1, ...SLOW }, { replay: 'drop' }),
-  ),
-  long(
-    'repetition drops the keys, 2 writers: a crash, a flush',
-    two({ flushes: 1, crashes: 1, ...SLOW }, { replay: 'drop' }),
-  ),
-  variant(
-    'repetition fences and unfences the keys: a crash, a flush',
-    'G1',
-    two({ flushes: 1, crashes: 1 }, { replay: 'drop', drop: 'fence' }),
-  ),
-
-  // G2: not fenced, or not published.
-  variant('a flush and a failed publish', 'G1', two({ flushes: 1, lostPublishes: 1 })),
-  variant(
-    "a flush and a failed publish, the database's path",
-    'holds',
-    of('update')({ flushes: 1, lostPublishes: 1, crashes: 1, ...SLOW }, DATABASE),
-  ),
-  long(
-    "a flush and a failed publish, the database's path, 2 writers",
-    two({ flushes: 1, lostPublishes: 1, crashes: 1, ...SLOW }, DATABASE),
-  ),
-  variant(
-    'a writer cut off from the cache',
-    'G1',
-    two({ lostFences: 1, lostPublishes: 1 }, { fenceWhen: 'locked' }),
-  ),
-  long(
-    "a writer cut off from the cache, a crash, a flush, the database's path",
-    two(
-      { lostFences: 1, lostPublishes: 1, crashes: 1, flushes: 1, ...SLOW },
-      { ...DATABASE, fenceWhen: 'locked' },
-    ),
-  ),
-  variant(
-    "a writer cut off from the cache, the database's path fences and unfences",
-    'G1',
-    two({ lostFences: 1, lostPublishes: 1 }, { ...DATABASE, fenceWhen: 'locked', drop: 'fence' }),
-  ),
-  variant(
-    "psql, a crash, a flush, a failed publish, the database's path",
-    'holds',
-    of('update', 'psql')({ crashes: 1, flushes: 1, lostPublishes: 1, ...SLOW }, DATABASE),
-  ),
-  long(
-    "psql and 2 writers, a flush, a failed publish, the database's path",
-    of('update', 'update', 'psql')({ flushes: 1, lostPublishes: 1, stalls: 1 }, DATABASE),
-  ),
-  variant(
-    "psql, the database's path fences and unfences, nothing fails",
-    'G1',
-    of('update', 'psql')({}, { ...DATABASE, drop: 'fence' }),
-  ),
-  variant(
-    "psql, the database's path publishes absence, the floor stays",
-    'G1',
-    of('update', 'psql')({}, { ...DATABASE, absenceRaisesFloor: false }),
-  ),
-  long(
-    "list, psql, a crash, a flush, a failed publish, the database's path",
-    of('update', 'psql')(
-      { crashes: 1, flushes: 1, lostPublishes: 1, ...SLOW },
-      { ...DATABASE, ...LIST },
-    ),
-  ),
+export const VARIANTS: readonly Variant[] = [
+  ...OTHER_PROTOCOLS,
+  ...THE_FIRST_DESIGN,
+  ...THE_COMPLETE_PROTOCOL,
+  ...THE_AGREEMENT_OF_READS,
+  ...ABLATIONS,
 ];
