@@ -1,11 +1,51 @@
 import tseslint from 'typescript-eslint';
 
+/** docs/style.md, "Code": one idea a statement. Each entry names what to write instead. */
+const ONE_IDEA_A_STATEMENT = [
+  {
+    selector:
+      ':matches(IfStatement, ConditionalExpression, WhileStatement) > ConditionalExpression.test',
+    message: 'Name the condition: no ternary inside a condition.',
+  },
+  {
+    selector: 'ConditionalExpression ConditionalExpression',
+    message: 'Use a table, an if or a function: no ternary inside a ternary.',
+  },
+  {
+    selector:
+      ':matches(ForStatement, ForOfStatement, ForInStatement, WhileStatement)[body.type="EmptyStatement"]',
+    message: 'Give the loop a body.',
+  },
+  {
+    selector: 'IfStatement > IfStatement.alternate > IfStatement.alternate > IfStatement.alternate',
+    message: 'Use a table or a function for each case: more than two "else if".',
+  },
+  {
+    selector:
+      ':matches(CallExpression, ReturnStatement, ConditionalExpression, LogicalExpression, ArrayExpression) > AssignmentExpression[operator="="]',
+    message: 'Assign in a statement of its own.',
+  },
+];
+
 export default tseslint.config(
   { ignores: ['dist/**', 'node_modules/**', 'docs/**', '.data/**'] },
   ...tseslint.configs.recommended,
   {
+    files: ['**/*.ts', '**/*.mjs', '**/*.js'],
+    rules: {
+      curly: ['error', 'multi-line', 'consistent'],
+      eqeqeq: ['error', 'always'],
+      'no-sequences': ['error', { allowInParentheses: false }],
+      'no-cond-assign': ['error', 'always'],
+      'no-restricted-syntax': ['error', ...ONE_IDEA_A_STATEMENT],
+      'no-console': 'error',
+    },
+  },
+  {
     files: ['**/*.ts'],
-    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    languageOptions: {
+      parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname },
+    },
     rules: {
       // A promise that nobody awaits is a write that nobody acknowledged.
       '@typescript-eslint/no-floating-promises': 'error',
@@ -18,9 +58,7 @@ export default tseslint.config(
       '@typescript-eslint/no-explicit-any': 'error',
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
       '@typescript-eslint/consistent-type-imports': 'off',
-      eqeqeq: ['error', 'always'],
-      'no-console': 'error',
     },
   },
-  { files: ['scripts/**', 'test/**'], rules: { 'no-console': 'off' } },
+  { files: ['scripts/**', 'test/**', 'src/cli/**'], rules: { 'no-console': 'off' } },
 );

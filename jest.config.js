@@ -1,28 +1,23 @@
-/** Tests run as native ES modules; each file gets its own database (test/support/). */
+import { SWC_OPTIONS } from './scripts/compile.mjs';
+
+/** Tests run as native ES modules; each file gets its own database (test/support/postgres.ts). */
 export default {
   rootDir: '.',
   testEnvironment: 'node',
   testMatch: ['<rootDir>/test/**/*.spec.ts'],
   extensionsToTreatAsEsm: ['.ts'],
-  moduleNameMapper: { '^(\\.{1,2}/.*)\\.js$': '$1' },
-  transform: {
-    '^.+\\.ts$': [
-      '@swc/jest',
-      {
-        jsc: {
-          target: 'es2022',
-          parser: { syntax: 'typescript', decorators: true },
-          transform: { legacyDecorator: true, decoratorMetadata: true, useDefineForClassFields: false },
-        },
-        module: { type: 'es6' },
-        sourceMaps: 'inline',
-      },
-    ],
+  moduleNameMapper: {
+    '^(\\.{1,2}/.*)\\.js$': '$1',
+    '^#migrations$': '<rootDir>/migrations/migrations.ts',
   },
-  globalSetup: '<rootDir>/test/support/global-setup.ts',
-  globalTeardown: '<rootDir>/test/support/global-teardown.ts',
-  reporters: ['default', '<rootDir>/test/support/closing-line.mjs'],
-  testTimeout: 30_000,
-  // More than the cores: much of a run is waiting, for a failover, a time-out, a process that starts.
+  transform: { '^.+\\.ts$': ['@swc/jest', SWC_OPTIONS] },
+  cacheDirectory: '<rootDir>/node_modules/.cache/jest',
+  globalSetup: '<rootDir>/test/support/global-setup.mjs',
+  globalTeardown: '<rootDir>/test/support/global-teardown.mjs',
+  reporters: ['<rootDir>/test/support/progress-reporter.mjs'],
+  testSequencer: '<rootDir>/test/support/longest-first-sequencer.mjs',
+  // Only ends tests that hang: no test may fail because the machine is slow.
+  testTimeout: 120_000,
+  // More workers than cores: tests spend much of their time waiting for processes and timeouts.
   maxWorkers: 3,
 };

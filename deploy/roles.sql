@@ -1,8 +1,10 @@
--- Two roles, so that the database itself holds what the service promises: the owner of the schema migrates (npm run migrate),
--- the service reads and writes rows and can change no table, trigger or function. The history of orders it can only add to.
+-- Two roles: the owner of the schema migrates it (holdfast migrate), and the service reads and writes
+-- rows. The service's role can change no table, trigger or function. It can add to the history of
+-- orders (order_events), but not change it.
 --
--- Run as the owner of the schema, after every `npm run migrate`; then serve with MIGRATIONS=manual and DATABASE_URL naming the
--- service's role. The role is made first, by whoever may: CREATE ROLE holdfast_service LOGIN PASSWORD '…'
+-- First create the role, as a user that may: CREATE ROLE holdfast_service LOGIN PASSWORD '…'
+-- Run this file as the owner of the schema, after every migration. Then start the service with
+-- MIGRATIONS=manual and the service's role in DATABASE_URL.
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO holdfast_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO holdfast_service;

@@ -1,10 +1,10 @@
 /**
- * The service and this campaign as plain JavaScript in a folder of their own, for processes that jest does not start. With
- * `timesDividedBy` the copy's long times (fence, lease, PostgreSQL's bounds) are that much shorter, so that a test of seconds
- * sees what else takes half a minute; a constant that is not found as written here is an error, never a silent no.
+ * Compiles the service, its tests' support and its programs to plain JavaScript, into a folder of
+ * its own: `npm run build` compiles only what is shipped, and jest compiles only what it runs.
  */
 import {
-  copyFile,
+  chmod,
+  cp,
   mkdir,
   mkdtemp,
   readdir,
@@ -14,31 +14,15 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, extname, join } from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { transform } from '@swc/core';
 
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const FOLDERS = [
-  'src',
-  'migrations',
-  'scripts',
-  'test/support',
-  'test/campaign',
-  'test/outbox',
-  'test/orders',
-];
+const ROOT = fileURLToPath(new URL('../', import.meta.url));
+const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/verify', 'test/bench'];
 
-/** File → the numbers in it that are times: the name before, the digits. */
-const TIMES = {
-  'src/cache/invalidation.service.ts': [/(\bFENCE_MS = )([\d_]+)/],
-  'src/cache/read-through.ts': [/(\bLEASE_MS = )([\d_]+)/],
-  'src/database/data-source.ts': ['statement', 'lock', 'idleInTransaction', 'query'].map(
-    (name) => new RegExp(`(\\b${name}: )([\\d_]+)`),
-  ),
-};
-
-const SWC = {
+/** The same settings as in jest.config.js, so that both run the same code. */
+export const SWC_OPTIONS = {
   jsc: {
     target: 'es2022',
     parser: { syntax: 'typescript', decorators: true },
@@ -49,45 +33,47 @@ const SWC = {
 };
 
 /**
- * @param {{ timesDividedBy?: number }} [options]
+ * Under jest all callers share the copy that global-setup.mjs has made.
  * @returns {Promise<{ folder: string, remove(): Promise<void> }>}
  */
-export async function compile({ timesDividedBy = 1 } = {}) {
-  const folder = await mkdtemp(join(tmpdir(), 'holdfast-campaign-'));
+export async function compile() {
+  const shared = process.env.HOLDFAST_COMPILED_FOLDER;
+  if (shared) return { folder: shared, remove: async () => undefined };
+
+  const folder = await mkdtemp(join(tmpdir(), 'compiled-'));
+  await chmod(folder, 0o755); // PostgreSQL's supervisor runs from it as another user.
   await symlink(join(ROOT, 'node_modules'), join(folder, 'node_modules'));
-  await copyFile(join(ROOT, 'package.json'), join(folder, 'package.json'));
-  const lists = await Promise.all(
-    FOLDERS.map(async (name) => {
-      const entries = await readdir(join(ROOT, name), { recursive: true, withFileTypes: true });
-      return entries
-        .filter((entry) => entry.isFile())
-        .map((entry) => join(entry.parentPath, entry.name));
-    }),
-  );
-  await Promise.all(
-    lists.flat().map((path) => emit(path.slice(ROOT.length), folder, timesDividedBy)),
-  );
+  const manifest = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'));
+  manifest.imports['#migrations'] = './migrations/migrations.js';
+  await writeFile(join(folder, 'package.json'), JSON.stringify(manifest));
+  const sources = (await Promise.all(FOLDERS.map(listFiles))).flat();
+  await Promise.all(sources.map((source) => emit(source, folder)));
   return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
 }
 
-async function emit(path, folder, divisor) {
-  const target = join(folder, path);
+/** @returns {Promise<string[]>} paths relative to the project */
+async function listFiles(name) {
+  const entries = await readdir(join(ROOT, name), { recursive: true, withFileTypes: true });
+  return entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
+}
+
+async function emit(path, folder) {
+  const isTypeScript = path.endsWith('.ts') && !path.endsWith('.spec.ts');
+  if (!isTypeScript && !path.endsWith('.mjs')) return;
+
+  const [source, target] = [join(ROOT, path), join(folder, path)];
   await mkdir(dirname(target), { recursive: true });
-  if (extname(path) === '.mjs') return copyFile(join(ROOT, path), target);
-  if (extname(path) !== '.ts' || path.endsWith('.spec.ts')) return;
-  let text = await readFile(join(ROOT, path), 'utf8');
-  for (const time of TIMES[path] ?? []) {
-    if (!time.test(text))
-      throw new Error(`${path} has no ${time.source}: tell test/campaign/compile.mjs its new name`);
-    text = text.replace(
-      time,
-      (_, name, ms) => name + Math.round(Number(ms.replaceAll('_', '')) / divisor),
-    );
+  if (!isTypeScript) {
+    await cp(source, target);
+    return;
   }
+  const text = await readFile(source, 'utf8');
   const { code } = await transform(text, {
-    ...SWC,
-    filename: join(ROOT, path),
-    sourceFileName: join(ROOT, path),
+    ...SWC_OPTIONS,
+    filename: source,
+    sourceFileName: source,
   });
   await writeFile(target.replace(/\.ts$/, '.js'), code);
 }

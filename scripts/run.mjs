@@ -1,63 +1,35 @@
 /**
- * The campaign, from a compiled copy of the service that goes away with it:
- * `node test/campaign/run.mjs [--reads 10000000] [--seed 1]` writes docs/bench/campaign.md at its end;
- * `--form short` has every kind of fault in a minute; `--report <file>` is for campaign.spec.ts. It ends by itself in any case: with 1 when a promise was
- * broken, with 2 when the campaign itself failed, with 3 when it did not end in time.
+ * Runs a TypeScript program of this repository without a build:
+ * `node scripts/run.mjs <file.ts> [arguments]`. A program that exports `run(args)` is called, and
+ * its result is the exit code; another one does its work when it is imported. What the run leaves
+ * on the disk ends with it (run-folder.mjs).
  */
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { constants } from 'node:os';
+import { join, relative, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
 import { compile } from './compile.mjs';
+import { createRunFolder } from './run-folder.mjs';
 
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const { values } = parseArgs({
-  options: {
-    form: { type: 'string', default: 'long' },
-    reads: { type: 'string', default: '10000000' },
-    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-    report: { type: 'string' },
-  },
-});
-const { form } = values;
-const [seed, reads] = [Number(values.seed), Number(values.reads)];
-/** Fence, lease and PostgreSQL's bounds in the short form, so that seconds show what else takes half a minute. */
-const timesDividedBy = form === 'short' ? 5 : 1;
-const BOUND_MS = form === 'short' ? 120_000 : 120_000 + reads;
-
-setTimeout(() => {
-  console.error(`The campaign did not end within ${BOUND_MS} ms`);
-  process.exit(3);
-}, BOUND_MS);
-
-const { folder, remove } = await compile({ timesDividedBy });
-let code = 2;
-try {
-  const load = (path) => import(pathToFileURL(join(folder, path)).href);
-  const { runCampaign } = await load('test/campaign/campaign.js');
-  const { markdown, summary } = await load('test/campaign/report.js');
-  console.log(`campaign: ${form}, seed ${seed}`);
-  const failuresFolder = join(ROOT, '.data/campaign');
-  const log = (line) => console.log(line);
-  const report = await runCampaign({
-    form,
-    seed,
-    reads,
-    folder,
-    timesDividedBy,
-    failuresFolder,
-    log,
-  });
-  console.log(summary(report));
-  if (values.report) await writeFile(values.report, JSON.stringify(report));
-  if (form === 'long') {
-    await writeFile(join(ROOT, 'docs/bench/campaign.md'), await markdown(report, { reads }));
-    console.log('written: docs/bench/campaign.md');
-  }
-  code = report.files.length === 0 ? 0 : 1;
-} catch (error) {
-  console.error(error);
-} finally {
-  await remove();
+const ROOT = fileURLToPath(new URL('../', import.meta.url));
+const [, , file, ...args] = process.argv;
+if (!file?.endsWith('.ts')) {
+  process.stderr.write('Usage: node scripts/run.mjs <file.ts> [arguments]\n');
+  process.exit(2);
 }
-process.exit(code);
+
+const runFolder = createRunFolder('run');
+process.once('exit', () => runFolder.remove());
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+  process.on(signal, () => {
+    // A program that listens for the signal ends by itself.
+    if (process.listenerCount(signal) === 1) process.exit(128 + constants.signals[signal]);
+  });
+}
+
+process.setSourceMapsEnabled(true);
+const { folder } = await compile();
+const path = relative(ROOT, resolve(ROOT, file)).replace(/\.ts$/, '.js');
+const program = join(folder, path);
+process.argv = [process.execPath, program, ...args];
+const { run } = await import(pathToFileURL(program).href);
+if (run) process.exit(await run(args));

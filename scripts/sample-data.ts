@@ -1,94 +1,73 @@
 /**
- * People, goods and notes that look real, and the dice that choose among them: the same seed rolls the same numbers on every
- * machine. Used by seed.ts to fill a database and by demo.ts to use a running service.
+ * Realistic names, goods and notes for the seed and the demo, and the random choices among them.
+ * All randomness comes from a seeded generator: one seed makes the same data on every machine.
  */
-import { createHash } from 'node:crypto';
+import type { Random } from '../test/support/random.js';
 import type { OrderItem } from '../src/orders/order.entity.js';
 
-/** sfc32, started from the SHA-256 of a text: fast, good enough for samples, never for secrets. */
-export class Dice {
-  private readonly state: Int32Array;
+/**
+ * A rank from 0 to `count` - 1 by Zipf's law: rank k is about 1/(k+1) as likely as rank 0,
+ * precisely P(k) = ln((k+2)/(k+1)) / ln(count+1).
+ */
+export const zipfRank = (random: Random, count: number): number =>
+  Math.floor((count + 1) ** random.next()) - 1;
 
-  constructor(seed: string) {
-    const digest = createHash('sha256').update(seed).digest();
-    this.state = new Int32Array([0, 4, 8, 12].map((offset) => digest.readInt32LE(offset)));
-    for (let round = 0; round < 12; round++) this.roll();
-  }
+/** An exponentially distributed duration, in the unit of `mean`. */
+export const exponential = (random: Random, mean: number): number =>
+  -mean * Math.log(1 - random.next());
 
-  /** 32 random bits, as an unsigned number. */
-  roll(): number {
-    const [a, b, c, counter] = this.state as unknown as [number, number, number, number];
-    const sum = (a + b + counter) | 0;
-    this.state[0] = b ^ (b >>> 9);
-    this.state[1] = c + (c << 3);
-    this.state[2] = ((c << 21) | (c >>> 11)) + sum;
-    this.state[3] = counter + 1;
-    return sum >>> 0;
-  }
-
-  /** From 0 to below 1. */
-  share(): number {
-    return this.roll() / 2 ** 32;
-  }
-
-  chance(probability: number): boolean {
-    return this.share() < probability;
-  }
-
-  /** A whole number from `least` to `most`. */
-  between(least: number, most: number): number {
-    return least + Math.floor(this.share() * (most - least + 1));
-  }
-
-  pick<T>(list: readonly T[]): T {
-    return list[Math.floor(this.share() * list.length)] as T;
-  }
-
-  /** Exponentially distributed: how long one waits for what takes `mean` on average. */
-  wait(mean: number): number {
-    return -mean * Math.log(1 - this.share());
-  }
-
-  /** From 0 to below `count`; place k about as likely as 1/(k+1), as Zipf has it: P(k) = ln((k+2)/(k+1)) / ln(count+1). */
-  zipf(count: number): number {
-    return Math.floor((count + 1) ** this.share()) - 1;
-  }
-
-  bytes(count: number): Uint8Array {
-    const words = Uint32Array.from({ length: Math.ceil(count / 4) }, () => this.roll());
-    return new Uint8Array(words.buffer, 0, count);
-  }
+export function randomBytes(random: Random, count: number): Uint8Array {
+  const words = Uint32Array.from({ length: Math.ceil(count / 4) }, () => random.next() * 2 ** 32);
+  return new Uint8Array(words.buffer, 0, count);
 }
 
-export const FIRST_NAMES =
-  `ada aino alice amir ana anders anna arjun astrid bao bela carla chidi chloe dario diego elif
-elena emil emma erik fatima felix finn freya grace hana hugo ida imani ines ingrid ivan jan jonas julia kai karin kenji
-lara lea leo lena liam lina lucas luis maja malik maria marta mateo maya mei mia milan mina nadia nils nina noah nora olga
-omar oscar paula pavel petra priya rafael ravi rosa ruth sami sara selma simon sofia sven tara theo tomas vera viktor
-wanjiru yara yusuf zoe`.split(/\s+/);
+export const FIRST_NAMES = `
+  ada aino alice amir ana anders anna arjun astrid bao bela carla chidi chloe dario diego elif
+  elena emil emma erik fatima felix finn freya grace hana hugo ida imani ines ingrid ivan jan
+  jonas julia kai karin kenji lara lea leo lena liam lina lucas luis maja malik maria marta
+  mateo maya mei mia milan mina nadia nils nina noah nora olga omar oscar paula pavel petra
+  priya rafael ravi rosa ruth sami sara selma simon sofia sven tara theo tomas vera viktor
+  wanjiru yara yusuf zoe
+`
+  .trim()
+  .split(/\s+/);
 
-export const LAST_NAMES =
-  `adeyemi ahmed andersen bauer becker berg bianchi brown castro chen costa dahl diaz dubois
-eriksson fischer fontaine garcia garner haas hansen horvat ivanova jansen jensen johansson kaya keller khan kim kowalski
-kumar larsen laurent lehmann lindqvist lopez maier marino martin mbeki meyer moreau moretti mueller murphy nakamura
-nguyen nielsen novak okafor oliveira olsen omondi ortega park patel peeters pereira petrov popescu rossi ruiz saito
-santos sato schmidt silva singh sokolov sousa tanaka thomsen toth tran vargas virtanen vogel wagner walker weber wood
-yilmaz young zhang zimmermann`.split(/\s+/);
+export const LAST_NAMES = `
+  adeyemi ahmed andersen bauer becker berg bianchi brown castro chen costa dahl diaz dubois
+  eriksson fischer fontaine garcia garner haas hansen horvat ivanova jansen jensen johansson
+  kaya keller khan kim kowalski kumar larsen laurent lehmann lindqvist lopez maier marino
+  martin mbeki meyer moreau moretti mueller murphy nakamura nguyen nielsen novak okafor
+  oliveira olsen omondi ortega park patel peeters pereira petrov popescu rossi ruiz saito
+  santos sato schmidt silva singh sokolov sousa tanaka thomsen toth tran vargas virtanen vogel
+  wagner walker weber wood yilmaz young zhang zimmermann
+`
+  .trim()
+  .split(/\s+/);
 
-/** Currencies: minor units that one euro cent's worth of goods costs, how fine prices are, and how often they are used. */
+interface Currency {
+  readonly code: string;
+  /** Minor units for one euro cent's worth of goods. */
+  readonly rate: number;
+  /** Prices are multiples of so many minor units. */
+  readonly step: number;
+  /** The share of all orders, from 0 to 1. */
+  readonly chance: number;
+}
+
 const CURRENCIES = [
-  { code: 'EUR', rate: 1, step: 10, weight: 46 },
-  { code: 'USD', rate: 1.08, step: 10, weight: 22 },
-  { code: 'GBP', rate: 0.86, step: 10, weight: 12 },
-  { code: 'SEK', rate: 11.3, step: 500, weight: 8 },
-  { code: 'CHF', rate: 0.95, step: 10, weight: 6 },
-  { code: 'PLN', rate: 4.3, step: 100, weight: 4 },
-  { code: 'JPY', rate: 1.62, step: 100, weight: 2 },
-] as const;
+  { code: 'EUR', rate: 1, step: 10, chance: 0.46 },
+  { code: 'USD', rate: 1.08, step: 10, chance: 0.22 },
+  { code: 'GBP', rate: 0.86, step: 10, chance: 0.12 },
+  { code: 'SEK', rate: 11.3, step: 500, chance: 0.08 },
+  { code: 'CHF', rate: 0.95, step: 10, chance: 0.06 },
+  { code: 'PLN', rate: 4.3, step: 100, chance: 0.04 },
+  { code: 'JPY', rate: 1.62, step: 100, chance: 0.02 },
+] as const satisfies readonly Currency[];
 
-type Currency = (typeof CURRENCIES)[number];
+/** Goods below this price are bought in larger quantities. */
+const CHEAP_BELOW_CENTS = 3_000;
 
-/** What is sold, the best first: sku, name, price in euro cents. */
+/** All goods, the best-selling first: sku, name, price in euro cents. */
 const GOODS: readonly (readonly [string, string, number])[] = [
   ['ROPE-10', 'Braided dock line, 10 m', 2490],
   ['LAMP-01', 'Signal lamp', 4999],
@@ -137,6 +116,7 @@ const NOTES = [
   'Careful, fragile ⚓',
 ] as const;
 
+/** Reasons that customers give for an action. */
 export const REASONS: Readonly<Record<'cancel' | 'refund', readonly string[]>> = {
   cancel: [
     'Ordered twice by mistake.',
@@ -147,24 +127,50 @@ export const REASONS: Readonly<Record<'cancel' | 'refund', readonly string[]>> =
   refund: ['Arrived damaged.', 'The wrong size.', 'Not as described.', 'Returned within 14 days.'],
 };
 
-/** A currency, the common ones more often. */
-export function currency(dice: Dice): Currency['code'] {
-  let left = dice.share() * CURRENCIES.reduce((sum, { weight }) => sum + weight, 0);
-  return (CURRENCIES.find(({ weight }) => (left -= weight) < 0) ?? CURRENCIES[0]).code;
-}
-
-/** One to six different goods, few more often than many, at that currency's prices. */
-export function items(dice: Dice, code: Currency['code']): OrderItem[] {
-  const { rate, step } = CURRENCIES.find((one) => one.code === code) ?? CURRENCIES[0];
-  const chosen = new Set<number>();
-  for (let count = 1 + dice.zipf(6); count > 0; count--) chosen.add(dice.zipf(GOODS.length));
-  return [...chosen].map((place) => {
-    const [sku, name, cents] = GOODS[place] as (typeof GOODS)[number];
-    const unitPrice =
-      code === 'EUR' ? cents : Math.max(step, Math.round((cents * rate) / step) * step);
-    return { sku, name, quantity: 1 + dice.zipf(cents < 3000 ? 12 : 2), unitPrice };
+/**
+ * Chooses one of several options by their chances, which may sum up to less than 1.
+ * @returns undefined for the rest
+ */
+export function chooseByChance<T extends { readonly chance: number }>(
+  random: Random,
+  options: readonly T[],
+): T | undefined {
+  const share = random.next();
+  let sum = 0;
+  return options.find(({ chance }) => {
+    sum += chance;
+    return share < sum;
   });
 }
 
-/** A note, for three orders in ten. */
-export const note = (dice: Dice): string | null => (dice.chance(0.3) ? dice.pick(NOTES) : null);
+/** An ISO 4217 code; common currencies are more likely. */
+export const randomCurrency = (random: Random): string =>
+  (chooseByChance(random, CURRENCIES) ?? CURRENCIES[0]).code;
+
+/** One to six different goods at the currency's prices; few are more likely than many. */
+export function randomItems(random: Random, currencyCode: string): OrderItem[] {
+  const currency = CURRENCIES.find(({ code }) => code === currencyCode) ?? CURRENCIES[0];
+  const choices = Array.from({ length: 1 + zipfRank(random, 6) }, () =>
+    zipfRank(random, GOODS.length),
+  );
+  return [...new Set(choices)].map((rank) => {
+    const [sku, name, cents] = GOODS[rank] as (typeof GOODS)[number];
+    const maxQuantity = cents < CHEAP_BELOW_CENTS ? 12 : 2;
+    return {
+      sku,
+      name,
+      quantity: 1 + zipfRank(random, maxQuantity),
+      unitPrice: priceIn(currency, cents),
+    };
+  });
+}
+
+/** A price in euro cents as minor units of another currency. */
+function priceIn({ code, rate, step }: Currency, cents: number): number {
+  if (code === 'EUR') return cents;
+  return Math.max(step, Math.round((cents * rate) / step) * step);
+}
+
+/** A note for three orders in ten, else null. */
+export const randomNote = (random: Random): string | null =>
+  random.chance(0.3) ? random.pick(NOTES) : null;

@@ -1,65 +1,79 @@
 /**
- * HTTP to a running service as the demo's users speak it: each request measured, kept within the limits that the service
- * tells in its RateLimit headers, and sent again after a 429.
+ * The HTTP client of the demo's users. It measures each request, keeps within the limits that the
+ * RateLimit headers announce, and repeats requests after a 429.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Meter, Outcome } from './demo-meter.js';
 
-/** Requests of a window that are left unused: for logging out at the end, and for another client of the same address. */
-const RESERVE = 6;
-const TIMEOUT_MS = 10_000;
-const ATTEMPTS = 3;
+/** Requests of a window that stay unused: for the logout, and for other clients of the address. */
+const RESERVED_REQUESTS = 6;
+const REQUEST_TIMEOUT_MS = 10_000;
+const RETRY_PAUSE_MS = 250;
+const MAX_ATTEMPTS = 3;
+/** The share of a window above which the rest is ample. */
+const AMPLE_SHARE = 0.25;
 
-/** One limit's window, as the last answer told of it: a user's, or that of the address for requests without a session. */
+export interface PacerOptions {
+  /** Spreads the remaining requests over the window. Otherwise requests wait when none is left. */
+  readonly spreads: boolean;
+  /** When the demo ends, as of `performance.now()`. No request waits longer. */
+  readonly endsAt: () => number;
+}
+
+/**
+ * Delays the requests of one rate limit: a user's, or the address's for requests without session.
+ */
 export class Pacer {
   private nextAt = 0;
-  private gap = 0;
-  private share = 1;
-  /** Milliseconds that requests waited here, all together. */
-  waited = 0;
+  private gapMs = 0;
+  private remainingShare = 1;
+  /** The sum of all waits here. */
+  waitedMs = 0;
 
-  /**
-   * @param even spreads what is left over the window, rather than wait when it is used up
-   * @param until when the demo ends (performance.now()): nothing waits longer
-   */
-  constructor(
-    private readonly even: boolean,
-    private readonly until: () => number,
-  ) {}
+  constructor(private readonly options: PacerOptions) {}
 
-  /** Whether there is so much left that one may be lavish. */
   get isAmple(): boolean {
-    return this.share > 0.25;
+    return this.remainingShare > AMPLE_SHARE;
   }
 
+  /** Resolves when the next request may be sent. */
   async take(): Promise<void> {
     const now = performance.now();
-    const at = Math.max(now, Math.min(this.nextAt, this.until()));
-    this.nextAt = Math.max(now, this.nextAt) + this.gap;
-    if (at - now < 1) return;
-    this.waited += at - now;
-    await sleep(at - now);
+    const startsAt = Math.max(now, Math.min(this.nextAt, this.options.endsAt()));
+    this.nextAt = Math.max(now, this.nextAt) + this.gapMs;
+    const waitMs = startsAt - now;
+    if (waitMs < 1) return;
+    this.waitedMs += waitMs;
+    await sleep(waitMs);
   }
 
-  /** `RateLimit: "default";r=<left>;t=<seconds>` and `RateLimit-Policy: "default";q=<limit>;w=<seconds>`. */
+  /**
+   * Reads `RateLimit: "default";r=<remaining>;t=<seconds>` and `RateLimit-Policy:
+   * "default";q=<quota>;w=<seconds>` (draft-ietf-httpapi-ratelimit-headers).
+   */
   learn(headers: Headers): void {
-    const [left, seconds] = ['r', 't'].map((name) => parameter(headers.get('ratelimit'), name));
-    const limit = parameter(headers.get('ratelimit-policy'), 'q');
-    if (left === undefined || seconds === undefined || !limit) return;
+    const remaining = parameterOf(headers.get('ratelimit'), 'r');
+    const seconds = parameterOf(headers.get('ratelimit'), 't');
+    const quota = parameterOf(headers.get('ratelimit-policy'), 'q');
+    if (remaining === undefined || seconds === undefined || !quota) return;
     const now = performance.now();
-    const end = now + seconds * 1000;
-    this.share = left / limit;
-    if (left <= RESERVE) this.nextAt = Math.max(this.nextAt, end);
-    else if (this.even)
-      this.gap = Math.max(0, Math.min(end, this.until()) - now) / (left - RESERVE);
+    const windowEndsAt = now + seconds * 1000;
+    this.remainingShare = remaining / quota;
+    if (remaining <= RESERVED_REQUESTS) {
+      this.nextAt = Math.max(this.nextAt, windowEndsAt);
+    } else if (this.options.spreads) {
+      const spreadMs = Math.max(0, Math.min(windowEndsAt, this.options.endsAt()) - now);
+      this.gapMs = spreadMs / (remaining - RESERVED_REQUESTS);
+    }
   }
 
-  refused(seconds: number): void {
+  /** The service sent a 429 with this Retry-After. */
+  retryAfter(seconds: number): void {
     this.nextAt = Math.max(this.nextAt, performance.now() + seconds * 1000);
   }
 }
 
-function parameter(header: string | null, name: string): number | undefined {
+function parameterOf(header: string | null, name: string): number | undefined {
   const value = new RegExp(`;\\s*${name}=(\\d+)`).exec(header ?? '')?.[1];
   return value === undefined ? undefined : Number(value);
 }
@@ -69,15 +83,15 @@ export interface Call {
   readonly token?: string | undefined;
   readonly headers?: Readonly<Record<string, string>>;
   readonly pacer: Pacer;
-  /** Statuses or problem codes that the scenario provokes, beside 304. */
+  /** Statuses and problem codes that the demo provokes, in addition to 304. */
   readonly expect?: readonly (number | string)[];
 }
 
 export interface Reply {
-  /** 0 when there was no answer: the outcome is not known. */
+  /** 0 without a response: the request may or may not have been processed. */
   readonly status: number;
   readonly headers: Headers;
-  /** The JSON body, or {}. */
+  /** The JSON body; {} for any other. */
   readonly body: Readonly<Record<string, unknown>>;
 }
 
@@ -87,67 +101,83 @@ export class Client {
     private readonly meter: Meter,
   ) {}
 
-  /** Sends one request; again after a 429 and, since it can do no harm, when a GET or a keyed POST had no answer. */
+  /**
+   * Sends a request. Repeats it after a 429. Without a response, repeats it only if that is safe: a
+   * GET, or a POST with an Idempotency-Key.
+   * @param operation the row of the summary that the request counts in
+   */
   async call(operation: string, method: string, path: string, call: Call): Promise<Reply> {
+    const isSafeToRepeat = method === 'GET' || call.headers?.['Idempotency-Key'] !== undefined;
     for (let attempt = 1; ; attempt++) {
       await call.pacer.take();
       const reply = await this.send(operation, method, path, call);
-      if (attempt === ATTEMPTS) return reply;
-      if (reply.status === 429) call.pacer.refused(Number(reply.headers.get('retry-after') ?? 1));
-      else if (reply.status !== 0 || !(method === 'GET' || call.headers?.['Idempotency-Key']))
-        return reply;
-      else await sleep(250 * attempt);
+      if (attempt === MAX_ATTEMPTS) return reply;
+      if (reply.status === 429) {
+        call.pacer.retryAfter(Number(reply.headers.get('retry-after') ?? 1));
+        continue;
+      }
+      const hasNoResponse = reply.status === 0;
+      if (!hasNoResponse || !isSafeToRepeat) return reply;
+      await sleep(RETRY_PAUSE_MS * attempt);
     }
   }
 
   private async send(operation: string, method: string, path: string, call: Call): Promise<Reply> {
-    const { body, token, headers = {}, pacer, expect = [] } = call;
-    const began = performance.now();
-    let reply: Reply;
-    let problem = '';
+    const startedAt = performance.now();
+    const { reply, problem } = await this.exchange(method, path, call);
+    this.meter.recordRequest({
+      operation,
+      milliseconds: performance.now() - startedAt,
+      outcome: outcomeOf(reply.status, problem, call.expect ?? []),
+      problem,
+      cacheStatus: reply.headers.get('cache-status'),
+    });
+    return reply;
+  }
+
+  /** @returns the reply, and the problem's code or what broke the connection */
+  private async exchange(
+    method: string,
+    path: string,
+    { body, token, headers = {}, pacer }: Call,
+  ): Promise<{ reply: Reply; problem: string }> {
     try {
       const response = await fetch(this.url + path, {
         method,
         headers: {
-          ...(token === undefined ? {} : { Authorization: `Bearer ${token}` }),
-          ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+          ...(token !== undefined && { Authorization: `Bearer ${token}` }),
+          ...(body !== undefined && { 'Content-Type': 'application/json' }),
           ...headers,
         },
-        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        ...(body !== undefined && { body: JSON.stringify(body) }),
         redirect: 'manual',
-        signal: AbortSignal.timeout(TIMEOUT_MS),
+        signal: AbortSignal.timeout(REQUEST_TIMEOUT_MS),
       });
-      const text = await response.text();
-      reply = { status: response.status, headers: response.headers, body: parse(text) };
-      problem = typeof reply.body.code === 'string' ? reply.body.code : `status ${response.status}`;
-      pacer.learn(response.headers);
+      const { status, headers: responseHeaders } = response;
+      const reply = { status, headers: responseHeaders, body: parseBody(await response.text()) };
+      pacer.learn(responseHeaders);
+      const { code } = reply.body;
+      return { reply, problem: typeof code === 'string' ? code : `status ${status}` };
     } catch (error) {
       const { cause, name } = error as { cause?: { code?: string }; name: string };
-      problem = cause?.code ?? name;
-      reply = { status: 0, headers: new Headers(), body: {} };
+      const reply = { status: 0, headers: new Headers(), body: {} };
+      return { reply, problem: cause?.code ?? name };
     }
-    const { status } = reply;
-    const isExpected = status === 304 || expect.includes(status) || expect.includes(problem);
-    const isOk = status >= 200 && status < 300;
-    const outcome: Outcome = isOk
-      ? 'ok'
-      : isExpected
-        ? 'expected'
-        : status === 429
-          ? 'limited'
-          : 'failed';
-    this.meter.record(
-      operation,
-      performance.now() - began,
-      outcome,
-      problem,
-      reply.headers.get('cache-status'),
-    );
-    return reply;
   }
 }
 
-function parse(text: string): Reply['body'] {
+function outcomeOf(
+  status: number,
+  problem: string,
+  expected: readonly (number | string)[],
+): Outcome {
+  const isSuccess = status >= 200 && status < 300;
+  if (isSuccess) return 'ok';
+  if (status === 304 || expected.includes(status) || expected.includes(problem)) return 'expected';
+  return status === 429 ? 'limited' : 'failed';
+}
+
+function parseBody(text: string): Reply['body'] {
   try {
     const value: unknown = JSON.parse(text || '{}');
     return typeof value === 'object' && value !== null ? (value as Reply['body']) : {};

@@ -1,154 +1,195 @@
 /**
- * What the demo saw: requests, failures and latencies by operation, how the cache answered, and whether any answer broke a
- * promise. Latencies are the client's own, from before the request to the end of the body; waiting to keep a limit is no part.
+ * What the demo measured: requests, failures and latencies by operation, how the cache answered,
+ * and the promises that a response broke. A latency runs from before the request to the end of the
+ * body. It does not include waiting for a rate limit.
  */
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
 
-/** What a request came to. `expected`: a 304 or a refusal that is part of the scenario. */
+/** The result of a request. `expected`: a 304, or a problem that the demo provoked. */
 export type Outcome = 'ok' | 'expected' | 'limited' | 'failed';
+
+export interface RequestRecord {
+  readonly operation: string;
+  readonly milliseconds: number;
+  readonly outcome: Outcome;
+  /** The problem's code, or what broke the connection. */
+  readonly problem: string;
+  /** The header Cache-Status. */
+  readonly cacheStatus: string | null;
+}
 
 interface Row {
   requests: number;
   expected: number;
   failed: number;
+  /** In microseconds. */
   readonly latency: RecordableHistogram;
 }
 
-const WIDTHS = [22, 9, 8, 8, 9, 9, 9, 9];
-const line = (cells: readonly string[]): string =>
-  cells
-    .map((cell, i) => (i === 0 ? cell.padEnd(WIDTHS[i] ?? 0) : cell.padStart(WIDTHS[i] ?? 0)))
-    .join('');
-const count = (value: number): string => value.toLocaleString('en').replaceAll(',', ' ');
-const percent = (part: number, whole: number): string =>
-  `${whole === 0 ? '-' : ((100 * part) / whole).toFixed(1)} %`;
+const TOTAL = 'all';
+const MAX_PRINTED_VIOLATIONS = 10;
+const HEADINGS = [
+  'operation',
+  'requests',
+  'failed',
+  '304/409',
+  'p50 ms',
+  'p95 ms',
+  'p99 ms',
+  'max ms',
+];
+const COLUMN_WIDTHS = [22, 9, 8, 8, 9, 9, 9, 9];
 
 export class Meter {
   private readonly rows = new Map<string, Row>();
-  private readonly problems = new Map<string, number>();
-  private readonly cache = new Map<string, number>();
-  private checked = 0;
-  private readonly stale: string[] = [];
-  private readonly broken: string[] = [];
-  private deadTried = 0;
-  private deadAccepted = 0;
-  private limited = 0;
+  /** `<operation>: <problem>` → how often. */
+  private readonly failures = new Map<string, number>();
+  /** Cache-Status → how often. */
+  private readonly cacheStatuses = new Map<string, number>();
+  private readonly staleReads: string[] = [];
+  private checkedReads = 0;
+  private readonly brokenReplays: string[] = [];
   private replays = 0;
+  private endedTokens = 0;
+  private acceptedEndedTokens = 0;
+  private limitedRequests = 0;
 
-  /** @param problem the problem's code, or what the connection died of */
-  record(
-    operation: string,
-    milliseconds: number,
-    outcome: Outcome,
-    problem: string,
-    cacheStatus: string | null,
-  ): void {
-    if (cacheStatus) {
-      const how = cacheStatus.replace(/^holdfast; /, '');
-      this.cache.set(how, (this.cache.get(how) ?? 0) + 1);
-    }
-    for (const name of [operation, 'all']) {
-      const row = this.rows.get(name) ?? {
-        requests: 0,
-        expected: 0,
-        failed: 0,
-        latency: createHistogram(),
-      };
-      this.rows.set(name, row);
-      row.requests++;
-      if (outcome === 'expected') row.expected++;
-      if (outcome === 'failed') row.failed++;
-      row.latency.record(Math.max(1, Math.round(milliseconds * 1000)));
-    }
-    if (outcome === 'limited') this.limited++;
-    if (outcome !== 'failed') return;
-    const what = `${operation}: ${problem}`;
-    this.problems.set(what, (this.problems.get(what) ?? 0) + 1);
+  recordRequest(record: RequestRecord): void {
+    const { operation, outcome, problem, cacheStatus } = record;
+    if (cacheStatus) increment(this.cacheStatuses, cacheStatus.replace(/^holdfast; /, ''));
+    this.addTo(operation, record);
+    this.addTo(TOTAL, record);
+    if (outcome === 'limited') this.limitedRequests++;
+    if (outcome === 'failed') increment(this.failures, `${operation}: ${problem}`);
   }
 
-  /** A read was checked against what this user already knew; `fault` says how it was older. */
-  read(fault: string | undefined): void {
-    this.checked++;
-    if (fault !== undefined) this.stale.push(fault);
+  /** @param violation how the read was older than what its user knew; undefined when it was not */
+  recordCheckedRead(violation: string | undefined): void {
+    this.checkedReads++;
+    if (violation !== undefined) this.staleReads.push(violation);
   }
 
-  /** A retry with the same key was checked to be the same answer. */
-  replay(fault: string | undefined): void {
+  /** @param violation how the retry differed from the first response; undefined when it did not */
+  recordReplay(violation: string | undefined): void {
     this.replays++;
-    if (fault !== undefined) this.broken.push(fault);
+    if (violation !== undefined) this.brokenReplays.push(violation);
   }
 
-  deadToken(accepted: boolean): void {
-    this.deadTried++;
-    if (accepted) this.deadAccepted++;
+  recordEndedToken({ isAccepted }: { isAccepted: boolean }): void {
+    this.endedTokens++;
+    if (isAccepted) this.acceptedEndedTokens++;
   }
 
-  get requests(): number {
-    return this.rows.get('all')?.requests ?? 0;
+  get requestCount(): number {
+    return this.rows.get(TOTAL)?.requests ?? 0;
   }
 
-  get staleReads(): number {
-    return this.stale.length;
+  get staleReadCount(): number {
+    return this.staleReads.length;
   }
 
-  /** Of the reads that did not ask for the primary. */
+  /** In percent, of the reads that did not ask for the primary database. */
   get hitRatio(): string {
-    const total = [...this.cache].reduce(
-      (sum, [how, n]) => (how === 'fwd=request' ? sum : sum + n),
-      0,
-    );
-    return percent(this.cache.get('hit') ?? 0, total);
+    const cachedReads = [...this.cacheStatuses].filter(([status]) => status !== 'fwd=request');
+    const total = cachedReads.reduce((sum, [, count]) => sum + count, 0);
+    return percentOf(this.cacheStatuses.get('hit') ?? 0, total);
   }
 
-  /** Whether every promise was kept and nothing failed. */
+  /** Whether every promise was kept and no request failed. */
   get isClean(): boolean {
-    return this.stale.length + this.broken.length + this.deadAccepted + this.problems.size === 0;
+    const violations =
+      this.staleReads.length + this.brokenReplays.length + this.acceptedEndedTokens;
+    return violations === 0 && this.failures.size === 0;
   }
 
-  /** @param seconds how long the users were at it */
-  summary(seconds: number): string {
-    const lines = [
-      line(['operation', 'requests', 'failed', '304/409', 'p50 ms', 'p95 ms', 'p99 ms', 'max ms']),
-    ];
-    const [all, ...rest] = [...this.rows].sort(([a, x], [b, y]) => order(b, y) - order(a, x));
-    for (const [name, { requests, failed, expected, latency }] of [
-      ...rest,
-      ...(all ? [all] : []),
-    ]) {
-      const at = (microseconds: number): string => (microseconds / 1000).toFixed(1);
+  /** @param seconds how long the users were active */
+  summarize(seconds: number): string {
+    const requests = format(this.requestCount);
+    const perSecond = format(Math.round(this.requestCount / seconds));
+    const cacheStatuses = listCounts(this.cacheStatuses) || 'no cached read';
+    const violations = [...this.staleReads, ...this.brokenReplays];
+    return [
+      toLine(HEADINGS),
+      ...this.rowLines(),
+      '',
+      `Requests     ${requests} in ${seconds.toFixed(0)} s, ${perSecond} a second`,
+      `Failures     ${listCounts(this.failures) || 'none'}`,
+      `Cache        hit ratio ${this.hitRatio} (${cacheStatuses})`,
+      this.consistencyLine(),
+      ...violations.slice(0, MAX_PRINTED_VIOLATIONS).map((text) => `             ! ${text}`),
+      ...this.limitLines(),
+    ].join('\n');
+  }
+
+  private addTo(name: string, { milliseconds, outcome }: RequestRecord): void {
+    const row = this.rows.get(name) ?? {
+      requests: 0,
+      expected: 0,
+      failed: 0,
+      latency: createHistogram(),
+    };
+    this.rows.set(name, row);
+    row.requests++;
+    if (outcome === 'expected') row.expected++;
+    if (outcome === 'failed') row.failed++;
+    row.latency.record(Math.max(1, Math.round(milliseconds * 1000)));
+  }
+
+  /** A line for each operation, the most frequent first, and the total last. */
+  private rowLines(): string[] {
+    const operations = [...this.rows].filter(([name]) => name !== TOTAL);
+    operations.sort(([, a], [, b]) => b.requests - a.requests);
+    const total = this.rows.get(TOTAL);
+    const rows: [string, Row][] = total ? [...operations, [TOTAL, total]] : operations;
+    return rows.map(([name, { requests, failed, expected, latency }]) => {
       const times = [
         latency.percentile(50),
         latency.percentile(95),
         latency.percentile(99),
         latency.max,
-      ].map(at);
-      lines.push(line([name, count(requests), count(failed), count(expected), ...times]));
-    }
-    lines.push(
-      '',
-      `Requests     ${count(this.requests)} in ${seconds.toFixed(0)} s, ${count(Math.round(this.requests / seconds))} a second`,
+      ];
+      const milliseconds = times.map((microseconds) => (microseconds / 1000).toFixed(1));
+      return toLine([name, format(requests), format(failed), format(expected), ...milliseconds]);
+    });
+  }
+
+  private consistencyLine(): string {
+    const ofAll = (part: number, all: number): string => `${format(part)} of ${format(all)}`;
+    const stale = ofAll(this.staleReads.length, this.checkedReads);
+    const accepted = ofAll(this.acceptedEndedTokens, this.endedTokens);
+    const different = ofAll(this.brokenReplays.length, this.replays);
+    return (
+      `Consistency  ${stale} checked reads stale; ${accepted} ended tokens accepted; ` +
+      `${different} idempotent retries differed`
     );
-    lines.push(`Failures     ${list(this.problems) || 'none'}`);
-    lines.push(`Cache        hit ratio ${this.hitRatio} (${list(this.cache) || 'no cached read'})`);
-    lines.push(
-      `Consistency  ${count(this.stale.length)} stale of ${count(this.checked)} checked reads; ` +
-        `${count(this.deadAccepted)} of ${count(this.deadTried)} ended tokens still accepted; ` +
-        `${count(this.broken.length)} of ${count(this.replays)} idempotent retries answered otherwise`,
-    );
-    for (const fault of [...this.stale, ...this.broken].slice(0, 10))
-      lines.push(`             ! ${fault}`);
-    if (this.limited > 0)
-      lines.push(
-        `Limits       ${count(this.limited)} requests got a 429, waited and were sent again`,
-      );
-    return lines.join('\n');
+  }
+
+  private limitLines(): string[] {
+    if (this.limitedRequests === 0) return [];
+    const count = format(this.limitedRequests);
+    return [`Limits       ${count} requests got a 429; each waited and was sent again`];
   }
 }
 
-const order = (name: string, { requests }: Row): number => (name === 'all' ? Infinity : requests);
+function increment(counts: Map<string, number>, key: string): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
+}
 
-const list = (counts: ReadonlyMap<string, number>): string =>
+/** The first cell is aligned to the left, the others to the right. */
+const toLine = ([first = '', ...others]: readonly string[]): string => {
+  const [firstWidth = 0, ...widths] = COLUMN_WIDTHS;
+  const aligned = others.map((cell, index) => cell.padStart(widths[index] ?? 0));
+  return [first.padEnd(firstWidth), ...aligned].join('');
+};
+
+/** `1 234 567` */
+const format = (value: number): string => value.toLocaleString('en').replaceAll(',', ' ');
+
+const percentOf = (part: number, whole: number): string =>
+  whole === 0 ? '- %' : `${((100 * part) / whole).toFixed(1)} %`;
+
+const listCounts = (counts: ReadonlyMap<string, number>): string =>
   [...counts]
     .sort(([, a], [, b]) => b - a)
-    .map(([name, n]) => `${name} ${count(n)}`)
+    .map(([name, count]) => `${name} ${format(count)}`)
     .join(', ');

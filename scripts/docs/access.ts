@@ -1,28 +1,22 @@
 /**
- * `npm run access`: writes docs/access.md, who may do and see what, out of the tables that decide it. The modules are only
- * looked at (Nest's preview mode), so it needs no database and nothing of the environment.
+ * Generates docs/reference/access.md: who may call which route, act on an order, and see or set
+ * which field. The page is built from the tables that the service itself reads.
  */
-import 'reflect-metadata';
-import { writeFile } from 'node:fs/promises';
 import { RequestMethod } from '@nestjs/common';
 import { METHOD_METADATA, PATH_METADATA } from '@nestjs/common/constants.js';
-import { ModulesContainer, NestFactory } from '@nestjs/core';
-import { FastifyAdapter } from '@nestjs/platform-fastify';
-import { AppModule } from '../src/app.module.js';
-import { FIELDS, inWords, type Rule, ruleOf } from '../src/auth/policy.js';
-import { loadConfig } from '../src/config.js';
-import { ALLOW } from '../src/http/actor.js';
+import { ModulesContainer } from '@nestjs/core';
 import {
-  EDITABLE,
+  EDITABLE_STATUS,
   ORDER_ACTIONS,
   ORDER_STATUSES,
   TRANSITIONS,
-} from '../src/orders/order-lifecycle.js';
-import { command, isStarted, readArguments } from './command.js';
+} from '../../src/orders/order-lifecycle.js';
+import { describeRule, FIELDS, type Rule, ruleOf } from '../../src/platform/access/policy.js';
+import { ALLOW } from '../../src/platform/http/server/allow.decorator.js';
+import { plainTable } from './markdown.js';
+import { createPreviewApp } from './preview-app.js';
 
-const FILE = 'docs/access.md';
-
-/** A route as the router knows it, and the row of the policy table that it names. */
+/** A route, and the row of the policy table that it names. */
 export interface GuardedRoute {
   readonly method: string;
   readonly path: string;
@@ -36,124 +30,132 @@ export function guardedRoutes(modules: ModulesContainer): GuardedRoute[] {
       [...module.controllers.values()].map(({ metatype }) => metatype),
     ),
   );
-  const list = (value: unknown): string[] => [value ?? ''].flat() as string[];
   return [...controllers].flatMap((controller) => {
     if (typeof controller !== 'function') return [];
     const { prototype } = controller as { prototype: Record<string, object> };
-    return Object.getOwnPropertyNames(prototype).flatMap((name) => {
-      const handler = prototype[name] as object;
-      const method = Reflect.getMetadata(METHOD_METADATA, handler) as RequestMethod | undefined;
-      if (method === undefined) return [];
-      const action = Reflect.getMetadata(ALLOW, handler) as string | undefined;
-      return list(Reflect.getMetadata(PATH_METADATA, controller)).flatMap((base) =>
-        list(Reflect.getMetadata(PATH_METADATA, handler)).map((path) => ({
-          method: RequestMethod[method],
-          path: `/${[base, path]
-            .map((part) => part.replace(/^\/|\/$/g, ''))
-            .filter(Boolean)
-            .join('/')}`,
-          action: action ?? '(none: refused to all)',
-        })),
-      );
-    });
+    return Object.getOwnPropertyNames(prototype).flatMap((name) =>
+      routesOf(controller, prototype[name] as object),
+    );
   });
 }
 
-const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
-  [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+/** The routes of one method of a controller; none for a method that handles no requests. */
+function routesOf(controller: object, handler: object): GuardedRoute[] {
+  const method = Reflect.getMetadata(METHOD_METADATA, handler) as RequestMethod | undefined;
+  if (method === undefined) return [];
+  const action = Reflect.getMetadata(ALLOW, handler) as string | undefined;
+  return pathsOf(controller).flatMap((base) =>
+    pathsOf(handler).map((path) => ({
+      method: RequestMethod[method],
+      path: joinPath(base, path),
+      action: action ?? '(none: every caller is rejected)',
+    })),
+  );
+}
 
-const refusal = ({ anyone, authenticated, owner, seenBy }: Rule): string => {
-  if (anyone) return 'nobody';
-  if (authenticated) return '401 without a session';
-  const others = owner ? '404 for all others' : '403 for all others';
-  const seeing = seenBy ? `403 for ${seenBy.map((role) => `\`${role}\``).join(' and ')}, ` : '';
-  return `401 without a session, ${seeing}${others}`;
+const pathsOf = (target: object): string[] => {
+  const paths = (Reflect.getMetadata(PATH_METADATA, target) ?? '') as string | string[];
+  return [paths].flat();
 };
 
-/** docs/access.md. */
-export async function generateAccess(): Promise<string> {
-  const app = await NestFactory.create(AppModule.with(loadConfig({})), new FastifyAdapter(), {
-    preview: true,
-    logger: false,
-    abortOnError: false,
-  });
-  const routes = guardedRoutes(app.get(ModulesContainer)).sort(
-    (one, other) =>
-      one.path.localeCompare(other.path, 'en') || one.method.localeCompare(other.method, 'en'),
+function joinPath(...parts: string[]): string {
+  const segments = parts.map((part) => part.replace(/^\/|\/$/g, '')).filter(Boolean);
+  return `/${segments.join('/')}`;
+}
+
+const code = (text: string): string => `\`${text}\``;
+const codeList = (words: readonly string[]): string => words.map(code).join(', ') || 'nobody';
+
+/** What callers get that the rule does not allow. */
+function describeRejection({ anyone, authenticated, owner, seenBy }: Rule): string {
+  if (anyone) return 'nobody';
+  if (authenticated) return '401 without a session';
+  const parts = ['401 without a session'];
+  if (seenBy) parts.push(`403 for ${seenBy.map(code).join(' and ')}`);
+  parts.push(owner ? '404 for all others' : '403 for all others');
+  return parts.join(', ');
+}
+
+function routesTable(modules: ModulesContainer): string {
+  const routes = guardedRoutes(modules).sort(
+    (a, b) => a.path.localeCompare(b.path, 'en') || a.method.localeCompare(b.method, 'en'),
   );
-  const words = (parties: readonly string[]): string =>
-    parties.map((one) => `\`${one}\``).join(', ') || 'nobody';
+  return plainTable(
+    ['route', 'row of the policy', 'who may call', 'who is rejected'],
+    routes.map(({ method, path, action }) => [
+      code(`${method} ${path}`),
+      code(action),
+      describeRule(action)?.replace(/\.$/, '') ?? '',
+      describeRejection(ruleOf(action) ?? {}),
+    ]),
+  );
+}
+
+const lifecycleTable = (): string =>
+  plainTable(
+    ['status', ...ORDER_ACTIONS.map(code), 'change of items and note'],
+    ORDER_STATUSES.map((status) => [
+      code(status),
+      ...ORDER_ACTIONS.map((action) => {
+        const transition = TRANSITIONS.find(
+          ({ action: taken, from }) => taken === action && from === status,
+        );
+        return transition ? `${transition.by} → ${code(transition.to)}` : '';
+      }),
+      status === EDITABLE_STATUS ? 'owner' : '',
+    ]),
+  );
+
+function fieldSections(): string {
+  const sections = Object.entries(FIELDS).map(([kind, fields]) => {
+    const rows = Object.entries(fields).map(([name, { see, set }]) => [
+      code(name),
+      codeList(see),
+      set ? codeList(set.by) : 'nobody',
+      set?.how ?? '',
+    ]);
+    return `### ${kind}\n\n${plainTable(['field', 'seen by', 'set by', 'how'], rows)}`;
+  });
+  return sections.join('\n\n');
+}
+
+/** The whole page. */
+export async function generateAccess(): Promise<string> {
+  const app = await createPreviewApp();
   return `# Who may do and see what
 
-Made by \`npm run access\` out of \`src/auth/policy.ts\` and \`src/orders/order-lifecycle.ts\`: do not edit. \`test/auth/access.spec.ts\`
-fails when this page is out of date, when a route has no row, and when an answer over HTTP is another than these tables say.
+\`npm run docs -- access\` generates this page from \`src/platform/access/policy.ts\` and
+\`src/orders/order-lifecycle.ts\`. Do not edit it. \`test/platform/access/access.spec.ts\` fails
+when the page is out of date, when a route has no row, and when a response over HTTP differs from
+these tables.
 
-Roles are \`user\`, \`support\` and \`admin\`; the owner of an object is the user whom it belongs to, the owner of a user is that
-user. A caller who may not know of an object is told 404, with the same body as for one that does not exist.
+The roles are \`user\`, \`support\` and \`admin\`. The owner of an object is the user that it
+belongs to. The owner of a user is that user. A caller that may not know of an object gets 404, with
+the same body as for an object that does not exist.
 
 ## Routes
 
-${table(
-  ['route', 'row of the table', 'who may', 'who is refused'],
-  routes.map(({ method, path, action }) => {
-    const rule = ruleOf(action) ?? {};
-    return [
-      `\`${method} ${path}\``,
-      `\`${action}\``,
-      inWords(action, rule).replace(/\.$/, ''),
-      refusal(rule),
-    ];
-  }),
-)}
+${routesTable(app.get(ModulesContainer))}
 
-\`HEAD\` is as \`GET\`; \`OPTIONS\` tells the methods of a path to anyone. Swagger UI (\`/docs\`) is open. Lists of orders hold what the
-caller may read: one's own, or with \`support\` and \`admin\` all; \`userId=\` of another is 403 without these roles (row \`order.list-all\`).
-What is one's own by its session (\`session.own\`, \`user.me\`, \`order.place\`, \`order.list\`) names no other user: there is nothing to refuse.
+\`HEAD\` has the rules of \`GET\`. \`OPTIONS\` returns the methods of a path to anyone. Swagger UI
+(\`/docs\`) needs no session. A list of orders holds the orders that the caller may read: its own,
+or all for \`support\` and \`admin\`. Without these roles, \`userId=\` of another user is 403 (row
+\`order.list-all\`). The rows \`session.own\`, \`user.me\`, \`order.place\` and
+\`order.list\` concern only what belongs to the caller's session, so no caller with a session is
+rejected.
 
-## An order's state
+## Status of an order
 
-${table(
-  ['state', ...ORDER_ACTIONS.map((action) => `\`${action}\``), 'change of items and note'],
-  ORDER_STATUSES.map((status) => [
-    `\`${status}\``,
-    ...ORDER_ACTIONS.map((action) => {
-      const step = TRANSITIONS.find((one) => one.action === action && one.from === status);
-      return step ? `${step.by} → \`${step.to}\`` : '';
-    }),
-    status === EDITABLE ? 'owner' : '',
-  ]),
-)}
+${lifecycleTable()}
 
-An empty cell is 409 \`invalid-transition\` for who may take that action in some state, and 403 for who sees the order but may never.
+An empty cell is 409 \`invalid-transition\` for a caller that may take the action in another status.
+It is 403 for a caller that sees the order but may never take the action.
 
 ## Fields
 
-${Object.entries(FIELDS)
-  .map(
-    ([kind, fields]) =>
-      `### ${kind}\n\n${table(
-        ['field', 'seen by', 'set by', 'how'],
-        Object.entries(fields).map(([name, { see, set }]) => [
-          `\`${name}\``,
-          words(see),
-          set ? words(set.by) : 'nobody',
-          set?.how ?? '',
-        ]),
-      )}`,
-  )
-  .join('\n\n')}
+${fieldSections()}
 
-A session's \`token\` is in the answer to the login and nowhere again. What is sent beyond these fields is refused by name (400
-\`unknown-property\`), whoever sends it.
+Only the response to a login holds the session's \`token\`. A request with a field that is not in
+these tables is rejected with 400 \`unknown-property\`, whoever sends it.
 `;
-}
-
-if (isStarted(import.meta.url)) {
-  await command('access', async () => {
-    readArguments(`npm run access (writes ${FILE})`, []);
-    const text = await generateAccess();
-    await writeFile(FILE, text);
-    console.log(`Wrote ${FILE}`);
-    return 0;
-  });
 }

@@ -1,59 +1,72 @@
-/** `npm run lifecycle`: writes the diagram and the table of an order's life into docs/orders.md, out of order-lifecycle.ts. */
-import { readFile, writeFile } from 'node:fs/promises';
+/**
+ * Generates the diagram and the table of an order's life in docs/reference/orders.md, from
+ * src/orders/order-lifecycle.ts. The rest of the page is written by hand.
+ */
+import { readFile } from 'node:fs/promises';
+import { CommandError } from '../../src/cli/command.js';
 import {
-  EDITABLE,
-  INITIAL,
+  EDITABLE_STATUS,
+  INITIAL_STATUS,
   ORDER_CHANGED,
   ORDER_PLACED,
   TRANSITIONS,
-} from '../src/orders/order-lifecycle.js';
-import { command, CommandError, isStarted, readArguments } from './command.js';
+} from '../../src/orders/order-lifecycle.js';
+import { alignedTable } from './markdown.js';
 
-const FILE = 'docs/orders.md';
-const PART = /(<!-- lifecycle: written by npm run lifecycle -->\n)[^]*?(<!-- lifecycle: end -->)/;
+export const LIFECYCLE_PAGE = 'docs/reference/orders.md';
+/** The comments around the generated part. The first one may say how it is generated. */
+const GENERATED_PART = /(<!-- lifecycle: (?!end)[^\n]*-->\n)[^]*?(<!-- lifecycle: end -->)/;
 
-/** The diagram (Mermaid) and the table, as Markdown. */
-export function lifecycle(): string {
-  const ends = new Set(
-    TRANSITIONS.map(({ to }) => to).filter(
-      (state) => !TRANSITIONS.some(({ from }) => from === state),
-    ),
+/** The page with its generated part up to date. */
+export const generateLifecyclePage = async (): Promise<string> =>
+  withLifecycle(await readFile(LIFECYCLE_PAGE, 'utf8'));
+
+/**
+ * Replaces the generated part of a page.
+ * @throws CommandError when the comments around it are missing
+ */
+export function withLifecycle(page: string): string {
+  if (!GENERATED_PART.test(page)) {
+    throw new CommandError(
+      `${LIFECYCLE_PAGE} lacks the comments "<!-- lifecycle: begin -->" and "<!-- lifecycle: ` +
+        'end -->"',
+    );
+  }
+  return page.replace(
+    GENERATED_PART,
+    (_, begin: string, end: string) => `${begin}\n${diagram()}\n\n${table()}\n\n${end}`,
   );
-  const diagram = [
+}
+
+/** A Mermaid state diagram. */
+function diagram(): string {
+  const starts = new Set(TRANSITIONS.map(({ from }) => from));
+  const finalStatuses = new Set(
+    TRANSITIONS.map(({ to }) => to).filter((status) => !starts.has(status)),
+  );
+  const lines = [
     'stateDiagram-v2',
     '  direction LR',
-    `  [*] --> ${INITIAL}: place`,
-    `  ${EDITABLE} --> ${EDITABLE}: change`,
+    `  [*] --> ${INITIAL_STATUS}: place`,
+    `  ${EDITABLE_STATUS} --> ${EDITABLE_STATUS}: change`,
     ...TRANSITIONS.map(({ action, from, to, by }) => `  ${from} --> ${to}: ${action} (${by})`),
-    ...[...ends].map((state) => `  ${state} --> [*]`),
+    ...[...finalStatuses].map((status) => `  ${status} --> [*]`),
   ];
-  const rows = [
+  return ['```mermaid', ...lines, '```'].join('\n');
+}
+
+const table = (): string =>
+  alignedTable(
     ['action', 'from', 'to', 'by', 'event'],
-    ['---', '---', '---', '---', '---'],
-    ['place', '', INITIAL, 'any caller with a session', `\`${ORDER_PLACED}\``],
-    ['change', EDITABLE, EDITABLE, 'owner', `\`${ORDER_CHANGED}\``],
-    ...TRANSITIONS.map(({ action, from, to, by, event }) => [action, from, to, by, `\`${event}\``]),
-  ];
-  const widths = rows[0]?.map((_, column) =>
-    Math.max(...rows.map((row) => row[column]?.length ?? 0)),
-  ) as number[];
-  const line = (row: string[]): string =>
-    `| ${row.map((cell, column) => (cell === '---' ? '-'.repeat(widths[column] as number) : cell.padEnd(widths[column] as number))).join(' | ')} |`;
-  return `\n\`\`\`mermaid\n${diagram.join('\n')}\n\`\`\`\n\n${rows.map(line).join('\n')}\n\n`;
-}
-
-/** The document with the part between the marks as it should be. @throws CommandError without the marks */
-export function withLifecycle(document: string): string {
-  if (!PART.test(document))
-    throw new CommandError(`${FILE} has lost the marks around the lifecycle`, 1);
-  return document.replace(PART, (_, begin: string, end: string) => begin + lifecycle() + end);
-}
-
-if (isStarted(import.meta.url)) {
-  await command('lifecycle', async () => {
-    readArguments(`npm run lifecycle (writes the diagram and the table in ${FILE})`, []);
-    await writeFile(FILE, withLifecycle(await readFile(FILE, 'utf8')));
-    console.log(`Wrote ${FILE}`);
-    return 0;
-  });
-}
+    [
+      ['place', '', INITIAL_STATUS, 'any caller with a session', `\`${ORDER_PLACED}\``],
+      ['change', EDITABLE_STATUS, EDITABLE_STATUS, 'owner', `\`${ORDER_CHANGED}\``],
+      ...TRANSITIONS.map(({ action, from, to, by, event }) => [
+        action,
+        from,
+        to,
+        by,
+        `\`${event}\``,
+      ]),
+    ],
+  );
