@@ -114,7 +114,7 @@ export const NODE_STEPS: Steps = {
     const { parts } = setup;
     const node = nodeAt(state, actor);
     if (node.isOpen || node.seenRows === undefined) return;
-    if (parts.passUsesOneServer && !isListening(state, node)) return;
+    if (!isListening(state, node)) return;
     if (!parts.registersBeforeLooking && database.registry[actor] !== node.epoch) return;
     if (parts.opensWhenRowsAreGone && (node.seenRows & database.table) !== 0) return;
     take(`${nameOfNode(actor)} opens its gate`, {

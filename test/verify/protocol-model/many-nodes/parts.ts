@@ -38,8 +38,6 @@ export interface Parts extends ScriptRules {
   readonly renewalLooksAtTable: boolean;
   /** A node closes its gate before it ends its registration. */
   readonly closesBeforeUnregistering: boolean;
-  /** A pass asks one PostgreSQL server from its beginning to its end. */
-  readonly passUsesOneServer: boolean;
   /** A silent node stays registered until its gate has closed by itself. */
   readonly registrationOutlivesGate: boolean;
 
@@ -113,7 +111,6 @@ export const COMPLETE: Parts = {
   gateIsLease: true,
   renewalLooksAtTable: true,
   closesBeforeUnregistering: true,
-  passUsesOneServer: true,
   registrationOutlivesGate: true,
   gateBeforeCommand: true,
   commitChecksName: true,

@@ -201,7 +201,7 @@ function rankReader(
   const isHolder = mayWrite(reader) && holders.includes(number);
   const mayForget = mayWrite(reader) && !isHolder && forgetsReaders(protocol);
   const kept = mayForget ? IDLE_READER : reader;
-  const held = isHolder ? holders.map((holder) => (holder === number ? 1 : 0)) : [0, 0];
+  const held = isHolder ? holders.map((holder) => Number(holder === number)) : [0, 0];
   const digits = [...held, kept.at, kept.since, kept.generation, kept.author];
   return {
     reader: kept,

@@ -57,7 +57,8 @@ local function prune()
 end
 local function put(value, ms) redis.call('SET', key, value, 'PX', ms) end
 local function keepFence(floor)
-  put('F' .. floor .. table.concat(others), string.format('%.0f', latest - now))
+  local fence = 'F' .. floor .. table.concat(others)
+  redis.call('SET', key, fence, 'PXAT', string.format('%.0f', latest))
 end
 `;
 
