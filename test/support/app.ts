@@ -6,7 +6,11 @@ import type { Provider } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.js';
-import { HASHING_NICENESS } from '../../src/auth/passwords/passwords.service.js';
+import {
+  ARGON2ID,
+  HASHING_OVERRIDES,
+  type HashingSettings,
+} from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
@@ -28,7 +32,19 @@ export interface TestApp {
 export const ADMIN = { username: 'root-admin', password: 'the admin of all the tests' } as const;
 
 /** On a busy machine, the service's hashing threads of low priority would hardly run. */
-const NORMAL_HASHING_PRIORITY: Provider = { provide: HASHING_NICENESS, useValue: 0 };
+const NORMAL_PRIORITY = { niceness: 0 };
+
+/** The least that argon2 accepts: most tests hash passwords only to have a user. */
+const QUICK_HASHING: Provider = {
+  provide: HASHING_OVERRIDES,
+  useValue: {
+    ...NORMAL_PRIORITY,
+    parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
+  } satisfies HashingSettings,
+};
+
+/** The service's own parameters, for tests of the hashes. Pass it to {@link startApp}. */
+export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NORMAL_PRIORITY };
 
 /**
  * Starts one node.
@@ -57,7 +73,7 @@ export async function startApp(
     ...env,
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
-    NORMAL_HASHING_PRIORITY,
+    QUICK_HASHING,
     ...overrides,
   ]);
   const close = async (): Promise<void> => {

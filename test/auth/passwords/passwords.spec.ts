@@ -9,7 +9,7 @@ import {
   PasswordsService,
 } from '../../../src/auth/passwords/passwords.service.js';
 import { UsersService } from '../../../src/users/users.service.js';
-import { startApp, type TestApp } from '../../support/app.js';
+import { REAL_HASHING, startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { PASSWORD, registerUser, uniqueUsername } from '../../support/factories.js';
 import { Gate } from '../../support/gate.js';
@@ -32,7 +32,7 @@ describe('passwords', () => {
   let database: pg.Client;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS, REAL_HASHING]);
     database = new pg.Client({ connectionString: app.databaseUrl });
     await database.connect();
   });
