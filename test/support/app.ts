@@ -15,6 +15,7 @@ import { type Config, loadConfig } from '../../src/config.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
+import { LONG_TIMEOUTS } from './timeouts.js';
 
 export interface TestApp {
   readonly app: NestFastifyApplication;
@@ -52,7 +53,7 @@ export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NO
  * @param databaseUrl a migrated database that other nodes may share; without it the node gets its
  *   own
  * @param log receives the log, one JSON object a line; set LOG_LEVEL as well
- * @param overrides providers for optional tokens, e.g. of a TestClock
+ * @param overrides providers for optional tokens, e.g. of a TestClock; they win over the tests' own
  */
 export async function startApp(
   env: Readonly<Record<string, string>> = {},
@@ -74,6 +75,7 @@ export async function startApp(
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
     QUICK_HASHING,
+    LONG_TIMEOUTS,
     ...overrides,
   ]);
   const close = async (): Promise<void> => {

@@ -14,7 +14,6 @@ import { eventually } from '../../support/eventually.js';
 import { PASSWORD, registerUser, uniqueUsername } from '../../support/factories.js';
 import { Gate } from '../../support/gate.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem } from '../../support/problem.js';
 
 const WRONG_PASSWORD = 'not the password of the user';
@@ -32,7 +31,7 @@ describe('passwords', () => {
   let database: pg.Client;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS, REAL_HASHING]);
+    app = await startApp({}, undefined, undefined, [REAL_HASHING]);
     database = new pg.Client({ connectionString: app.databaseUrl });
     await database.connect();
   });

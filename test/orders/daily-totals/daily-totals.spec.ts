@@ -19,7 +19,6 @@ import {
   type TestUser,
 } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { Random } from '../../support/random.js';
 
 const COUNTED = `
@@ -46,7 +45,7 @@ let database: pg.Client;
 let lockHolder: pg.Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   adminToken = await logInAsAdmin(app);
   database = new pg.Client({ connectionString: app.databaseUrl });
