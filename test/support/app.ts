@@ -15,7 +15,7 @@ import { type Config, loadConfig } from '../../src/config.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
-import { LONG_TIMEOUTS } from './timeouts.js';
+import { longTimeouts } from './timeouts.js';
 
 export interface TestApp {
   readonly app: NestFastifyApplication;
@@ -75,7 +75,7 @@ export async function startApp(
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
     QUICK_HASHING,
-    LONG_TIMEOUTS,
+    longTimeouts(),
     ...overrides,
   ]);
   const close = async (): Promise<void> => {

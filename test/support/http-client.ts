@@ -82,7 +82,7 @@ export async function requestBody(
 }
 
 /**
- * Sends bytes that no HTTP client would send, to which the server answers by closing the connection.
+ * Sends bytes that no HTTP client would send. The server must answer by closing the connection.
  * @returns everything that the server sends
  * @throws Error when the server keeps the connection open and is silent for 60 s
  */

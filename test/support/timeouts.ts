@@ -12,12 +12,15 @@ import {
 /** Only ends what hangs. */
 export const LONG_TIMEOUT_MS = 60_000;
 
-const longTimeouts = Object.fromEntries(
-  Object.keys(DATABASE_TIMEOUTS_MS).map((name) => [name, LONG_TIMEOUT_MS]),
-) as unknown as DatabaseTimeouts;
-
-/** `startApp` sets them. */
-export const LONG_TIMEOUTS: Provider = { provide: DATABASE_TIMEOUTS, useValue: longTimeouts };
+/**
+ * For `startApp`, which uses it by default.
+ * @param exceptions timeouts that the test is about
+ */
+export function longTimeouts(exceptions: Partial<DatabaseTimeouts> = {}): Provider {
+  const names = Object.keys(DATABASE_TIMEOUTS_MS);
+  const timeouts = Object.fromEntries(names.map((name) => [name, LONG_TIMEOUT_MS]));
+  return { provide: DATABASE_TIMEOUTS, useValue: { ...timeouts, ...exceptions } };
+}
 
 /** The service's own. Pass it to `startApp` as an override. */
 export const REAL_TIMEOUTS: Provider = { provide: DATABASE_TIMEOUTS, useValue: {} };

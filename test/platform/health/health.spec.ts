@@ -5,12 +5,13 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { DATABASE_TIMEOUTS_MS } from '../../../src/platform/database/data-source.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
 import { startTestPostgres, type TestPostgres } from '../../support/postgres.js';
-import { LONG_TIMEOUT_MS, REAL_TIMEOUTS } from '../../support/timeouts.js';
+import { LONG_TIMEOUT_MS, longTimeouts, REAL_TIMEOUTS } from '../../support/timeouts.js';
 
 let postgres: TestPostgres;
 let app: TestApp;
@@ -154,7 +155,8 @@ describe('a request while PostgreSQL is hung', () => {
 
   it('is answered long before the timeout of its query', async () => {
     // A query of another client has the same timeout as those of this node, and begins earlier.
-    node = await startApp({}, postgres.url);
+    const timeouts = longTimeouts({ silence: DATABASE_TIMEOUTS_MS.silence });
+    node = await startApp({}, postgres.url, undefined, [timeouts]);
     waiting = new pg.Client({ connectionString: postgres.url, query_timeout: LONG_TIMEOUT_MS });
     await waiting.connect();
     postgres.pause();

@@ -113,7 +113,7 @@ describe('of many simultaneous requests, as many are served as the limit allows'
     return statuses.filter((status) => status === 200).length;
   }
 
-  describe('by two nodes', () => {
+  describe('at two nodes', () => {
     let redis: RedisServer;
     let nodes: [TestApp, TestApp];
 
@@ -128,7 +128,7 @@ describe('of many simultaneous requests, as many are served as the limit allows'
       await redis.stop();
     });
 
-    it('together', async () => {
+    it('by two nodes together', async () => {
       const { token } = await registerUser(nodes[0]);
       // On a busy machine, Redis may need more than the 200 ms that the service gives it.
       const store = RedisStore.connect({ url: redis.url, commandTimeoutMs: 20_000 });
