@@ -66,6 +66,10 @@ export class GuardedStore implements CacheStore {
     return this.inner.isAvailable && !this.isBreakerOpen;
   }
 
+  get identity(): string | undefined {
+    return this.isBreakerOpen ? undefined : this.inner.identity;
+  }
+
   /** True also while a probe is under way. */
   get isBreakerOpen(): boolean {
     return this.breaker.state !== CircuitState.Closed;
