@@ -82,8 +82,11 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
         END IF;
         UPDATE cache_epoch SET epoch = ${RANDOM_EPOCH}, cache = new_cache, server = new_server
          WHERE epoch = expected_epoch;
+        IF NOT FOUND THEN
+          RETURN false;
+        END IF;
         PERFORM pg_notify('holdfast_cache_invalidations', '');
-        RETURN FOUND;
+        RETURN true;
       END $$`);
     // A transaction says what it fenced: <epoch>|<arguments of a trigger>|<of another>|…
     // Only READ COMMITTED sees here which epoch it is; another isolation level counts as unfenced.
