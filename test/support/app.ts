@@ -9,7 +9,9 @@ import { createApp } from '../../src/app.js';
 import { HASHING_NICENESS } from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
 import { CACHE_TIMING_OVERRIDES } from '../../src/platform/cache/cache-timings.js';
+import { ReadGate } from '../../src/platform/cache/read/read-gate.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
+import { eventually } from './eventually.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
 
@@ -78,6 +80,11 @@ export async function startApp(
     // Its background loops would outlive the test.
     await close();
     throw error;
+  }
+  // With a cache and a database of its own, a node always comes to use the cache.
+  if (database && config.redisUrl === undefined) {
+    const gate = app.get(ReadGate, { strict: false });
+    await eventually('the node uses its cache', () => gate.isOpen);
   }
   const url = await app.getUrl();
   return {

@@ -4,9 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DataSource } from 'typeorm';
+import { withDeadline } from '../../timing/deadline.js';
 import { IS_OLDER_RELEASE_PRESENT, SERVER } from '../epoch/epoch-table.js';
 
-const POLL_INTERVAL_MS = 20;
+/** Where nodes listen, the keys are gone after a few milliseconds. */
+const POLL_INTERVAL_MS = { min: 4, max: 20 } as const;
 
 /**
  * Which of the keys ($1) a node may still answer from before. Without a registered node, none; a
@@ -58,13 +60,11 @@ export class InvalidationWaits {
 
   private async poll(): Promise<void> {
     this.isPolling = true;
-    while (this.waiters.size > 0) {
+    for (let polls = 0; this.waiters.size > 0; polls++) {
       // Those that come while PostgreSQL is asked are asked for next time.
       const asked = [...this.waiters];
-      const waitingKeys = await Promise.race([
-        this.findWaitingKeys(asked),
-        this.untilFirstDeadline(asked),
-      ]);
+      const firstDeadline = Math.min(...asked.map(({ deadline }) => deadline));
+      const waitingKeys = await this.findWaitingKeys(asked, firstDeadline - performance.now());
       const now = performance.now();
       for (const waiter of asked) {
         const isInvalidated = waitingKeys && !waiter.keys.some((key) => waitingKeys.has(key));
@@ -72,27 +72,27 @@ export class InvalidationWaits {
         this.waiters.delete(waiter);
         waiter.resolve();
       }
-      if (this.waiters.size > 0) await sleep(POLL_INTERVAL_MS);
+      const pauseMs = Math.min(
+        POLL_INTERVAL_MS.min * 2 ** Math.min(polls, 10),
+        POLL_INTERVAL_MS.max,
+      );
+      if (this.waiters.size > 0) await sleep(pauseMs);
     }
     this.isPolling = false;
   }
 
-  /** @returns undefined when PostgreSQL cannot be asked */
+  /** @returns undefined when PostgreSQL cannot be asked or does not answer in time */
   private async findWaitingKeys(
     waiters: readonly Waiter[],
+    timeoutMs: number,
   ): Promise<ReadonlySet<string> | undefined> {
     const keys = [...new Set(waiters.flatMap((waiter) => waiter.keys))];
     try {
-      const rows = await this.dataSource.query<{ key: string }[]>(FIND_WAITING_KEYS, [keys]);
+      const answer = this.dataSource.query<{ key: string }[]>(FIND_WAITING_KEYS, [keys]);
+      const rows = await withDeadline(Math.max(0, timeoutMs), 'Finding waiting keys', answer);
       return new Set(rows.map(({ key }) => key));
     } catch {
       return undefined;
     }
-  }
-
-  private async untilFirstDeadline(waiters: readonly Waiter[]): Promise<undefined> {
-    const first = Math.min(...waiters.map(({ deadline }) => deadline));
-    await sleep(Math.max(0, first - performance.now()), undefined, { ref: false });
-    return undefined;
   }
 }

@@ -168,16 +168,16 @@ export class RedisCluster implements RedisTopology {
 
 /**
  * The masters, their slots and their config epochs. A failover or a slot that moves raises an epoch
- * that no node had before.
+ * that no node had before. The address tells a node from a copy of it that was started elsewhere.
  * @param nodes the reply to CLUSTER NODES: id, address, flags, master, ping, pong, config epoch,
  *   link, and the slots of a master, among them `[…]` for a slot under way
  */
 function identityOfMasters(nodes: string): string {
   const masters = nodes.split('\n').flatMap((line) => {
-    const [id, , flags = '', , , , configEpoch, , ...slots] = line.trim().split(' ');
+    const [id, address, flags = '', , , , configEpoch, , ...slots] = line.trim().split(' ');
     const ownSlots = slots.filter((slot) => !slot.startsWith('['));
     const servesSlots = flags.split(',').includes('master') && ownSlots.length > 0;
-    return servesSlots ? [`${id} ${configEpoch} ${ownSlots.join(' ')}`] : [];
+    return servesSlots ? [`${id} ${address} ${configEpoch} ${ownSlots.join(' ')}`] : [];
   });
   return `cluster:${hash('sha256', masters.sort().join('\n')).slice(0, 16)}`;
 }
