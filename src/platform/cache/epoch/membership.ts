@@ -94,7 +94,7 @@ export class Membership {
     const table = new EpochTable(client);
     const status = await table.readStatus();
     await this.removeSilentReaders(table, status);
-    const { identity } = this.cache;
+    const identity = await this.findIdentity();
     const obstacle = this.findObstacle(status, identity);
     const mayJoin = obstacle === undefined && identity !== undefined;
     if (mayJoin) {
@@ -120,6 +120,18 @@ export class Membership {
   /** PostgreSQL does not answer. The registration remains until another node removes it. */
   loseDatabase(): void {
     this.setState('no-database');
+  }
+
+  /** Of the cache, if it answers: a node that hangs must not hold writers back by registering. */
+  private async findIdentity(): Promise<string | undefined> {
+    const { identity, isSharded } = this.cache;
+    const isKnownToAnswer = this.store !== undefined || isSharded === true;
+    if (identity === undefined || isKnownToAnswer) return identity;
+    const isAnswering = await this.cache.ping().then(
+      () => true,
+      () => false,
+    );
+    return isAnswering ? this.cache.identity : undefined;
   }
 
   /** @returns why this node must not be registered for the current epoch */

@@ -66,6 +66,10 @@ export class GuardedStore implements CacheStore {
     return this.inner.isAvailable && !this.isBreakerOpen;
   }
 
+  get isSharded(): boolean {
+    return this.inner.isSharded ?? false;
+  }
+
   get identity(): string | undefined {
     return this.isBreakerOpen ? undefined : this.inner.identity;
   }
@@ -81,7 +85,7 @@ export class GuardedStore implements CacheStore {
    * its own: a shared command would wait for the slowest server.
    */
   async get(keys: readonly string[]): Promise<CacheEntry[]> {
-    if (this.inner.isSharded) return this.guard('get', () => this.inner.get(keys));
+    if (this.isSharded) return this.guard('get', () => this.inner.get(keys));
     this.batch ??= this.openBatch();
     const { indexByKey, entries } = this.batch;
     const indexes = keys.map((key) => {

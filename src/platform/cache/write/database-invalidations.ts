@@ -19,7 +19,7 @@ import { PollingLoop } from '../../timing/polling-loop.js';
 import { CacheMetrics } from '../cache-metrics.js';
 import { CACHE_TIMINGS, type CacheTimings } from '../cache-timings.js';
 import { Membership } from '../epoch/membership.js';
-import { ReadGate } from '../read/read-gate.js';
+import { type GatePass, ReadGate } from '../read/read-gate.js';
 import {
   CACHE_STORE,
   type CacheStore,
@@ -194,7 +194,7 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     const pass = this.gate.takePass();
     this.loop.clearWake();
     const store = await this.membership.renew(client);
-    if (store && (await this.applyWaitingRows(client, store))) this.gate.open(pass, store);
+    if (store) await this.usePass(pass, client, store);
     if (this.gate.isOpen) {
       this.closedPasses = 0;
       return POLL_INTERVAL_MS;
@@ -203,6 +203,17 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     const pauseMs = Math.min(min * 2 ** Math.min(this.closedPasses, 10), max);
     this.closedPasses++;
     return pauseMs;
+  }
+
+  /** Opens the gate if every row is applied that this node may have missed. */
+  private async usePass(pass: GatePass, client: Client, store: EpochStore): Promise<void> {
+    try {
+      if (await this.applyWaitingRows(client, store)) this.gate.open(pass, store);
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+      // Writers need not wait until this node counts as silent.
+      await this.membership.leave(client);
+    }
   }
 
   private handleFailedPass(error: unknown): void {
@@ -214,7 +225,10 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     this.logger.debug(`Could not apply cache invalidations: ${reason}`);
   }
 
-  /** @returns whether every row is gone that was there when this began */
+  /**
+   * @returns whether every row is gone that was there when this began
+   * @throws CacheUnavailableError when no part of the cache can be reached; a driver error
+   */
   private async applyWaitingRows(client: Client, store: EpochStore): Promise<boolean> {
     const {
       rows: [last],
@@ -256,7 +270,7 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
         BATCH_SIZE,
       ]);
       if (rows.length === 0) return [];
-      const unreachedKeys = await deleteReachable(
+      const unreachedKeys = await this.deleteReachable(
         store,
         rows.flatMap(({ keys }) => keys),
       );
@@ -269,30 +283,38 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       return positionsOf(rows);
     });
   }
-}
 
-/** @returns the keys that could not be reached */
-async function deleteReachable(
-  store: EpochStore,
-  keys: readonly string[],
-): Promise<ReadonlySet<string>> {
-  const distinctKeys = [...new Set(keys)];
-  try {
-    await deleteKeys(store, distinctKeys);
-    return new Set();
-  } catch (error) {
-    if (error instanceof PartiallyUnavailableError) return new Set(error.keys);
-    if (error instanceof CacheUnavailableError) return new Set(distinctKeys);
-    throw error;
+  /**
+   * @returns the keys that could not be reached
+   * @throws CacheUnavailableError when the cache's only server cannot be reached
+   */
+  private async deleteReachable(
+    store: EpochStore,
+    keys: readonly string[],
+  ): Promise<ReadonlySet<string>> {
+    const distinctKeys = [...new Set(keys)];
+    try {
+      await deleteKeys(store, distinctKeys);
+      return new Set();
+    } catch (error) {
+      if (error instanceof PartiallyUnavailableError) return new Set(error.keys);
+      const isShardGone = this.store.isSharded && error instanceof CacheUnavailableError;
+      if (isShardGone) return new Set(distinctKeys);
+      throw error;
+    }
   }
 }
 
-/** Rolled back by the end of the connection if it fails: a failed pass closes it. */
 async function inTransaction<T>(client: Client, work: () => Promise<T>): Promise<T> {
   await client.query('BEGIN');
-  const result = await work();
-  await client.query('COMMIT');
-  return result;
+  try {
+    const result = await work();
+    await client.query('COMMIT');
+    return result;
+  } catch (error) {
+    await client.query('ROLLBACK');
+    throw error;
+  }
 }
 
 const positionsOf = (rows: readonly InvalidationRow[]): string[] =>
