@@ -48,7 +48,11 @@ export interface StartedSession {
 
 @Injectable()
 export class SessionsService implements OnApplicationBootstrap, OnApplicationShutdown {
-  private readonly userIdOfToken = new LRUCache<string, string>({ max: MAX_REMEMBERED_TOKENS });
+  private readonly userIdOfToken = new LRUCache<string, string>({
+    // With `max`, it would allocate all of its entries at the start.
+    maxSize: MAX_REMEMBERED_TOKENS,
+    sizeCalculation: () => 1,
+  });
   private readonly expiredSessions: PeriodicPurge;
 
   constructor(

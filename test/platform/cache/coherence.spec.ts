@@ -141,6 +141,7 @@ describe('two nodes over one cache', () => {
 
   it('many requests read a cold row at once → hardly any of them reads PostgreSQL', async () => {
     const order = await placeOrder(nodeA, user.token);
+    await eventuallyHits(nodeA, order.id);
     const deletedKeys = await withRedisClient(async (client) => {
       const keys = await redisKeysOf(client, order.id);
       await client.del(keys);
@@ -180,6 +181,7 @@ describe('a payload in Redis that a node cannot read', () => {
 
   it.each(Object.keys(DAMAGES))('a payload %s → the node replaces it', async (damage) => {
     const order = await placeOrder(nodeA, user.token);
+    await eventuallyHits(nodeA, order.id);
     const damagePayload = DAMAGES[damage] as (text: string) => string;
     await withRedisClient(async (client) => {
       const [key] = (await redisKeysOf(client, order.id)) as [string];
@@ -194,6 +196,7 @@ describe('a payload in Redis that a node cannot read', () => {
 
   it('a payload of a later release → the node reads PostgreSQL and leaves it', async () => {
     const order = await placeOrder(nodeA, user.token);
+    await eventuallyHits(nodeA, order.id);
     await withRedisClient(async (client) => {
       const [key] = (await redisKeysOf(client, order.id)) as [string];
       const text = (await client.get(key)) as string;

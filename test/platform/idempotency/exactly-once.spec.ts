@@ -23,7 +23,6 @@ import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
 import { expectProblem } from '../../support/problem.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
@@ -37,8 +36,8 @@ let client: pg.Client;
 beforeAll(async () => {
   [database, redis] = await Promise.all([createTestDatabase(), startRedis()]);
   const env = { REDIS_URL: redis.url, DATABASE_POOL: '30' };
-  const first = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
-  nodes = [first, await startApp(env, database.url, undefined, [LONG_TIMEOUTS])];
+  const first = await startApp(env, database.url);
+  nodes = [first, await startApp(env, database.url)];
   owner = await registerUser(first);
   client = new pg.Client({ connectionString: database.url });
   await client.connect();
@@ -185,7 +184,7 @@ describe('a key whose request failed', () => {
 
   it('because of the rate limit → is unused', async () => {
     const env = { REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' };
-    const limited = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
+    const limited = await startApp(env, database.url);
     try {
       const key = crypto.randomUUID();
       await place(limited, crypto.randomUUID());

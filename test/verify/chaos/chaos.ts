@@ -54,10 +54,10 @@ const TIMES_DIVISOR = { short: 5, long: 1 } as const;
 const BOUND_MARGIN_MS = 10_000;
 const LONG_ROUND_MS = 30_000;
 const SHORT_LOAD: RoundOptions['load'] = {
-  readers: 12,
+  readers: 4,
   writers: 3,
-  maxReadRestMs: 6,
-  maxWriteRestMs: 30,
+  maxReadRestMs: 20,
+  maxWriteRestMs: 60,
 };
 const MAX_LOGGED_CHARACTERS = 6_000;
 
