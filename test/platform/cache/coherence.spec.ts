@@ -1,7 +1,7 @@
 /**
  * Two nodes over one PostgreSQL and one Redis, through the API: what one node acknowledges, the
- * other shows. This holds while Redis or a LISTEN connection is down, and for changes made with
- * psql.
+ * other shows. This holds while Redis or a LISTEN connection is down. Changes made with psql show
+ * soon after their COMMIT.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';

@@ -137,8 +137,8 @@ class Scenario {
       () => this.readShelf(node),
       () => this.readAlias(node),
     ]);
-    // A flush and a lost publication together may break the promise: then PostgreSQL's path must
-    // work (docs/design/cache-protocol.md, G2).
+    // After a lost publication a write waits for PostgreSQL's path. The stand-in has none, so
+    // nothing here could repair what a flush makes of that (protocol-model explores both).
     const flushes = this.faults.lostPublication ? [] : [() => this.flush()];
     const tasks = [...writes, () => this.change(), ...flushes, ...reads].map(async (task) => {
       await this.later(task);

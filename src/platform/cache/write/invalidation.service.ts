@@ -40,8 +40,9 @@ export class WriteRejectedError extends Error {
 }
 
 /**
- * The write is committed, but neither the cache nor PostgreSQL took its invalidation: other nodes
- * may show older data for as long as its fences hold. It must not be acknowledged.
+ * The write is committed, but neither the cache nor PostgreSQL took its invalidation. Its fences
+ * are renewed until one of both does; if they are lost, other nodes may show older data until then.
+ * It must not be acknowledged.
  */
 export class UnconfirmedWriteError extends Error {
   override readonly name = 'UnconfirmedWriteError';
