@@ -161,6 +161,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
   async end(actor: Actor, sessionId: string): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
       transaction.observe(Session, sessionId);
+      transaction.observe(Session, actor.sessionId);
       const ids = In([actor.sessionId, sessionId]);
       const sessions = await lockSessions(transaction, { userId: actor.userId, id: ids });
       requireSessionOf(actor, sessions);
@@ -189,6 +190,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
    * @throws Problem unauthenticated when the sessions are the actor's and the request's has ended
    */
   async lockAll(transaction: Transaction, actor: Actor, userId = actor.userId): Promise<Session[]> {
+    transaction.observe(Session, actor.sessionId);
     const sessions = await lockSessions(transaction, { userId });
     if (userId === actor.userId) requireSessionOf(actor, sessions);
     return sessions;

@@ -140,6 +140,11 @@ export class Invalidation {
     return [...this.fencedKeys];
   }
 
+  /** Whether a statement changed a cached row. */
+  get hasChanges(): boolean {
+    return this.changeCount > 0;
+  }
+
   /** The transaction looks at this row, and may fail for what it finds. */
   observe<E extends CachedRow>(entity: Type<E>, id: string): void {
     this.observedKeys.add(this.context.entities.get(entity).rowKey(id));
@@ -178,7 +183,6 @@ export class Invalidation {
    * @throws UnconfirmedWriteError when the write must not be acknowledged
    */
   async publish(confirmedFences: number): Promise<void> {
-    if (this.fencedKeys.size === 0) return;
     const isFenced = this.fenceFailure === undefined && confirmedFences >= this.changeCount;
     let publishError: unknown;
     try {
@@ -187,7 +191,6 @@ export class Invalidation {
     } catch (error) {
       publishError = error;
     }
-    if (this.changeCount === 0) return;
     // Unfenced, the transaction itself has enqueued the keys at its COMMIT.
     if (isFenced) await this.enqueueUnpublishedKeys(publishError);
     await this.context.database.awaitInvalidation(this.keys);
