@@ -12,7 +12,10 @@ import {
   type HashingSettings,
 } from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
+import { CACHE_TIMING_OVERRIDES } from '../../src/platform/cache/cache-timings.js';
+import { ReadGate } from '../../src/platform/cache/read/read-gate.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
+import { eventually } from './eventually.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
 import { longTimeouts } from './timeouts.js';
@@ -47,6 +50,12 @@ const QUICK_HASHING: Provider = {
 /** The service's own parameters, for tests of the hashes. Pass it to {@link startApp}. */
 export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NORMAL_PRIORITY };
 
+/** On a busy machine, a pass that keeps the gate open may come late. */
+const STEADY_GATE: Provider = {
+  provide: CACHE_TIMING_OVERRIDES,
+  useValue: { gateLeaseMs: 8_000, gateTimeoutMs: 9_000 },
+};
+
 /**
  * Starts one node.
  * @param env environment variables over the tests' defaults
@@ -75,6 +84,7 @@ export async function startApp(
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
     QUICK_HASHING,
+    STEADY_GATE,
     longTimeouts(),
     ...overrides,
   ]);
@@ -88,6 +98,11 @@ export async function startApp(
     // Its background loops would outlive the test.
     await close();
     throw error;
+  }
+  // With a cache and a database of its own, a node always comes to use the cache.
+  if (database && config.redisUrl === undefined) {
+    const gate = app.get(ReadGate, { strict: false });
+    await eventually('the node uses its cache', () => gate.isOpen);
   }
   const url = await app.getUrl();
   return {

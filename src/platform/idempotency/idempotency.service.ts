@@ -91,15 +91,15 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * response. Without a key, `work` always runs.
    * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever `work` throws
    */
-  runOnce(
+  async runOnce(
     { key, fingerprint }: IdempotentRequest,
     actor: Actor,
     work: (transaction: Transaction) => Promise<IdempotentResult>,
   ): Promise<IdempotentResponse> {
-    return this.unitOfWork.runAs(actor, async (transaction) => {
+    const outcome = await this.unitOfWork.runAs(actor, async (transaction) => {
       if (key === undefined) return serialize(await work(transaction));
       const record = await this.claim(transaction, actor.userId, key);
-      if (record) return this.replay(record, fingerprint);
+      if (record) return record;
       const response = serialize(await work(transaction));
       const { status, headers, body } = response;
       await transaction.manager.insert(IdempotencyRecord, {
@@ -113,6 +113,8 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
       });
       return response;
     });
+    // After the transaction: its connection is free for others meanwhile.
+    return outcome instanceof IdempotencyRecord ? this.replay(outcome, fingerprint) : outcome;
   }
 
   /**

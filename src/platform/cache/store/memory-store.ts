@@ -1,10 +1,12 @@
 /**
- * The fenced cache in this process's memory, for a single node and for tests. It has the states and
- * steps of the Redis scripts (redis/redis-scripts.ts), branch by branch in the same order.
+ * The fenced cache in this process's memory. Several such processes are safe: each has an identity
+ * of its own, so at most one of them answers from its cache. The states and steps are those of the
+ * Redis scripts (redis/redis-scripts.ts), branch by branch in the same order.
  *
  * Invariant: each step is atomic because it never awaits. As in Redis, any entry may disappear at
  * any time, fences included.
  */
+import { randomUUID } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import {
   type CacheEntry,
@@ -46,6 +48,7 @@ type Cell = { readonly expiresAt: number } & (
 
 /** A {@link CacheStore} that only this process sees. It fails only after {@link close}. */
 export class MemoryStore implements CacheStore {
+  private readonly id = `memory:${randomUUID()}`;
   private readonly cells: LRUCache<string, Cell>;
   private readonly now: () => number;
   private isClosed = false;
@@ -57,6 +60,10 @@ export class MemoryStore implements CacheStore {
 
   get isAvailable(): boolean {
     return !this.isClosed;
+  }
+
+  get identity(): string | undefined {
+    return this.isClosed ? undefined : this.id;
   }
 
   async get(keys: readonly string[]): Promise<CacheEntry[]> {

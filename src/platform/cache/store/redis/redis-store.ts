@@ -88,8 +88,8 @@ interface ScriptCall {
 }
 
 /**
- * A {@link CacheStore} in Redis 6 or later: one server, Sentinels or a Cluster. The eviction policy
- * may be any but `noeviction`.
+ * A {@link CacheStore} in Redis 6.2 or later: one server, Sentinels or a Cluster. The eviction
+ * policy may be any but `noeviction`.
  */
 export class RedisStore implements CacheStore {
   /** For other modules that share the connections. */
@@ -133,6 +133,10 @@ export class RedisStore implements CacheStore {
 
   get isSharded(): boolean {
     return this.topology.isSharded;
+  }
+
+  get identity(): string | undefined {
+    return this.isClosed ? undefined : this.topology.identity;
   }
 
   /** The key's name in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
