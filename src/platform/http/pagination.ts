@@ -6,7 +6,8 @@
 import { createHash } from 'node:crypto';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
-import { isId, QueryInteger, Text } from './validation/fields.js';
+import { isId } from './validation/faults.js';
+import { QueryInteger, Text } from './validation/fields.js';
 import { invalidParameter } from './validation/validation-problem.js';
 
 /** Position of a row in the order of (createdAt, id). */

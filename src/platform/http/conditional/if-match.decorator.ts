@@ -20,7 +20,8 @@ export class IfMatch {
     if (this.tags === undefined) return;
     const current = entityTagOf(version);
     if (!matchesStrongly(this.tags, current)) {
-      throw problems.versionMismatch(undefined, { headers: { ETag: current } });
+      const detail = `The entity tag is now ${current}; read the object again and decide again`;
+      throw problems.versionMismatch(detail, { headers: { ETag: current } });
     }
   }
 

@@ -20,7 +20,9 @@ export interface ProblemType {
 }
 
 export interface ProblemDetails {
-  /** Specific to this occurrence. Never SQL, parser text or a stack. */
+  /**
+   * Specific to this occurrence: a clause without a full stop. Never SQL, parser text or a stack.
+   */
   readonly detail?: string;
   /** Members beside the standard ones, e.g. `errors`, `allowed`. */
   readonly extensions?: Readonly<Record<string, unknown>>;
@@ -100,8 +102,8 @@ export const problems = {
     status: 400,
     title: 'The request is invalid',
     explanation:
-      'Each entry of "errors" has a JSON pointer to a member of the body or the name of a ' +
-      'parameter, the code of the violated rule, and a description.',
+      'Each entry of "errors" is one mistake: a JSON pointer to a member of the body, or "/" and ' +
+      'the name of a parameter; the code of the violated rule; and what to send instead.',
     example: {
       detail: 'limit must be a whole number from 1 to 100',
       errors: [
@@ -140,8 +142,8 @@ export const problems = {
   forbidden: defineProblem({
     code: 'forbidden',
     status: 403,
-    title: 'A role is missing',
-    explanation: 'You are logged in, but you have none of the roles that this route requires.',
+    title: 'You may not do this',
+    explanation: 'You are logged in, but this needs a role that you do not have, or another user.',
   }),
   notFound: defineProblem({
     code: 'not-found',

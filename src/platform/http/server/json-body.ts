@@ -31,11 +31,12 @@ function requireUncompressedUtf8({ headers }: FastifyRequest): void {
   const isCompressed = coding !== undefined && !/^identity$/i.test(coding);
   if (isCompressed) {
     const advice = { 'Accept-Encoding': 'identity' };
-    throw problems.unsupportedMediaType(undefined, { headers: advice });
+    const detail = 'The request body must not be compressed';
+    throw problems.unsupportedMediaType(detail, { headers: advice });
   }
   const [, charset] = /charset\s*=\s*"?([^";\s]+)/i.exec(headers['content-type'] ?? '') ?? [];
   const isUtf8 = charset === undefined || /^utf-?8$/i.test(charset);
-  if (!isUtf8) throw problems.unsupportedMediaType();
+  if (!isUtf8) throw problems.unsupportedMediaType('The request body must be in UTF-8');
 }
 
 /** @throws Problem malformed-json, also for a "__proto__" member and for too deep nesting */

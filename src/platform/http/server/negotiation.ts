@@ -44,7 +44,7 @@ export function installNegotiation(fastify: FastifyInstance): void {
     // Nest answers 404.
     if (allow === '') return done();
     if (request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();
-    done(problems.methodNotAllowed(`${path} allows ${allow}.`, { headers: { Allow: allow } }));
+    done(problems.methodNotAllowed(`${path} allows ${allow}`, { headers: { Allow: allow } }));
   });
 }
 
