@@ -70,7 +70,7 @@ async function installHooks(
   config: Config,
   logger: LoggerService,
 ): Promise<void> {
-  installSecurityHeaders(fastify, config.tls !== undefined);
+  installSecurityHeaders(fastify);
   installNegotiation(fastify);
   installJsonBody(fastify);
   if (config.otlpEndpoint === undefined) {

@@ -191,7 +191,7 @@ describe('users', () => {
       expect((await getMe(user.token)).body).toMatchObject({ version: 1, email: user.email });
     });
 
-    it.each(['"0"', '"2"', 'W/"1"', '1', '"1', '', '"0", W/"1"', '"0","2"'])(
+    it.each(['"0"', '"2"', 'W/"1"', '"0", W/"1"', '"0","2"'])(
       'a change with If-Match: %s, which does not name the version → 412, and nothing changes',
       async (tags) => {
         const user = await registerUser(app);

@@ -116,6 +116,25 @@ export class SessionsController {
     return this.viewFor(actor.sessionId, await this.sessions.getCurrent(actor, readContext));
   }
 
+  @Get(':id')
+  @Operation({
+    allow: 'session.own',
+    summary: 'Read one of your own sessions',
+    description: 'Returns a session of the caller by id: 404 for one that has ended.',
+    type: SessionView,
+    returns: 'The session.',
+    headers: ['Cache-Control', 'Cache-Status'],
+    accepts: ['Cache-Control'],
+    problems: [problems.notFound],
+  })
+  async getSession(
+    @Param('id', IdPipe) id: string,
+    @CurrentActor() actor: Actor,
+    @CurrentReadContext() readContext: ReadContext,
+  ): Promise<SessionView> {
+    return this.viewFor(actor.sessionId, await this.sessions.get(actor, id, readContext));
+  }
+
   @Delete('current')
   @HttpCode(204)
   @Operation({

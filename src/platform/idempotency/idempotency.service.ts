@@ -92,12 +92,14 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever `work` throws
    */
   runOnce(
-    { key, fingerprint }: IdempotentRequest,
+    request: IdempotentRequest,
     actor: Actor,
     work: (transaction: Transaction) => Promise<IdempotentResult>,
   ): Promise<IdempotentResponse> {
+    const { key } = request;
     return this.unitOfWork.runAs(actor, async (transaction) => {
       if (key === undefined) return serialize(await work(transaction));
+      const { fingerprint } = request;
       const record = await this.claim(transaction, actor.userId, key);
       if (record) return this.replay(record, fingerprint);
       const response = serialize(await work(transaction));

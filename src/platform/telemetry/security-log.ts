@@ -22,6 +22,7 @@ const EVENT_OF_PROBLEM: Readonly<Record<string, string>> = {
   'malformed-json': 'input-refused',
   'malformed-url': 'input-refused',
   'malformed-request': 'input-refused',
+  'not-implemented': 'input-refused',
   'invalid-transition': 'rule-refused',
   'internal-error': 'request-failed',
 };

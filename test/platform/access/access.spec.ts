@@ -38,6 +38,7 @@ const EXPECTED: Readonly<Record<string, string>> = {
   'GET /v1/sessions': '401 200 200 200 200',
   'DELETE /v1/sessions': '401 204 204 204 204',
   'GET /v1/sessions/current': '401 200 200 200 200',
+  'GET /v1/sessions/:id': '401 200 404 404 404',
   'DELETE /v1/sessions/current': '401 204 204 204 204',
   'DELETE /v1/sessions/:id': '401 204 404 404 404',
   'POST /v1/orders': '401 201 201 201 201',

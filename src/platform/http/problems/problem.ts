@@ -74,8 +74,8 @@ export const problems = {
     status: 400,
     title: 'The request body is not valid JSON',
     explanation:
-      'Send one JSON value in UTF-8 (RFC 8259), nested at most 32 levels deep, without a member ' +
-      'named "__proto__".',
+      'Send one JSON value in UTF-8 (RFC 8259), nested at most 32 levels deep, without a name ' +
+      'twice in one object, and without a member named "__proto__".',
   }),
   malformedUrl: defineProblem({
     code: 'malformed-url',
@@ -180,8 +180,8 @@ export const problems = {
   uriTooLong: defineProblem({
     code: 'uri-too-long',
     status: 414,
-    title: 'A path parameter is too long',
-    explanation: 'A path parameter has at most 100 characters.',
+    title: 'The path is too long',
+    explanation: 'A path has at most 1000 characters, and a path parameter at most 100.',
   }),
   unsupportedMediaType: defineProblem({
     code: 'unsupported-media-type',
@@ -197,6 +197,14 @@ export const problems = {
     explanation:
       '"If-Match" does not contain the current entity tag. Read the object again, decide again, ' +
       'and send its new ETag.',
+  }),
+  ifMatchMalformed: defineProblem({
+    code: 'if-match-malformed',
+    status: 400,
+    title: 'If-Match is malformed',
+    explanation:
+      'Send "If-Match" as you received the ETag, with its quotes: "1" and not 1. It is "*" or a ' +
+      'list of entity tags (RFC 9110, section 13.1.1).',
   }),
   preconditionRequired: defineProblem({
     code: 'precondition-required',
@@ -219,6 +227,14 @@ export const problems = {
     title: 'Internal error',
     explanation:
       'The service failed. Please report it with the "requestId", under which the cause is logged.',
+  }),
+  notImplemented: defineProblem({
+    code: 'not-implemented',
+    status: 501,
+    title: 'The server does not support this',
+    explanation:
+      'The server supports neither this method nor this transfer coding: send the body as it is, ' +
+      'with "Content-Length" or "Transfer-Encoding: chunked" (RFC 9112, section 6.1).',
   }),
   overloaded: defineProblem({
     code: 'overloaded',

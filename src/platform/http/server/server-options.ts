@@ -4,8 +4,10 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Server, ServerOptions } from 'node:http';
+import type { Socket } from 'node:net';
 import type { FastifyServerOptions } from 'fastify';
-import { sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { refuseTunnel, sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { trackResponses } from './pending-responses.js';
 import { secureContextOf, type TlsPair } from './tls-pair.js';
 
 const MAX_BODY_BYTES = 256 * 1024;
@@ -39,6 +41,9 @@ function toOriginForm(target: string): string {
 const NODE_OPTIONS: ServerOptions = {
   // negotiation.ts rejects a missing Host with a problem instead.
   requireHostHeader: false,
+  // Otherwise Node takes the first of several lines of Host or Authorization, and a proxy in front
+  // may take the last. Joined with a comma, they are invalid.
+  joinDuplicateHeaders: true,
   headersTimeout: MAX_HEAD_MS,
   connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL_MS,
 };
@@ -73,6 +78,14 @@ export function fastifyOptions(trustProxy: readonly string[], tls?: TlsPair): Fa
 /** Sets what Node takes neither as an option nor from Fastify. */
 export function configureServer(server: Server): void {
   server.maxConnections = MAX_CONNECTIONS;
+  trackResponses(server);
+  // A client that ends its side after its request still gets the response (RFC 9112, section 9.6).
+  Object.assign(server, { httpAllowHalfOpen: true });
+  // With TLS, Node does not allow it. Not as an option: it would keep broken handshakes open.
+  server.prependListener('secureConnection', (socket: Socket) => {
+    socket.allowHalfOpen = true;
+  });
+  server.on('connect', refuseTunnel);
   // A server may ignore expectations that it does not know (RFC 9110, section 10.1.1). Without this
   // listener Node answers 417 itself, without a problem.
   server.on('checkExpectation', (request, response) => server.emit('request', request, response));

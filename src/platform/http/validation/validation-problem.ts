@@ -64,7 +64,7 @@ export const elementOf = ({ pointer, name }: Place, index: number): Place => ({
 });
 
 /** A name that the client chose: shortened, and without characters that act on terminals. */
-function printable(name: string): string {
+export function printable(name: string): string {
   const safe = name.replace(/[\p{C}\u2028\u2029]/gu, '?');
   return safe.length > MAX_SHOWN_NAME_LENGTH ? `${safe.slice(0, MAX_SHOWN_NAME_LENGTH)}…` : safe;
 }

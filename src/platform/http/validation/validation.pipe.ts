@@ -1,7 +1,7 @@
 /**
  * Turns each body and query into its DTO, or throws a `validation-failed` problem with all of its
- * mistakes. Invariant: values are not converted, except where a field's decorator does so, and names
- * that the DTO does not have are errors.
+ * mistakes. Invariant: values are not converted, except where a decorator of a field does so, and
+ * names that the DTO does not have are errors.
  */
 import { type ArgumentMetadata, Injectable, type PipeTransform, type Type } from '@nestjs/common';
 import { plainToInstance } from 'class-transformer';
