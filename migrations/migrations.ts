@@ -11,6 +11,7 @@ import { OrderHistory1763683200008 } from './1763683200008-order-history.js';
 import { Inbox1763683200009 } from './1763683200009-inbox.js';
 import { KnownDevices1763683200010 } from './1763683200010-known-devices.js';
 import { OrderLists1763683200012 } from './1763683200012-order-lists.js';
+import { CacheEpochs1763683200013 } from './1763683200013-cache-epochs.js';
 
 export const MIGRATIONS = [
   Users1763683200000,
@@ -25,4 +26,5 @@ export const MIGRATIONS = [
   Inbox1763683200009,
   KnownDevices1763683200010,
   OrderLists1763683200012,
+  CacheEpochs1763683200013,
 ];

@@ -15,6 +15,7 @@ import { withClient, withDatabase } from '../src/cli/database.js';
 import { startProgress } from '../src/cli/progress.js';
 import { type Config, loadConfig } from '../src/config.js';
 import { TotalsByGroup } from '../src/orders/daily-totals/rebuild-daily-totals.js';
+import { DECLARE_NEW_ROWS } from '../src/platform/cache/epoch/epoch-table.js';
 import { dataSourceOptions } from '../src/platform/database/data-source.js';
 import { migrateDatabase, pendingMigrations } from '../src/platform/database/migrate.js';
 import { insertCredentials, insertOrders, insertUsers } from './seed/insert-rows.js';
@@ -102,7 +103,7 @@ async function seedDatabase(client: Client, plan: Plan): Promise<void> {
   try {
     await client.query('BEGIN');
     // The triggers then invalidate no cache keys. New ids have none.
-    await client.query(`SELECT set_config('holdfast.fenced', 'on', true)`);
+    await client.query(DECLARE_NEW_ROWS);
     // A deferred trigger would keep every row in PostgreSQL's memory until the COMMIT.
     await client.query('SET CONSTRAINTS ALL IMMEDIATE');
     await insertAllUsers(client, users);

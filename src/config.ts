@@ -24,7 +24,7 @@ export abstract class Config {
   abstract readonly rabbitmqUrl: string | undefined;
   /** Seconds until a cached entry expires, by entity name. */
   abstract readonly cacheTtl: Readonly<Record<'user' | 'session' | 'order', number>>;
-  abstract readonly cacheDegradedWrites: 'allow' | 'reject';
+  abstract readonly cacheDegradedWrites: 'wait' | 'reject';
   abstract readonly sessionIdleSeconds: number;
   abstract readonly sessionAbsoluteSeconds: number;
   /** 0 turns the limits off. */
@@ -202,7 +202,7 @@ const VARIABLES = {
   CACHE_TTL_USERS: variable(TTL, 3_600, '3600'),
   CACHE_TTL_SESSIONS: variable(TTL, 3_600, '3600'),
   CACHE_TTL_ORDERS: variable(TTL, 1_800, '1800'),
-  CACHE_DEGRADED_WRITES: variable(oneOf('allow', 'reject'), 'allow', 'allow'),
+  CACHE_DEGRADED_WRITES: variable(oneOf('wait', 'reject'), 'wait', 'wait'),
 
   SESSION_IDLE_SECONDS: variable(SESSION_SECONDS, 3_600, '3600'),
   SESSION_ABSOLUTE_SECONDS: variable(SESSION_SECONDS, 86_400, '86400'),

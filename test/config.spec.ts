@@ -128,8 +128,8 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
   },
   CACHE_DEGRADED_WRITES: {
     read: (config) => config.cacheDegradedWrites,
-    default: 'allow',
-    ...words('allow', 'reject'),
+    default: 'wait',
+    ...words('wait', 'reject'),
   },
   SESSION_IDLE_SECONDS: {
     read: (config) => config.sessionIdleSeconds,

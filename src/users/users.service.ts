@@ -189,7 +189,6 @@ export class UsersService {
   }
 
   private async updateRoles(transaction: Transaction, before: User, roles: Role[]): Promise<User> {
-    transaction.requireGlobalInvalidation();
     const after = await transaction.update(before, { roles });
     if (!after) throw problems.versionMismatch();
     await this.appendEvent(transaction, 'user.roles-changed', after, { roles });

@@ -8,7 +8,10 @@ import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.js';
 import { HASHING_NICENESS } from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
+import { CACHE_TIMING_OVERRIDES } from '../../src/platform/cache/cache-timings.js';
+import { ReadGate } from '../../src/platform/cache/read/read-gate.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
+import { eventually } from './eventually.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
 
@@ -29,6 +32,12 @@ export const ADMIN = { username: 'root-admin', password: 'the admin of all the t
 
 /** On a busy machine, the service's hashing threads of low priority would hardly run. */
 const NORMAL_HASHING_PRIORITY: Provider = { provide: HASHING_NICENESS, useValue: 0 };
+
+/** On a busy machine, a pass that keeps the gate open may come late. */
+const STEADY_GATE: Provider = {
+  provide: CACHE_TIMING_OVERRIDES,
+  useValue: { gateLeaseMs: 8_000, gateTimeoutMs: 9_000 },
+};
 
 /**
  * Starts one node.
@@ -58,6 +67,7 @@ export async function startApp(
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
     NORMAL_HASHING_PRIORITY,
+    STEADY_GATE,
     ...overrides,
   ]);
   const close = async (): Promise<void> => {
@@ -70,6 +80,11 @@ export async function startApp(
     // Its background loops would outlive the test.
     await close();
     throw error;
+  }
+  // With a cache and a database of its own, a node always comes to use the cache.
+  if (database && config.redisUrl === undefined) {
+    const gate = app.get(ReadGate, { strict: false });
+    await eventually('the node uses its cache', () => gate.isOpen);
   }
   const url = await app.getUrl();
   return {

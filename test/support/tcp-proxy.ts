@@ -84,7 +84,7 @@ export class TcpProxy {
 
   private constructor(
     private readonly server: Server,
-    private readonly targetPort: number,
+    private targetPort: number,
     private readonly random: Random,
   ) {
     server.on('connection', (client: Socket) => this.accept(client));
@@ -119,6 +119,11 @@ export class TcpProxy {
   /** The delay of the next chunk in milliseconds. */
   nextDelayMs(): number {
     return this.delay.ms + this.delay.jitterMs * this.random.next();
+  }
+
+  /** New connections lead to another server, as when a name is switched; open ones stay. */
+  leadTo(targetPort: number): void {
+    this.targetPort = targetPort;
   }
 
   /** Resets every connection (RST). New connections work. */

@@ -168,6 +168,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
    */
   async end(actor: Actor, sessionId: string): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
+      transaction.observe(Session, sessionId);
       const ids = In([actor.sessionId, sessionId]);
       const sessions = await lockSessions(transaction, { userId: actor.userId, id: ids });
       requireSessionOf(actor, sessions);
@@ -203,7 +204,6 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
 
   /** Ends sessions that the transaction has locked. */
   async endLocked(transaction: Transaction, sessions: readonly Session[]): Promise<void> {
-    transaction.requireGlobalInvalidation();
     for (const session of sessions) {
       const isRemoved = await transaction.remove(session);
       if (!isRemoved) continue;
@@ -260,8 +260,9 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
    * can be written.
    * @throws Problem unauthenticated when the session has ended
    */
-  private async lockForWrite({ manager }: Transaction, sessionId: string): Promise<void> {
-    const session = await manager
+  private async lockForWrite(transaction: Transaction, sessionId: string): Promise<void> {
+    transaction.observe(Session, sessionId);
+    const session = await transaction.manager
       .createQueryBuilder(Session, 'row')
       .select('row.id')
       .where('row.id = :sessionId', { sessionId })

@@ -26,12 +26,8 @@ const LOCK_NOT_AVAILABLE = '55P03';
 /** The user that repairs act as: without a name and deleted, so that nobody can log in as it. */
 const SERVICE_USER_ID = '00000000-0000-0000-0000-000000000000';
 
-/**
- * holdfast.fenced = 'off': this connection fences no cache keys, so the triggers must invalidate.
- */
-const CONFIGURE_SESSION = `
-  SELECT set_config('lock_timeout', '${MAX_LOCK_WAIT_MS}', false),
-         set_config('holdfast.fenced', 'off', false)`;
+/** Nothing is declared as fenced, so the triggers invalidate what is repaired. */
+const CONFIGURE_SESSION = `SELECT set_config('lock_timeout', '${MAX_LOCK_WAIT_MS}', false)`;
 
 const LOCK_ROWS = 'SELECT FROM orders WHERE id = ANY($1) ORDER BY id FOR UPDATE';
 

@@ -21,6 +21,8 @@ export class CacheMetrics {
   private readonly refreshes: Counter<'entity' | 'outcome'>;
   private readonly lag: Histogram;
   private readonly breaker: Gauge;
+  private readonly membership: Gauge<'state'>;
+  private readonly degradedWrites: Histogram;
 
   constructor(registry: Registry) {
     const registers = [registry];
@@ -73,6 +75,20 @@ export class CacheMetrics {
       registers,
     });
     this.breaker.set(0);
+    this.membership = new Gauge({
+      name: 'holdfast_cache_membership',
+      help: '1 for the state in which this node uses the cache (member) or why it does not, else 0',
+      labelNames: ['state'],
+      registers,
+    });
+    this.degradedWrites = new Histogram({
+      name: 'holdfast_cache_degraded_write_wait_seconds',
+      help:
+        'Time that a write which could not be fenced or published waited before its ' +
+        'acknowledgement, until no node could answer from before',
+      buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3],
+      registers,
+    });
   }
 
   countRead(entity: string, outcome: ReadOutcome): void {
@@ -103,5 +119,14 @@ export class CacheMetrics {
 
   setBreakerOpen(isOpen: boolean): void {
     this.breaker.set(isOpen ? 1 : 0);
+  }
+
+  /** @param states all states: the others are 0 */
+  setMembership(state: string, states: readonly string[]): void {
+    for (const other of states) this.membership.set({ state: other }, other === state ? 1 : 0);
+  }
+
+  observeDegradedWrite(seconds: number): void {
+    this.degradedWrites.observe(seconds);
   }
 }

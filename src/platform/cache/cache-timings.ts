@@ -1,6 +1,6 @@
 /**
  * The times that the protocol's safety depends on. Production uses the defaults; a test injects
- * shorter ones through `CacheModule.forRoot`. docs/design/cache-protocol.md explains each.
+ * others (CACHE_TIMING_OVERRIDES). docs/design/cache-protocol.md explains each.
  */
 
 /** Milliseconds until a fence expires whose writer never came back. */
@@ -8,6 +8,9 @@ export const FENCE_MS = 15_000;
 
 /** Milliseconds until a reader's lease, and with it the right to fill, expires. */
 export const LEASE_MS = 6_000;
+
+export const GATE_LEASE_MS = 2_500;
+export const GATE_TIMEOUT_MS = 3_000;
 
 /** Milliseconds. */
 export interface CacheTimings {
@@ -18,9 +21,30 @@ export interface CacheTimings {
   readonly fenceMs: number;
   /** Longer than any statement may take, so that a slow reader keeps its right to fill. */
   readonly leaseMs: number;
+  /**
+   * A node answers from the cache for at most this long after the start of the last pass in which
+   * it was registered and had nothing left to invalidate.
+   */
+  readonly gateLeaseMs: number;
+  /**
+   * After this long, every node has invalidated what was enqueued, or its gate has closed by
+   * itself. Longer than `gateLeaseMs`, for stopwatches that differ and beats that are spared.
+   */
+  readonly gateTimeoutMs: number;
 }
 
-export const DEFAULT_CACHE_TIMINGS: CacheTimings = { fenceMs: FENCE_MS, leaseMs: LEASE_MS };
+export const DEFAULT_CACHE_TIMINGS: CacheTimings = {
+  fenceMs: FENCE_MS,
+  leaseMs: LEASE_MS,
+  gateLeaseMs: GATE_LEASE_MS,
+  gateTimeoutMs: GATE_TIMEOUT_MS,
+};
+
+/**
+ * Injection token for `Partial<CacheTimings>`, which replace the defaults. The service does not
+ * provide it; a global module of a test may.
+ */
+export const CACHE_TIMING_OVERRIDES = Symbol('CacheTimingOverrides');
 
 /** The injection token of this process's {@link CacheTimings}. */
 export const CACHE_TIMINGS = Symbol('CacheTimings');

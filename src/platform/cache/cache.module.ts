@@ -20,10 +20,16 @@ import { getRepositoryToken, TypeOrmModule } from '@nestjs/typeorm';
 import type { Repository } from 'typeorm';
 import { createKeyvStore } from './cache-manager.js';
 import { CacheMetrics } from './cache-metrics.js';
-import { CACHE_TIMINGS, type CacheTimings, DEFAULT_CACHE_TIMINGS } from './cache-timings.js';
+import {
+  CACHE_TIMING_OVERRIDES,
+  CACHE_TIMINGS,
+  type CacheTimings,
+  DEFAULT_CACHE_TIMINGS,
+} from './cache-timings.js';
 import { CachedEntities, CachedEntity } from './cached-entity.js';
 import { CachedRepository } from './cached-repository.js';
 import { type CachedRow, cachedOptionsOf, cachedRepositoryToken } from './cached.decorator.js';
+import { Membership } from './epoch/membership.js';
 import { ReadGate } from './read/read-gate.js';
 import { CACHE_STORE, type CacheStore } from './store/cache-store.js';
 import { GuardedStore } from './store/guarded-store.js';
@@ -37,13 +43,14 @@ import {
 } from './write/invalidation.service.js';
 
 export interface CacheSettings {
-  /** Absent: the cache is in this process's memory, which is correct for a single process only. */
+  /**
+   * Absent: the cache is in this process's memory. Of several such processes on one database, one
+   * uses its cache and the others read PostgreSQL.
+   */
   readonly redisUrl?: string | undefined;
   readonly degradedWrites: DegradedWrites;
   /** Seconds until an entry expires, by entity name. Absent: the entity's own `ttl`. */
   readonly ttl: Readonly<Record<string, number>>;
-  /** Defaults to {@link DEFAULT_CACHE_TIMINGS}. Only tests set it. */
-  readonly timings?: Partial<CacheTimings> | undefined;
 }
 
 /** The Redis connections of the cache, for other modules to share; undefined without Redis. */
@@ -114,14 +121,15 @@ const ROOT_PROVIDERS = [
   },
   {
     provide: CACHE_TIMINGS,
-    inject: [SETTINGS],
-    useFactory: ({ timings }: CacheSettings) => ({ ...DEFAULT_CACHE_TIMINGS, ...timings }),
+    inject: [{ token: CACHE_TIMING_OVERRIDES, optional: true }],
+    useFactory: (overrides?: Partial<CacheTimings>) => ({ ...DEFAULT_CACHE_TIMINGS, ...overrides }),
   },
   CacheStoreOwner,
   CacheMetrics,
   CachedEntities,
   DatabaseInvalidations,
   InvalidationService,
+  Membership,
   ReadGate,
 ];
 
@@ -184,6 +192,7 @@ export class CacheModule {
         CacheMetrics,
         CachedEntities,
         InvalidationService,
+        Membership,
         ReadGate,
         NestCacheModule,
       ],

@@ -14,6 +14,13 @@ import { sealEnvelope } from './envelope.js';
 import { REFRESH_POLICY, type RefreshPolicy } from './read/key-loader.js';
 import { RowCodec } from './row-codec.js';
 
+/** A table with cached rows. */
+export interface CachedTable {
+  readonly table: string;
+  /** The entity's name, then each alias and collection: `<name>,<column>[,lower]`. */
+  readonly keys: readonly string[];
+}
+
 export class CachedEntity<E extends CachedRow> {
   readonly options: CachedOptions;
   readonly codec: RowCodec<E>;
@@ -38,6 +45,29 @@ export class CachedEntity<E extends CachedRow> {
 
   rowKey(id: string): string {
     return this.keyPrefix('id') + id;
+  }
+
+  /**
+   * The table, and what each change of a row invalidates, in the form of the arguments of the
+   * trigger note_cache_invalidation.
+   */
+  describeKeys(): CachedTable {
+    const { name, aliases = {}, collections = {} } = this.options;
+    const { metadata } = this.repository;
+    const columnOf = (property: string): string =>
+      metadata.findColumnWithPropertyName(property)?.databaseName ?? property;
+    return {
+      table: metadata.tableName,
+      keys: [
+        name,
+        ...Object.entries(aliases).map(([by, { property, fold }]) =>
+          [by, columnOf(property), ...(fold ? [fold] : [])].join(','),
+        ),
+        ...Object.entries(collections).map(([by, collection]) =>
+          [by, columnOf(collection.by)].join(','),
+        ),
+      ],
+    };
   }
 
   /** The text that the cache holds under the row's id. */
@@ -84,6 +114,10 @@ export class CachedEntities {
 
   add<E extends CachedRow>(cached: CachedEntity<E>): void {
     this.byClass.set(cached.entity, cached as unknown as CachedEntity<CachedRow>);
+  }
+
+  tables(): CachedTable[] {
+    return [...this.byClass.values()].map((cached) => cached.describeKeys());
   }
 
   /** @throws Error when no module names the entity in CacheModule.forFeature */

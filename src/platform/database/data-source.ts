@@ -67,9 +67,6 @@ export function dataSourceOptions(
     parseInt8: false,
     extra: {
       ...(Client ? { Client } : {}),
-      // Transactions of this service fence the keys of the rows that they change, so the trigger
-      // note_cache_invalidation has nothing to do. UnitOfWork turns this off where it could not.
-      options: '-c holdfast.fenced=on',
       statement_timeout: statement,
       lock_timeout: lock,
       idle_in_transaction_session_timeout: idleInTransaction,

@@ -21,11 +21,11 @@ export class Transaction {
   }
 
   /**
-   * For a write that ends a right, e.g. a session: UnitOfWork.run then resolves only when no node
-   * serves the old row from its cache, even where the keys could not be fenced.
+   * For a row that is read by another way than {@link lock}: if the work fails for what it finds,
+   * the failure is answered only when no node shows an older row (UnitOfWork.run).
    */
-  requireGlobalInvalidation(): void {
-    this.invalidation.requiresGlobalInvalidation = true;
+  observe<E extends CachedRow>(entity: Type<E>, id: string): void {
+    this.invalidation.observe(entity, id);
   }
 
   /** @returns the row with the values that the database added */
@@ -98,6 +98,7 @@ export class Transaction {
     id: string,
     mode: 'update' | 'share' = 'update',
   ): Promise<E | null> {
+    this.observe(entity, id);
     return this.manager
       .createQueryBuilder(entity, 'row')
       .where('row.id = :id', { id })

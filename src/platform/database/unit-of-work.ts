@@ -1,13 +1,17 @@
 /**
  * The one place that commits. A unit of work: BEGIN → SQL with the fences beside it → every fence
  * is set → COMMIT → publish → answer. Invariants: a result of `run` is committed, and no cache
- * shows an older row. After an error of `run` nothing is committed, unless COMMIT had no answer.
- * See docs/design/cache-protocol.md, "Writing".
+ * shows an older row. After an error of `run` nothing is committed, unless COMMIT had no answer or
+ * the write is unconfirmed. See docs/design/cache-protocol.md, "Writing".
  */
 import { Injectable } from '@nestjs/common';
 import type { Client } from 'pg';
 import { DataSource, type EntityManager, QueryFailedError, type QueryRunner } from 'typeorm';
-import { type Invalidation, InvalidationService } from '../cache/write/invalidation.service.js';
+import {
+  type Invalidation,
+  InvalidationService,
+  WriteRejectedError,
+} from '../cache/write/invalidation.service.js';
 import { databaseErrorOf, sqlStateOf } from './sql-state.js';
 import { Transaction } from './transaction.js';
 
@@ -24,6 +28,12 @@ const MAX_ATTEMPTS = 3;
  */
 const OUTCOME_UNKNOWN = /^(08|57P|58|XX)/;
 
+/** SQLSTATE of a notice of the trigger note_cache_invalidation: it found a change fenced. */
+const CHANGE_IS_FENCED = 'HF001';
+
+/** SQLSTATE class 23, integrity constraint violation: an answer about the rows that exist. */
+const CONSTRAINT_VIOLATION = /^23/;
+
 type Work<T> = (transaction: Transaction) => Promise<T>;
 
 /** The transaction took too long and was rolled back. */
@@ -36,6 +46,14 @@ export class TransactionAbortedError extends Error {
   override readonly name = 'TransactionAbortedError';
 }
 
+/** Errors that say nothing about rows. */
+const FAILURES = [
+  TransactionTooLongError,
+  TransactionAbortedError,
+  WriteRejectedError,
+  QueryFailedError,
+];
+
 @Injectable()
 export class UnitOfWork {
   constructor(
@@ -46,8 +64,10 @@ export class UnitOfWork {
   /**
    * Runs `work` in a transaction and commits it. After a deadlock or a serialization failure `work`
    * runs again, so it must have no effect outside the transaction.
-   * @throws whatever `work` throws, after the rollback
+   * @throws whatever `work` throws, after the rollback. What the work found is then visible on
+   *   every node: an earlier attempt of the same request may have committed it unseen
    * @throws WriteRejectedError when keys cannot be fenced and CACHE_DEGRADED_WRITES is `reject`
+   * @throws UnconfirmedWriteError when it is committed, but other nodes may show older data
    * @throws TransactionTooLongError, TransactionAbortedError, a driver error
    */
   async run<T>(work: Work<T>): Promise<T> {
@@ -94,11 +114,24 @@ export class UnitOfWork {
     try {
       result = await this.prepare(connection, invalidation, startedAt, work);
       await this.commit(connection, invalidation);
-    } finally {
+    } catch (error) {
       await connection.release();
+      await this.confirmAnswer(error, invalidation);
+      throw error;
     }
-    await invalidation.publish();
+    await connection.release();
+    await invalidation.publish(connection.confirmedFences);
     return result;
+  }
+
+  /** An error that says what rows there are acknowledges the write that left them so. */
+  private async confirmAnswer(error: unknown, invalidation: Invalidation): Promise<void> {
+    const sqlState = sqlStateOf(error);
+    const isAnswer =
+      sqlState === undefined
+        ? !FAILURES.some((Failure) => error instanceof Failure)
+        : CONSTRAINT_VIOLATION.test(sqlState);
+    if (isAnswer) await this.invalidation.invalidate(invalidation.touchedKeys);
   }
 
   /** BEGIN, the work, every fence. After this only COMMIT is missing; on an error, rolled back. */
@@ -109,10 +142,11 @@ export class UnitOfWork {
     work: Work<T>,
   ): Promise<T> {
     try {
-      await connection.begin();
+      const { declaration } = invalidation;
+      await connection.begin(declaration);
       const result = await work(new Transaction(connection.manager, invalidation));
       const isFenced = await invalidation.awaitFences();
-      if (!isFenced) await connection.leaveKeysToDatabase();
+      if (!isFenced && declaration !== undefined) await connection.leaveKeysToDatabase();
       this.requireYoung(startedAt);
       return result;
     } catch (error) {
@@ -163,12 +197,16 @@ type CommitOutcome =
  * gave up.
  */
 class TransactionConnection {
+  /** Changes of rows that the trigger found fenced, at COMMIT. */
+  confirmedFences = 0;
   private isTransactionOver = false;
 
   private constructor(
     private readonly runner: QueryRunner,
     private readonly client: Client,
-  ) {}
+  ) {
+    client.on('notice', this.handleNotice);
+  }
 
   /** @throws a driver error when no connection is free or PostgreSQL cannot be reached */
   static async open(dataSource: DataSource): Promise<TransactionConnection> {
@@ -191,13 +229,26 @@ class TransactionConnection {
     return (this.client as Client & { processID: number }).processID;
   }
 
-  begin(): Promise<void> {
-    return this.runner.startTransaction();
+  /** @param declaration what the transaction fences (Membership.declarationOf); see the trigger */
+  async begin(declaration: string | undefined): Promise<void> {
+    if (declaration === undefined) {
+      await this.runner.startTransaction();
+      return;
+    }
+    const text = `START TRANSACTION; SET LOCAL holdfast.fenced = '${declaration}'`;
+    try {
+      // In one round trip, which TypeORM cannot do.
+      await this.client.query(text);
+    } catch (error) {
+      throw new QueryFailedError(text, [], error as Error);
+    }
+    // What startTransaction() sets.
+    Object.assign(this.runner, { isTransactionActive: true, transactionDepth: 1 });
   }
 
   /** The trigger note_cache_invalidation enqueues the keys of this transaction at its COMMIT. */
   async leaveKeysToDatabase(): Promise<void> {
-    await this.runner.query(`SET LOCAL holdfast.fenced = 'off'`);
+    await this.runner.query(`SET LOCAL holdfast.fenced = ''`);
   }
 
   /** Never throws: a ROLLBACK without an answer leaves the connection to {@link release}. */
@@ -215,6 +266,10 @@ class TransactionConnection {
     return outcome;
   }
 
+  private readonly handleNotice = ({ code }: { readonly code?: string | undefined }): void => {
+    if (code === CHANGE_IS_FENCED) this.confirmedFences++;
+  };
+
   private async sendCommit(): Promise<CommitOutcome> {
     try {
       const { command } = await this.client.query('COMMIT');
@@ -226,6 +281,7 @@ class TransactionConnection {
 
   /** Gives the connection back to the pool, or ends it when its transaction may still be open. */
   async release(): Promise<void> {
+    this.client.off('notice', this.handleNotice);
     if (!this.isTransactionOver) void this.client.end().catch(() => undefined);
     await this.runner.release().catch(() => undefined);
   }

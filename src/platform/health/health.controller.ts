@@ -10,6 +10,7 @@ import {
   HealthIndicatorService,
   type HealthIndicatorResult,
 } from '@nestjs/terminus';
+import { Membership, MEMBERSHIP_STATES } from '../cache/epoch/membership.js';
 import { CACHE_STORE, type CacheStore } from '../cache/store/cache-store.js';
 import { Config } from '../../config.js';
 import { DatabaseProbe } from '../database/database-probe.js';
@@ -57,6 +58,7 @@ export class HealthController {
     private readonly relay: OutboxRelay,
     private readonly config: Config,
     @Inject(CACHE_STORE) private readonly store: CacheStore,
+    private readonly membership: Membership,
   ) {}
 
   @Get('live')
@@ -92,7 +94,7 @@ export class HealthController {
     summary: 'Check that this process can take requests',
     description:
       '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
-      'down. 200 when only Redis or the broker is unavailable: that part is then `degraded`.',
+      'down. 200 when only Redis, the cache or the broker cannot be used: that part is then `degraded`.',
     type: HealthView,
     returns: 'The process can take requests.',
     headers: ['Cache-Control'],
@@ -104,6 +106,7 @@ export class HealthController {
         () => this.checkPostgres(),
         () => this.checkMigrations(),
         () => this.checkRedis(),
+        () => this.checkCache(),
         () => this.checkBroker(),
       ]);
       return { status, checks: details };
@@ -142,6 +145,14 @@ export class HealthController {
       () => indicator.up(),
       () => indicator.degraded('unreachable: reads go to PostgreSQL'),
     );
+  }
+
+  /** A node without a cache answers correctly, at PostgreSQL's speed. */
+  private checkCache(): HealthIndicatorResult {
+    const indicator = this.indicators.check('cache');
+    const { state } = this.membership;
+    if (state === 'member') return indicator.up();
+    return indicator.degraded(`${state}: ${MEMBERSHIP_STATES[state]}`);
   }
 
   private checkBroker(): HealthIndicatorResult {

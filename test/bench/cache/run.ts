@@ -16,6 +16,7 @@ import { TcpProxy } from '../../support/tcp-proxy.js';
 import { describeMachine } from '../machine.js';
 import { markdownTable, writePage } from '../page.js';
 import { CacheNode } from './cache-node.js';
+import { DEGRADED_WRITES, type DegradedResult, measureDegradedWrites } from './degraded-writes.js';
 import {
   HANG_MS,
   measureHang,
@@ -98,12 +99,31 @@ async function measureAll(redis: RedisServer, databaseUrl: string, closing: (() 
   const lags = await measureLagByHand(nodes, client, id);
   console.log('Redis hangs ...');
   const hang = await measureHang(first, redis, token, ids.slice(0, HANG_ROW_COUNT));
-  return { costs: [...rawCosts, ...costs], rowLength: text.length, stampede, lags, hang };
+  console.log('Writes that cannot be fenced ...');
+  const degraded = await measureDegraded(redis);
+  return { costs: [...rawCosts, ...costs], rowLength: text.length, stampede, lags, hang, degraded };
+}
+
+/** On a database of its own, where no other node reads the cache. */
+async function measureDegraded(redis: RedisServer): Promise<DegradedResult> {
+  const { url: databaseUrl } = await createTestDatabase();
+  const links = [await TcpProxy.start(redis.port), await TcpProxy.start(redis.port)] as const;
+  const start = (link: TcpProxy): Promise<CacheNode> =>
+    CacheNode.start(`redis://127.0.0.1:${link.port}`, databaseUrl);
+  const nodes = [await start(links[0]), await start(links[1])] as const;
+  const { token } = await registerUser(nodes[0].app);
+  const { id } = (await placeOrder(nodes[0].app, token)) as { id: string };
+  try {
+    return await measureDegradedWrites({ nodes, links, databaseUrl, id });
+  } finally {
+    links.forEach((link) => link.close());
+  }
 }
 
 const showMs = (value: number): string => `${value.toFixed(1)} ms`;
 
-function pageOf({ costs, rowLength, stampede, lags, hang }: Results, where: string): string {
+function pageOf(results: Results, where: string): string {
+  const { costs, rowLength, stampede, lags, hang, degraded } = results;
   const costHead = [
     'operation',
     'median, µs',
@@ -171,5 +191,16 @@ ${markdownTable(
     ['from the end of the hang to the next hit', showMs(hang.recoveryMs)],
   ],
 )}
+
+${markdownTable(
+  [`a write, ${DEGRADED_WRITES} times, one after the other`, '50th percentile', '99th percentile'],
+  degraded.costs.map(({ name, p50Ms, p99Ms }) => [name, showMs(p50Ms), showMs(p99Ms)]),
+)}
+
+- Each write reads its row from PostgreSQL and changes it. A write that cannot be fenced waits until
+  no node answers from before it.
+- After an outage of Redis, both nodes used it again ${showMs(degraded.backAfterOutageMs)} after its
+  end. A node with another cache used its own ${showMs(degraded.takeOverMs)} after the others began
+  to stop.
 `;
 }

@@ -13,13 +13,16 @@ import { Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
 import { Order } from '../../../src/orders/order.entity.js';
 import { CacheMetrics } from '../../../src/platform/cache/cache-metrics.js';
+import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
 import { CachedEntities, CachedEntity } from '../../../src/platform/cache/cached-entity.js';
 import { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
-import { ReadGate } from '../../../src/platform/cache/read/read-gate.js';
+import { Membership } from '../../../src/platform/cache/epoch/membership.js';
+import { type GatePass, ReadGate } from '../../../src/platform/cache/read/read-gate.js';
 import {
   type CacheStore,
   CacheUnavailableError,
 } from '../../../src/platform/cache/store/cache-store.js';
+import type { EpochStore } from '../../../src/platform/cache/store/epoch-store.js';
 import { GuardedStore } from '../../../src/platform/cache/store/guarded-store.js';
 import { scripts } from '../../../src/platform/cache/store/redis/redis-scripts.js';
 import { RedisStore } from '../../../src/platform/cache/store/redis/redis-store.js';
@@ -32,6 +35,12 @@ import { dataSourceOptions } from '../../../src/platform/database/data-source.js
 import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { eventually } from '../../support/eventually.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import {
+  newGate,
+  PRETENDED_EPOCH,
+  pretendEpoch,
+  pretendMembership,
+} from '../../support/pretend-epoch.js';
 import { type RedisServer, sendRedisCommand, startRedis } from '../../support/redis.js';
 import { registerCleanup } from './cleanup.js';
 
@@ -55,7 +64,7 @@ let orderId: string;
 
 beforeAll(async () => {
   [redis, database] = await Promise.all([startRedis(), createTestDatabase()]);
-  psql = new Client({ connectionString: database.url, options: '-c holdfast.fenced=on' });
+  psql = new Client({ connectionString: database.url });
   await psql.connect();
 });
 
@@ -70,6 +79,8 @@ beforeEach(async () => {
   orderId = randomUUID();
   await psql.query(INSERT_USER, [userId, `u${orderId.slice(0, 8)}`]);
   await psql.query(INSERT_ORDER, [orderId, userId, ITEMS]);
+  await psql.query('TRUNCATE cache_invalidations, cache_readers');
+  await psql.query('UPDATE cache_epoch SET epoch = $1', [PRETENDED_EPOCH]);
 });
 
 const afterThisTest = registerCleanup();
@@ -82,7 +93,10 @@ interface NodeOptions {
   readonly degradedWrites?: DegradedWrites;
   /** Replaces some steps of the node's store. */
   readonly replaceSteps?: (store: CacheStore) => Partial<CacheStore>;
-  /** Whether the node applies `cache_invalidations`. If not, its gate is open from the start. */
+  /**
+   * Whether the node is registered and applies `cache_invalidations`. If not, its gate is open from
+   * the start.
+   */
   readonly appliesInvalidations?: boolean;
 }
 
@@ -97,7 +111,7 @@ interface Node {
 
 async function startNode({
   url = redis.url,
-  gate = new ReadGate(),
+  gate = newGate(),
   degradedWrites = 'reject',
   ...options
 }: NodeOptions = {}): Promise<Node> {
@@ -121,18 +135,28 @@ async function startNode({
   const entities = new CachedEntities();
   const cached = new CachedEntity(Order, dataSource.getRepository(Order));
   entities.add(cached);
-  const invalidations = new DatabaseInvalidations(store, dataSource, gate, metrics);
-  const service = new InvalidationService(store, entities, degradedWrites, invalidations);
+  await eventually('the store is available', () => store.isAvailable);
+  const membership = options.appliesInvalidations
+    ? new Membership(store, gate, entities, metrics, DEFAULT_CACHE_TIMINGS)
+    : pretendMembership(pretendEpoch(store), entities);
+  const invalidations = new DatabaseInvalidations(
+    store,
+    dataSource,
+    gate,
+    membership,
+    metrics,
+    DEFAULT_CACHE_TIMINGS,
+  );
+  const service = new InvalidationService(membership, entities, degradedWrites, invalidations);
   const unitOfWork = new UnitOfWork(dataSource, service);
   const orders = new CachedRepository(cached, store, metrics, gate);
 
-  await eventually('the store is available', () => store.isAvailable);
   if (options.appliesInvalidations) {
     await invalidations.onApplicationBootstrap();
     afterThisTest(() => invalidations.onApplicationShutdown());
     await eventually('the gate opens', () => gate.isOpen);
   } else {
-    gate.open(gate.takePass());
+    gate.open(gate.takePass(), pretendEpoch(store));
   }
   return {
     store,
@@ -313,9 +337,17 @@ async function hideIncarnations(port: number): Promise<string> {
   return `redis://127.0.0.1:${(proxy.address() as AddressInfo).port}`;
 }
 
+/** Stays open to the store that it was first opened to. */
 class AlwaysOpenGate extends ReadGate {
-  override get isOpen(): boolean {
-    return true;
+  private firstStore: EpochStore | undefined;
+
+  override open(pass: GatePass, store: EpochStore): void {
+    this.firstStore ??= store;
+    super.open(pass, store);
+  }
+
+  override get store(): EpochStore | undefined {
+    return this.firstStore;
   }
 }
 
@@ -329,9 +361,9 @@ async function reconnectBeforeInvalidation(isGuarded: boolean): Promise<unknown>
   afterThisTest(() => server.stop());
   const node = await startNode({
     url: server.url,
-    degradedWrites: 'allow',
+    degradedWrites: 'wait',
     appliesInvalidations: true,
-    ...(isGuarded ? {} : { gate: new AlwaysOpenGate() }),
+    ...(isGuarded ? {} : { gate: new AlwaysOpenGate(DEFAULT_CACHE_TIMINGS) }),
   });
   expect([await node.read(), await node.read()]).toEqual([1, 1]);
   server.pause();

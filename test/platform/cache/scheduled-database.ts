@@ -88,11 +88,22 @@ export class ScheduledDatabase {
 
   private queryRunner() {
     const transaction = new ScheduledTransaction(this, this.schedule);
+    let handleNotice: (notice: { code: string }) => void = () => undefined;
     const client = {
-      query: async () => {
+      on: (_event: 'notice', listener: typeof handleNotice) => {
+        handleNotice = listener;
+      },
+      off: () => undefined,
+      query: async (sql: string) => {
+        if (sql !== 'COMMIT') {
+          await this.schedule('BEGIN');
+          return { command: 'BEGIN' };
+        }
         await this.schedule('COMMIT →');
-        transaction.commit();
+        const changes = transaction.commit();
         await this.schedule('COMMIT ←');
+        // What the trigger says of each change that it finds fenced.
+        for (let change = 0; change < changes; change++) handleNotice({ code: 'HF001' });
         return { command: 'COMMIT' };
       },
       end: async () => undefined,
@@ -106,7 +117,6 @@ export class ScheduledDatabase {
         }),
       },
       connect: async () => client,
-      startTransaction: () => this.schedule('BEGIN'),
       query: async () => undefined,
       rollbackTransaction: async () => {
         await this.schedule('ROLLBACK');
@@ -155,9 +165,12 @@ class ScheduledTransaction {
     return { raw: row ? [{ ...row }] : [] };
   }
 
-  commit(): void {
+  /** @returns the number of changes */
+  commit(): number {
+    const changes = this.writtenRows.size;
     for (const [id, row] of this.writtenRows) this.database.rows.set(id, row);
     this.rollBack();
+    return changes;
   }
 
   rollBack(): void {

@@ -240,6 +240,9 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   inbox_pkey: twice('inbox', 'event_id'),
   order_figures_pkey: twice('order_figures', 'status'),
   cache_invalidations_pkey: samePosition('cache_invalidations', 'keys', `'{}'`),
+  cache_epoch_pkey: twice('cache_epoch', 'only_row'),
+  cache_epoch_is_one: withEach('cache_epoch', 'only_row', { 'a second row': false }),
+  cache_readers_pkey: twice('cache_readers', 'node'),
 };
 
 /** One item for each value of a member. */

@@ -85,6 +85,8 @@ const ROW_OF_TABLE = {
     cache_keys: [],
   }),
   cache_invalidations: () => ({ keys: ['a'] }),
+  cache_epoch: () => ({ only_row: true }),
+  cache_readers: () => ({ node: randomUUID(), epoch: 'e' }),
 } satisfies Record<string, (owner: { userId: string; orderId: string }) => Row>;
 
 export type Table = keyof typeof ROW_OF_TABLE;

@@ -3,7 +3,7 @@
  * can stop, break and count.
  */
 import { randomUUID } from 'node:crypto';
-import { afterAll, afterEach, beforeAll } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { Client } from 'pg';
 import { Registry } from 'prom-client';
@@ -11,9 +11,9 @@ import { DataSource } from 'typeorm';
 import { Session } from '../../../src/auth/sessions/session.entity.js';
 import { Order } from '../../../src/orders/order.entity.js';
 import { CacheMetrics } from '../../../src/platform/cache/cache-metrics.js';
+import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
 import { CachedEntities, CachedEntity } from '../../../src/platform/cache/cached-entity.js';
 import { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
-import { ReadGate } from '../../../src/platform/cache/read/read-gate.js';
 import type { CacheStore } from '../../../src/platform/cache/store/cache-store.js';
 import { MemoryStore } from '../../../src/platform/cache/store/memory-store.js';
 import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
@@ -27,6 +27,12 @@ import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { User } from '../../../src/users/user.entity.js';
 import { eventually } from '../../support/eventually.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import {
+  openGateTo,
+  PRETENDED_EPOCH,
+  pretendEpoch,
+  pretendMembership,
+} from '../../support/pretend-epoch.js';
 
 type Step = 'fence' | 'publish' | 'unfence';
 
@@ -78,7 +84,7 @@ export interface WriteNodeOptions {
 const openDataSources: DataSource[] = [];
 
 async function createNode(url: string, options: WriteNodeOptions): Promise<WriteNode> {
-  const { degradedWrites = 'allow', poolSize = 5, store = new ScriptedStore() } = options;
+  const { degradedWrites = 'wait', poolSize = 5, store = new ScriptedStore() } = options;
   const timeouts = options.lockTimeout === undefined ? {} : { lock: options.lockTimeout };
   const dataSource = await new DataSource({
     ...dataSourceOptions(url, poolSize, { timeouts }),
@@ -91,14 +97,22 @@ async function createNode(url: string, options: WriteNodeOptions): Promise<Write
   entities.add(users);
   entities.add(new CachedEntity(Session, dataSource.getRepository(Session)));
   entities.add(new CachedEntity(Order, dataSource.getRepository(Order)));
-  const gate = new ReadGate();
-  gate.open(gate.takePass());
+  const epochStore = pretendEpoch(store);
+  const membership = pretendMembership(epochStore, entities);
+  const gate = openGateTo(epochStore);
   const metrics = new CacheMetrics(new Registry());
-  const database = new DatabaseInvalidations(store, dataSource, gate, metrics);
-  const invalidation = new InvalidationService(store, entities, degradedWrites, database);
+  const database = new DatabaseInvalidations(
+    store,
+    dataSource,
+    gate,
+    membership,
+    metrics,
+    DEFAULT_CACHE_TIMINGS,
+  );
+  const invalidation = new InvalidationService(membership, entities, degradedWrites, database);
 
   const stateOf = async (key: string): Promise<string> => {
-    const [entry] = await store.get([key]);
+    const [entry] = await epochStore.get([key]);
     return entry?.state ?? '';
   };
   return {
@@ -163,10 +177,15 @@ export class WriteTest {
       await this.psql.connect();
       this.node = await createNode(this.database.url, {});
     });
+    // A test may have started a whole service, which begins epochs of its own.
+    beforeEach(async () => {
+      await this.psql.query('DELETE FROM cache_readers');
+      await this.psql.query('UPDATE cache_epoch SET epoch = $1', [PRETENDED_EPOCH]);
+    });
     afterEach(async () => {
       this.node.store.before = {};
       await this.psql.query('SELECT pg_advisory_unlock_all()');
-      await this.psql.query('DROP TRIGGER IF EXISTS at_commit ON users');
+      await this.psql.query('DROP TRIGGER IF EXISTS zz_at_commit ON users');
       await this.psql.query('TRUNCATE cache_invalidations');
     });
     afterAll(async () => {
@@ -198,17 +217,21 @@ export class WriteTest {
     return rows[0];
   }
 
-  /** Runs PL/pgSQL inside each COMMIT that changes a user, as a deferred constraint does. */
+  /**
+   * Runs PL/pgSQL inside each COMMIT that changes a user, as a deferred constraint does. Triggers
+   * run in the order of their names: this one after the cache's, whose notice would otherwise end a
+   * transaction that has lost its client.
+   */
   async atCommit(body: string): Promise<void> {
     await this.psql.query(`
-      CREATE OR REPLACE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+      CREATE OR REPLACE FUNCTION zz_at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
         ${body}
         RETURN NULL;
       END $$`);
     await this.psql.query(`
-      CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE OR DELETE ON users
-        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()`);
+      CREATE CONSTRAINT TRIGGER zz_at_commit AFTER INSERT OR UPDATE OR DELETE ON users
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION zz_at_commit()`);
   }
 
   /** From now on each COMMIT that changes a user waits until {@link resumeCommits}. */

@@ -3,6 +3,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import { TerminusModule } from '@nestjs/terminus';
 import { Test, type TestingModule } from '@nestjs/testing';
 import { Config } from '../../../src/config.js';
+import { Membership } from '../../../src/platform/cache/epoch/membership.js';
 import { CACHE_STORE } from '../../../src/platform/cache/store/cache-store.js';
 import { DatabaseProbe } from '../../../src/platform/database/database-probe.js';
 import { HealthController } from '../../../src/platform/health/health.controller.js';
@@ -17,6 +18,7 @@ const WORKING = {
   pendingMigrations: (): Promise<string[]> => Promise.resolve([]),
   pingRedis: (): Promise<void> => Promise.resolve(),
   brokerState: 'connected',
+  membershipState: 'member',
 };
 
 describe('/health/ready', () => {
@@ -24,7 +26,8 @@ describe('/health/ready', () => {
   afterEach(() => module.close());
 
   async function controllerWith(parts: Partial<typeof WORKING>): Promise<HealthController> {
-    const { ping, pendingMigrations, pingRedis, brokerState } = { ...WORKING, ...parts };
+    const settings = { ...WORKING, ...parts };
+    const { ping, pendingMigrations, pingRedis, brokerState, membershipState } = settings;
     module = await Test.createTestingModule({
       imports: [TerminusModule.forRoot({ logger: false })],
       controllers: [HealthController],
@@ -33,6 +36,7 @@ describe('/health/ready', () => {
         { provide: DatabaseProbe, useValue: { ping, pendingMigrations } },
         { provide: CACHE_STORE, useValue: { ping: pingRedis } },
         { provide: OutboxRelay, useValue: { brokerState } },
+        { provide: Membership, useValue: { state: membershipState } },
       ],
     }).compile();
     return module.get(HealthController);
@@ -47,6 +51,7 @@ describe('/health/ready', () => {
         postgres: { status: 'up', responseTime: expect.any(Number) },
         migrations: { status: 'up' },
         redis: { status: 'up' },
+        cache: { status: 'up' },
         broker: { status: 'up' },
       },
     });
@@ -70,6 +75,7 @@ describe('/health/ready', () => {
 
   it.each([
     ['Redis never answers', { pingRedis: never }, 'redis'],
+    ['other nodes use another cache', { membershipState: 'other-cache' }, 'cache'],
     ['the broker is unreachable', { brokerState: 'disconnected' }, 'broker'],
     ['the broker accepts no messages', { brokerState: 'blocked' }, 'broker'],
   ])('is degraded, and not 503, when %s', async (_, parts, part) => {

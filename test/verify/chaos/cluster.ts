@@ -32,7 +32,7 @@ export interface ClusterOptions {
 const CUT_LISTEN = `
   SELECT pg_terminate_backend(pid)
     FROM pg_stat_activity
-   WHERE application_name = 'holdfast-invalidations' AND datname = current_database()`;
+   WHERE application_name = 'holdfast-cache' AND datname = current_database()`;
 
 export class Cluster {
   /** The faults of this round. */

@@ -238,7 +238,7 @@ const CASES: readonly Case[] = [
     name: 'does not compare reads with each other where writes go on without Redis',
     writes: begun(ORDER),
     reads: [newOrder(150), oldOrder(171)],
-    more: { degradedWrites: 'allow' },
+    more: { degradedWrites: 'wait' },
     found: {},
   },
   {

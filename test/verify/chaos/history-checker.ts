@@ -277,7 +277,7 @@ class HistoryChecker {
       this.reportStale(register, read, { seen, required, what: `version ${seen}` });
       return;
     }
-    if (this.history.degradedWrites === 'allow') return;
+    if (this.history.degradedWrites === 'wait') return;
     const returned = register.returned.before(begin);
     if (seen < returned) this.reportOlderThanEarlier(register, read, seen, returned);
   }

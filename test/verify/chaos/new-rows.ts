@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import type { Client } from 'pg';
+import { DECLARE_NEW_ROWS } from '../../../src/platform/cache/epoch/epoch-table.js';
 import type { Random } from '../../support/random.js';
 import { clearAudit, readAudit } from './audit.js';
 import type { Subject, SubjectKind, WriteEvent } from './history.js';
@@ -34,7 +35,7 @@ export async function insertRows(client: Client, random: Random): Promise<NewRow
   const rows = new RowInserter(client, random.between(0, 2 ** 31).toString(36));
   await client.query('BEGIN');
   // No cache knows the rows: nothing is to be invalidated.
-  await client.query(`SET LOCAL holdfast.fenced = 'on'`);
+  await client.query(DECLARE_NEW_ROWS);
   await clearAudit(client);
   await rows.insertAll();
   await client.query('COMMIT');

@@ -6,7 +6,10 @@ import { Registry } from 'prom-client';
 import { Session } from '../../../src/auth/sessions/session.entity.js';
 import { Config, loadConfig } from '../../../src/config.js';
 import { Order } from '../../../src/orders/order.entity.js';
-import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
+import {
+  CACHE_TIMING_OVERRIDES,
+  DEFAULT_CACHE_TIMINGS,
+} from '../../../src/platform/cache/cache-timings.js';
 import { CacheModule } from '../../../src/platform/cache/cache.module.js';
 import {
   type CachedRow,
@@ -50,8 +53,9 @@ const databaseTimeouts: Partial<DatabaseTimeouts> = {
     { provide: Config, useValue: config },
     { provide: Registry, useValue: registry },
     { provide: DATABASE_TIMEOUTS, useValue: databaseTimeouts },
+    { provide: CACHE_TIMING_OVERRIDES, useValue: cacheTimings },
   ],
-  exports: [Config, Registry, DATABASE_TIMEOUTS],
+  exports: [Config, Registry, DATABASE_TIMEOUTS, CACHE_TIMING_OVERRIDES],
 })
 class SettingsModule {}
 
@@ -65,7 +69,6 @@ class SettingsModule {}
         redisUrl,
         degradedWrites: cacheDegradedWrites,
         ttl: cacheTtl,
-        timings: cacheTimings,
       }),
     }),
     CacheModule.forFeature([Order, Session, User]),

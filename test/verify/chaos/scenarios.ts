@@ -63,7 +63,7 @@ function allowScenario(isLong: boolean, times: Times): Scenario {
   const nodes = NODE_COUNTS['one server'];
   return {
     name: 'one server, writes allowed without Redis, and writes past the service',
-    degradedWrites: 'allow',
+    degradedWrites: 'wait',
     hasOutsideWriter: true,
     schedules: [
       ...linkSchedules(isLong ? nodes : 1, ['redis', 'postgres'], times),

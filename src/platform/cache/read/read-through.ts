@@ -17,6 +17,7 @@ import {
   deleteKeys,
   newToken,
 } from '../store/cache-store.js';
+import type { EpochStore } from '../store/epoch-store.js';
 import { Coalescer } from './coalescer.js';
 import { jitter, type KeyLoader, NEGATIVE_TTL_MS, type Versioned } from './key-loader.js';
 import type { ReadContext, ReadOutcome } from './read-context.js';
@@ -46,12 +47,18 @@ interface DecodedEntry<T> {
 }
 
 type EntryState = CacheEntry['state'];
+/** The lease command of some misses: where it was sent, and the token of what it leased. */
+interface LeaseCommand {
+  readonly store: EpochStore;
+  readonly token: string;
+}
 /** Answers the keys that the lease command found in one state, in the order of `values`. */
-type MissHandler<T> = (values: string[], token: string) => Promise<Answer<T>[]>;
+type MissHandler<T> = (values: string[], command: LeaseCommand) => Promise<Answer<T>[]>;
 
 /** What all kinds of keys share in one process. */
 export interface ReadThroughContext {
-  readonly store: CacheStore;
+  /** Only asked whether it is available: every command goes to the gate's store. */
+  readonly store: Pick<CacheStore, 'isAvailable'>;
   readonly metrics: CacheMetrics;
   readonly gate: ReadGate;
   /** Milliseconds until a lease expires. */
@@ -59,7 +66,7 @@ export interface ReadThroughContext {
 }
 
 export class ReadThrough<T> {
-  private readonly store: CacheStore;
+  private readonly store: Pick<CacheStore, 'isAvailable'>;
   private readonly metrics: CacheMetrics;
   private readonly gate: ReadGate;
   private readonly leaseMs: number;
@@ -78,9 +85,9 @@ export class ReadThrough<T> {
 
   private readonly missHandlers: Readonly<Record<EntryState, MissHandler<T>>> = {
     // This reader has taken the lease.
-    absent: (values, token) => this.loadAndFill(values, token),
+    absent: (values, command) => this.loadAndFill(values, command),
     // Another reader holds the lease and is about to fill.
-    lease: (values) => this.awaitForeignLease(values),
+    lease: (values, { store }) => this.awaitForeignLease(values, store),
     // A writer is about to commit: nothing read now may be filled.
     fence: (values) => this.readPrimary(values, 'fenced'),
     // An entry that this release cannot read.
@@ -97,7 +104,7 @@ export class ReadThrough<T> {
     this.gate = gate;
     this.leaseMs = leaseMs;
     this.misses = new Coalescer((values) => this.answerMisses(values));
-    this.refreshAhead = new RefreshAhead(store, loader, metrics);
+    this.refreshAhead = new RefreshAhead(gate, loader, metrics);
   }
 
   /**
@@ -122,9 +129,10 @@ export class ReadThrough<T> {
   }
 
   private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
-    const entries = this.gate.isOpen ? await this.getEntries(values) : undefined;
+    const { store } = this.gate;
+    const entries = store && (await this.getEntries(store, values));
     // Checked again after the GET: this node may have missed an invalidation meanwhile.
-    const hits = entries && this.gate.isOpen ? entries : [];
+    const hits = entries && this.gate.store === store ? entries : [];
     const answers = values.map((value, index) => this.answerFrom(value, hits[index]));
     if (answers.every((answer) => answer !== undefined)) return answers;
     return Promise.all(
@@ -133,9 +141,12 @@ export class ReadThrough<T> {
   }
 
   /** @returns undefined when the cache cannot be reached */
-  private async getEntries(values: readonly string[]): Promise<CacheEntry[] | undefined> {
+  private async getEntries(
+    store: EpochStore,
+    values: readonly string[],
+  ): Promise<CacheEntry[] | undefined> {
     try {
-      return await this.store.get(this.keysOf(values));
+      return await store.get(this.keysOf(values));
     } catch (error) {
       if (error instanceof CacheUnavailableError) return undefined;
       throw error;
@@ -171,12 +182,12 @@ export class ReadThrough<T> {
 
   /** Answers distinct keys that were no hits. The coalescer calls it. */
   private async answerMisses(values: string[]): Promise<Answer<T>[]> {
-    if (!this.gate.isOpen) {
-      return this.readPrimary(values, this.store.isAvailable ? 'bypass' : 'unavailable');
-    }
-    const token = newToken();
-    const entries = await this.leaseEntries(values, token);
+    const { store } = this.gate;
+    if (!store) return this.readPrimary(values, this.store.isAvailable ? 'bypass' : 'unavailable');
+    const command = { store, token: newToken() };
+    const entries = await this.leaseEntries(values, command);
     if (!entries) return this.readPrimary(values, 'unavailable');
+    if (this.gate.store !== store) return this.readPrimary(values, 'bypass');
 
     const answers = new Map<string, Answer<T>>();
     const missesByState = new Map<EntryState, string[]>();
@@ -193,7 +204,7 @@ export class ReadThrough<T> {
     });
     await Promise.all(
       [...missesByState].map(async ([state, misses]) => {
-        const found = await this.missHandlers[state](misses, token);
+        const found = await this.missHandlers[state](misses, command);
         misses.forEach((value, index) => answers.set(value, found[index] as Answer<T>));
       }),
     );
@@ -201,10 +212,13 @@ export class ReadThrough<T> {
   }
 
   /** @returns undefined when the cache cannot be reached */
-  private async leaseEntries(values: string[], token: string): Promise<CacheEntry[] | undefined> {
+  private async leaseEntries(
+    values: string[],
+    { store, token }: LeaseCommand,
+  ): Promise<CacheEntry[] | undefined> {
     try {
-      const entries = await this.store.lease(this.keysOf(values), token, this.leaseMs);
-      await this.deleteUnreadable(values, entries);
+      const entries = await store.lease(this.keysOf(values), token, this.leaseMs);
+      await this.deleteUnreadable(store, values, entries);
       return entries;
     } catch (error) {
       if (error instanceof CacheUnavailableError) return undefined;
@@ -216,20 +230,27 @@ export class ReadThrough<T> {
    * Deletes the entries that no running release can read, so that the next reader fills them. The
    * entries of a later release stay.
    */
-  private async deleteUnreadable(values: string[], entries: CacheEntry[]): Promise<void> {
+  private async deleteUnreadable(
+    store: EpochStore,
+    values: string[],
+    entries: CacheEntry[],
+  ): Promise<void> {
     const unreadable = values.filter((value, index) => {
       const entry = entries[index];
       if (entry?.state !== 'value' || this.decode(value, entry.payload)) return false;
       return openEnvelope(this.loader.schema, value, entry.payload).kind !== 'newer';
     });
-    await deleteKeys(this.store, this.keysOf(unreadable));
+    await deleteKeys(store, this.keysOf(unreadable));
   }
 
-  private async loadAndFill(values: string[], token: string): Promise<Answer<T>[]> {
+  private async loadAndFill(
+    values: string[],
+    { store, token }: LeaseCommand,
+  ): Promise<Answer<T>[]> {
     const rows = await this.loadRows(values);
     const fills = values.map((value) => this.fillOf(value, rows.get(value)));
     try {
-      const results = await this.store.fill(token, fills);
+      const results = await store.fill(token, fills);
       for (const isFilled of results) {
         if (!isFilled) this.metrics.countRejectedFill(this.loader.entity);
       }
@@ -252,10 +273,10 @@ export class ReadThrough<T> {
   }
 
   /** Polls until the other readers have filled; reads PostgreSQL for what they have not. */
-  private async awaitForeignLease(values: string[]): Promise<Answer<T>[]> {
+  private async awaitForeignLease(values: string[], store: EpochStore): Promise<Answer<T>[]> {
     const answers = new Map<string, Answer<T>>();
     try {
-      await this.pollForHits(values, answers);
+      await this.pollForHits(store, values, answers);
     } catch (error) {
       if (!(error instanceof CacheUnavailableError)) throw error;
     }
@@ -265,12 +286,21 @@ export class ReadThrough<T> {
     return values.map((value) => answers.get(value) as Answer<T>);
   }
 
-  /** Adds what it finds to `hits`; ends when no key is leased any more, or after the last poll. */
-  private async pollForHits(values: string[], hits: Map<string, Answer<T>>): Promise<void> {
+  /**
+   * Adds what it finds to `hits`; ends when no key is leased any more, when the gate has closed, or
+   * after the last poll.
+   */
+  private async pollForHits(
+    store: EpochStore,
+    values: string[],
+    hits: Map<string, Answer<T>>,
+  ): Promise<void> {
     for (let poll = 0; poll < FOREIGN_LEASE_POLL.maxPolls && hits.size < values.length; poll++) {
       await sleep(FOREIGN_LEASE_POLL.intervalMs);
+      if (this.gate.store !== store) return;
       const waiting = values.filter((value) => !hits.has(value));
-      const entries = await this.store.get(this.keysOf(waiting));
+      const entries = await store.get(this.keysOf(waiting));
+      if (this.gate.store !== store) return;
       entries.forEach((entry, index) => {
         const value = waiting[index] as string;
         const hit = this.answerFrom(value, entry);

@@ -6,14 +6,15 @@
  */
 import type { CacheMetrics, RefreshOutcome } from '../cache-metrics.js';
 import { claimForRefresh, sealEnvelope } from '../envelope.js';
-import { type CacheStore, type CacheText, newToken } from '../store/cache-store.js';
+import { type CacheText, newToken } from '../store/cache-store.js';
 import { jitter, type KeyLoader } from './key-loader.js';
+import type { ReadGate } from './read-gate.js';
 
 export class RefreshAhead<T> {
   private runningRefreshes = 0;
 
   constructor(
-    private readonly store: CacheStore,
+    private readonly gate: ReadGate,
     private readonly loader: KeyLoader<T>,
     private readonly metrics: CacheMetrics,
   ) {}
@@ -49,10 +50,12 @@ export class RefreshAhead<T> {
   }
 
   private async refresh(value: string, seen: CacheText): Promise<RefreshOutcome> {
+    const { store } = this.gate;
+    if (!store) return 'lost';
     const { entity, prefix, schema, ttlMs } = this.loader;
     const key = prefix + value;
     const claim = { version: seen.version, payload: claimForRefresh(seen.payload, newToken()) };
-    const [isClaimed] = await this.store.replace([{ key, seen, ...claim }]);
+    const [isClaimed] = await store.replace([{ key, seen, ...claim }]);
     if (!isClaimed) return 'lost';
 
     this.metrics.countLoads(entity, 1);
@@ -62,7 +65,7 @@ export class RefreshAhead<T> {
 
     const newTtlMs = jitter(ttlMs);
     const payload = sealEnvelope(schema, value, this.loader.encode(row.value), newTtlMs);
-    const [isReplaced] = await this.store.replace([
+    const [isReplaced] = await store.replace([
       { key, seen: claim, version: row.version, payload, ttlMs: newTtlMs },
     ]);
     return isReplaced ? 'refreshed' : 'lost';

@@ -52,10 +52,8 @@ export type CachePublication = CacheValue | { readonly key: string; readonly abs
 
 /**
  * One fenced cache. Every method takes many keys and costs one round trip. Each key changes
- * atomically, the set of keys does not.
- *
- * Keys are given without an incarnation: the store adds the one that is current when it sends the
- * command.
+ * atomically, the set of keys does not. Keys are given without an incarnation: the store adds the
+ * one that is current when it sends the command.
  *
  * Every method rejects with {@link CacheUnavailableError} when the store does not answer in time.
  * The outcome is then unknown; the protocol allows for that.
@@ -107,6 +105,13 @@ export interface CacheStore {
   /** After a rollback: removes `token` from each fence and stores nothing. */
   unfence(keys: readonly string[], token: string): Promise<void>;
 
+  /**
+   * Which cache this is: two stores have the same identity only if they reach the same servers in
+   * the same incarnation, and no identity comes twice. Undefined while it is unknown or the cache
+   * cannot be reached.
+   */
+  readonly identity: string | undefined;
+
   /** Whether keys are spread over several servers, so that a read of many waits for the slowest. */
   readonly isSharded?: boolean;
 
@@ -119,6 +124,12 @@ export interface CacheStore {
   /** Releases connections and timers. Idempotent. */
   close(): Promise<void>;
 }
+
+/** The steps of the protocol alone. */
+export type CacheSteps = Pick<
+  CacheStore,
+  'get' | 'lease' | 'fill' | 'replace' | 'fence' | 'publish' | 'unfence'
+>;
 
 /**
  * The cache could not be reached, or did not answer in time. Reads fall back to PostgreSQL;
@@ -156,7 +167,7 @@ export const newToken = (): string => randomBytes(12).toString('base64url');
  * of writers stay, and nothing that their writers publish is stored.
  * @throws CacheUnavailableError; PartiallyUnavailableError when only some keys were reached
  */
-export async function deleteKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
+export async function deleteKeys(store: CacheSteps, keys: readonly string[]): Promise<void> {
   if (keys.length === 0) return;
   await store.publish(
     newToken(),

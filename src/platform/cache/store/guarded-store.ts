@@ -66,6 +66,14 @@ export class GuardedStore implements CacheStore {
     return this.inner.isAvailable && !this.isBreakerOpen;
   }
 
+  get isSharded(): boolean {
+    return this.inner.isSharded ?? false;
+  }
+
+  get identity(): string | undefined {
+    return this.isBreakerOpen ? undefined : this.inner.identity;
+  }
+
   /** True also while a probe is under way. */
   get isBreakerOpen(): boolean {
     return this.breaker.state !== CircuitState.Closed;
@@ -77,7 +85,7 @@ export class GuardedStore implements CacheStore {
    * its own: a shared command would wait for the slowest server.
    */
   async get(keys: readonly string[]): Promise<CacheEntry[]> {
-    if (this.inner.isSharded) return this.guard('get', () => this.inner.get(keys));
+    if (this.isSharded) return this.guard('get', () => this.inner.get(keys));
     this.batch ??= this.openBatch();
     const { indexByKey, entries } = this.batch;
     const indexes = keys.map((key) => {

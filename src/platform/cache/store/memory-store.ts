@@ -5,6 +5,7 @@
  * Invariant: each step is atomic because it never awaits. As in Redis, any entry may disappear at
  * any time, fences included.
  */
+import { randomUUID } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import {
   type CacheEntry,
@@ -46,6 +47,7 @@ type Cell = { readonly expiresAt: number } & (
 
 /** A {@link CacheStore} that only this process sees. It fails only after {@link close}. */
 export class MemoryStore implements CacheStore {
+  private readonly id = `memory:${randomUUID()}`;
   private readonly cells: LRUCache<string, Cell>;
   private readonly now: () => number;
   private isClosed = false;
@@ -57,6 +59,10 @@ export class MemoryStore implements CacheStore {
 
   get isAvailable(): boolean {
     return !this.isClosed;
+  }
+
+  get identity(): string | undefined {
+    return this.isClosed ? undefined : this.id;
   }
 
   async get(keys: readonly string[]): Promise<CacheEntry[]> {

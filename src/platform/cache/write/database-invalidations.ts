@@ -1,7 +1,7 @@
 /**
  * Invalidation through PostgreSQL: rows of `cache_invalidations` name keys that somebody changed
- * without fencing them. Every node listens; any node whose cache answers deletes the keys, then the
- * rows (docs/adr/0005-database-path.md).
+ * without fencing them. Every node listens; any node that is registered for the epoch deletes the
+ * keys from the epoch's cache, then the rows (docs/adr/0005-database-path.md).
  *
  * Invariant: while this node could have missed such a row, its {@link ReadGate} is closed.
  */
@@ -13,10 +13,13 @@ import {
   type OnApplicationBootstrap,
   type OnApplicationShutdown,
 } from '@nestjs/common';
+import type { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { PollingLoop } from '../../timing/polling-loop.js';
 import { CacheMetrics } from '../cache-metrics.js';
-import { ReadGate } from '../read/read-gate.js';
+import { CACHE_TIMINGS, type CacheTimings } from '../cache-timings.js';
+import { Membership } from '../epoch/membership.js';
+import { type GatePass, ReadGate } from '../read/read-gate.js';
 import {
   CACHE_STORE,
   type CacheStore,
@@ -24,28 +27,20 @@ import {
   deleteKeys,
   PartiallyUnavailableError,
 } from '../store/cache-store.js';
-import {
-  INVALIDATION_CHANNEL,
-  ListenConnection,
-  MAX_SILENCE_MS,
-  READERS_LOCK,
-} from './listen-connection.js';
+import type { EpochStore } from '../store/epoch-store.js';
+import { InvalidationWaits } from './invalidation-waits.js';
+import { INVALIDATION_CHANNEL, ListenConnection } from './listen-connection.js';
 import { UnreachableRows } from './unreachable-rows.js';
 
 /** Rows that one transaction applies. */
 const BATCH_SIZE = 500;
 /** A NOTIFY may be lost, so the table is polled as well. */
 const POLL_INTERVAL_MS = 1_000;
-/** While the gate is closed. */
-const CLOSED_POLL_INTERVAL_MS = 50;
+/** While the gate is closed; doubled with each pass that leaves it closed. */
+const CLOSED_POLL_INTERVAL_MS = { min: 20, max: 500 } as const;
 const RECONNECT_PAUSE_MS = 250;
-
-/**
- * After this long, every node has deleted the keys or closed its gate: it polls, and it notices a
- * dead connection.
- */
-const MAX_INVALIDATION_WAIT_MS = POLL_INTERVAL_MS + MAX_SILENCE_MS;
-const INVALIDATION_POLL_INTERVAL_MS = 20;
+/** How long a node that ends waits for PostgreSQL to take its registration out. */
+const LEAVE_TIMEOUT_MS = 500;
 
 /** How long the start of the process waits for the cache. */
 const STARTUP_GATE_POLL = { maxPolls: 20, intervalMs: 10 } as const;
@@ -53,16 +48,6 @@ const STARTUP_GATE_POLL = { maxPolls: 20, intervalMs: 10 } as const;
 const ENQUEUE_KEYS = `
   WITH enqueued AS (INSERT INTO cache_invalidations (keys) VALUES ($1) RETURNING position)
   SELECT pg_notify('${INVALIDATION_CHANNEL}', '') FROM enqueued`;
-
-/**
- * Whether one of the keys ($1) waits for its invalidation while a node holds the readers' lock
- * ($2).
- */
-const ARE_KEYS_WAITING = `
-  SELECT EXISTS (SELECT FROM cache_invalidations WHERE keys && $1) AND EXISTS (
-    SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = $2 AND granted
-       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  ) AS waiting`;
 
 /**
  * PostgreSQL clears backend_xid in the very step that makes a transaction's rows visible to others.
@@ -82,8 +67,14 @@ const TAKE_ROWS = `
 
 const DELETE_ROWS = 'DELETE FROM cache_invalidations WHERE position = ANY($1)';
 
+const FIND_LAST_POSITION = 'SELECT max(position) AS position FROM cache_invalidations';
+
 /** Rows that another node has locked are still visible: they count as waiting. */
-const ARE_ROWS_WAITING = 'SELECT EXISTS (SELECT FROM cache_invalidations) AS waiting';
+const ARE_ROWS_WAITING =
+  'SELECT EXISTS (SELECT FROM cache_invalidations WHERE position <= $1) AS waiting';
+
+/** Held until the rows are deleted: nobody can take the registration out and move the epoch. */
+const HOLD_REGISTRATION = 'SELECT FROM cache_readers WHERE node = $1 AND epoch = $2 FOR SHARE';
 
 interface InvalidationRow {
   readonly position: string;
@@ -98,19 +89,22 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   private readonly connection: ListenConnection;
   private readonly loop: PollingLoop;
   private readonly unreachableRows = new UnreachableRows();
-  /** Whether something has happened that the last pass may not have seen. */
-  private isNotified = false;
+  private readonly waits: InvalidationWaits;
+  /** Passes in a row that left the gate closed. */
+  private closedPasses = 0;
 
   constructor(
     @Inject(CACHE_STORE) private readonly store: CacheStore,
     private readonly dataSource: DataSource,
     private readonly gate: ReadGate,
+    private readonly membership: Membership,
     private readonly metrics: CacheMetrics,
+    @Inject(CACHE_TIMINGS) timings: CacheTimings,
   ) {
     const { url } = dataSource.options as { url?: string };
     this.connection = new ListenConnection({
       url,
-      onNotification: () => this.notify(),
+      onNotification: () => this.loop.wake(),
       onLost: () => this.gate.close(),
     });
     this.loop = new PollingLoop({
@@ -118,10 +112,12 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
       onError: (error) => this.handleFailedPass(error),
       retry: { minMs: RECONNECT_PAUSE_MS, maxMs: RECONNECT_PAUSE_MS },
     });
+    this.waits = new InvalidationWaits(dataSource, timings.gateTimeoutMs);
     gate.onClosed = () => {
       // The cause may be a part of the cache that has come back.
       this.unreachableRows.retryNow();
-      this.notify();
+      this.closedPasses = 0;
+      this.loop.wake();
     };
   }
 
@@ -135,6 +131,12 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
 
   async onApplicationShutdown(): Promise<void> {
     await this.loop.stop();
+    const { client } = this.connection;
+    if (client) {
+      // The others need not wait until this node counts as silent.
+      const left = this.membership.leave(client).catch(() => undefined);
+      await Promise.race([left, sleep(LEAVE_TIMEOUT_MS, undefined, { ref: false })]);
+    }
     this.connection.close();
   }
 
@@ -147,21 +149,25 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   }
 
   /**
-   * Resolves when no node answers any more from what the cache had under these keys when they were
-   * enqueued: the keys are deleted, or no node reads the cache. For a write that could not be
-   * fenced and must take effect everywhere before it is acknowledged. Waits 3 s at most.
-   * @throws a driver error
+   * For a write whose keys are committed in `cache_invalidations`, before it is acknowledged:
+   * resolves when no node answers from before, after `gateTimeoutMs` at the latest. Never rejects.
    */
   async awaitInvalidation(keys: readonly string[]): Promise<void> {
-    const deadline = performance.now() + MAX_INVALIDATION_WAIT_MS;
-    while (performance.now() < deadline) {
-      const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(ARE_KEYS_WAITING, [
-        keys,
-        READERS_LOCK,
-      ]);
-      if (!waiting) return;
-      await sleep(INVALIDATION_POLL_INTERVAL_MS);
-    }
+    const beganAt = performance.now();
+    await this.waits.wait(keys);
+    this.metrics.observeDegradedWrite((performance.now() - beganAt) / 1000);
+  }
+
+  /**
+   * Whether the epoch has not moved: what was deleted from its cache is deleted for every node.
+   * @throws a driver error
+   */
+  async isCurrent({ epoch }: EpochStore): Promise<boolean> {
+    const rows = await this.dataSource.query<unknown[]>(
+      'SELECT FROM cache_epoch WHERE epoch = $1',
+      [epoch.id],
+    );
+    return rows.length === 1;
   }
 
   /**
@@ -178,58 +184,68 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
     return new Map(rows.map(({ pid, transaction }) => [pid, transaction]));
   }
 
-  private notify(): void {
-    this.isNotified = true;
-    this.loop.wake();
-  }
-
   /** @returns milliseconds until the next pass */
   private async runPass(): Promise<number> {
-    await this.listen();
-    // A notification shows that the connection works.
-    if (!this.isNotified) await this.connection.heartbeat();
+    if (!this.connection.client) this.gate.close();
+    const client = await this.connection.open();
     // While the gate is closed no reader uses the cache, so the ping that closes the circuit
-    // breaker
-    // must come from here.
+    // breaker must come from here.
     if (!this.store.isAvailable) await this.store.ping().catch(() => undefined);
-    // Before the table is read: a writer that saw no reader's lock has committed by then.
-    await this.connection.setReadersLock(this.store.isAvailable);
     const pass = this.gate.takePass();
-    this.isNotified = false;
     this.loop.clearWake();
-    const isEmpty = await this.applyWaitingRows();
-    const canRead = this.store.isAvailable && this.connection.holdsReadersLock;
-    if (isEmpty && canRead) this.gate.open(pass);
-    return this.gate.isOpen ? POLL_INTERVAL_MS : CLOSED_POLL_INTERVAL_MS;
+    const store = await this.membership.renew(client);
+    if (store) await this.usePass(pass, client, store);
+    if (this.gate.isOpen) {
+      this.closedPasses = 0;
+      return POLL_INTERVAL_MS;
+    }
+    const { min, max } = CLOSED_POLL_INTERVAL_MS;
+    const pauseMs = Math.min(min * 2 ** Math.min(this.closedPasses, 10), max);
+    this.closedPasses++;
+    return pauseMs;
+  }
+
+  /** Opens the gate if every row is applied that this node may have missed. */
+  private async usePass(pass: GatePass, client: Client, store: EpochStore): Promise<void> {
+    try {
+      if (await this.applyWaitingRows(client, store)) this.gate.open(pass, store);
+    } catch (error) {
+      if (!(error instanceof CacheUnavailableError)) throw error;
+      // Writers need not wait until this node counts as silent.
+      await this.membership.leave(client);
+    }
   }
 
   private handleFailedPass(error: unknown): void {
     this.connection.close();
+    this.membership.loseDatabase();
     // The closed gate has woken the loop, but the reconnection must not skip its pause.
     this.loop.clearWake();
     const reason = error instanceof Error ? error.message : String(error);
     this.logger.debug(`Could not apply cache invalidations: ${reason}`);
   }
 
-  private async listen(): Promise<void> {
-    if (this.connection.isOpen) return;
-    this.gate.close();
-    await this.connection.open();
-  }
-
-  /** @returns whether the table was empty afterwards */
-  private async applyWaitingRows(): Promise<boolean> {
-    if (!this.connection.isOpen) throw new Error('the LISTEN connection has closed');
+  /**
+   * @returns whether every row is gone that was there when this began
+   * @throws CacheUnavailableError when no part of the cache can be reached; a driver error
+   */
+  private async applyWaitingRows(client: Client, store: EpochStore): Promise<boolean> {
+    const {
+      rows: [last],
+    } = await client.query<{ position: string | null }>(FIND_LAST_POSITION);
+    if (!last || last.position === null) return true;
     this.unreachableRows.beginPass();
-    let lastPosition = '0';
-    while (this.store.isAvailable) {
-      const positions = await this.applyBatch(lastPosition);
+    let position = '0';
+    while (store.isAvailable) {
+      const positions = await this.applyBatch(client, store, position);
       if (positions.length < BATCH_SIZE) break;
-      lastPosition = positions.at(-1) as string;
+      position = positions.at(-1) as string;
     }
     this.unreachableRows.endPass();
-    const [{ waiting }] = await this.dataSource.query<[{ waiting: boolean }]>(ARE_ROWS_WAITING);
-    return !waiting;
+    const {
+      rows: [found],
+    } = await client.query<{ waiting: boolean }>(ARE_ROWS_WAITING, [last.position]);
+    return found?.waiting === false;
   }
 
   /**
@@ -237,36 +253,67 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
    * unreachable keys stays.
    * @returns the positions of the batch
    */
-  private async applyBatch(afterPosition: string): Promise<string[]> {
-    return this.dataSource.transaction(async (manager) => {
-      const rows = await manager.query<InvalidationRow[]>(TAKE_ROWS, [
+  private async applyBatch(
+    client: Client,
+    store: EpochStore,
+    afterPosition: string,
+  ): Promise<string[]> {
+    return inTransaction(client, async () => {
+      const { rowCount } = await client.query(HOLD_REGISTRATION, [
+        this.membership.node,
+        store.epoch.id,
+      ]);
+      if (rowCount !== 1) return [];
+      const { rows } = await client.query<InvalidationRow>(TAKE_ROWS, [
         afterPosition,
         this.unreachableRows.positions,
         BATCH_SIZE,
       ]);
       if (rows.length === 0) return [];
-      const unreachedKeys = await this.deleteKeys(rows.flatMap(({ keys }) => keys));
+      const unreachedKeys = await this.deleteReachable(
+        store,
+        rows.flatMap(({ keys }) => keys),
+      );
       const isUnreachable = ({ keys }: InvalidationRow): boolean =>
         keys.some((key) => unreachedKeys.has(key));
       const appliedRows = rows.filter((row) => !isUnreachable(row));
-      await manager.query(DELETE_ROWS, [positionsOf(appliedRows)]);
+      await client.query(DELETE_ROWS, [positionsOf(appliedRows)]);
       for (const { age } of appliedRows) this.metrics.observeInvalidationLag(age);
       this.unreachableRows.add(positionsOf(rows.filter(isUnreachable)));
       return positionsOf(rows);
     });
   }
 
-  /** @returns the keys that could not be reached */
-  private async deleteKeys(keys: readonly string[]): Promise<ReadonlySet<string>> {
+  /**
+   * @returns the keys that could not be reached
+   * @throws CacheUnavailableError when the cache's only server cannot be reached
+   */
+  private async deleteReachable(
+    store: EpochStore,
+    keys: readonly string[],
+  ): Promise<ReadonlySet<string>> {
     const distinctKeys = [...new Set(keys)];
     try {
-      await deleteKeys(this.store, distinctKeys);
+      await deleteKeys(store, distinctKeys);
       return new Set();
     } catch (error) {
       if (error instanceof PartiallyUnavailableError) return new Set(error.keys);
-      if (error instanceof CacheUnavailableError) return new Set(distinctKeys);
+      const isShardGone = this.store.isSharded && error instanceof CacheUnavailableError;
+      if (isShardGone) return new Set(distinctKeys);
       throw error;
     }
+  }
+}
+
+async function inTransaction<T>(client: Client, work: () => Promise<T>): Promise<T> {
+  await client.query('BEGIN');
+  try {
+    const result = await work();
+    await client.query('COMMIT');
+    return result;
+  } catch (error) {
+    await client.query('ROLLBACK');
+    throw error;
   }
 }
 

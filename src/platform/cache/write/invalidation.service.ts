@@ -2,31 +2,33 @@
  * The writer's half of the protocol: a write fences its keys before COMMIT, publishes them after
  * COMMIT and before it is acknowledged, and unfences them after a rollback. UnitOfWork drives it.
  *
- * Invariant: from the start of COMMIT to the end of publish, no reader can fill a key of the
- * transaction (docs/design/cache-protocol.md).
+ * Invariants: from the start of COMMIT to the end of publish, no reader can fill a key of the
+ * transaction. A write that was not fenced in the epoch of its COMMIT, or not published, is
+ * acknowledged only when no node answers from before it (docs/design/cache-protocol.md).
  */
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type Type } from '@nestjs/common';
 import { CACHE_TIMINGS, type CacheTimings, DEFAULT_CACHE_TIMINGS } from '../cache-timings.js';
 import { CachedEntities, type CachedEntity } from '../cached-entity.js';
 import type { CachedRow } from '../cached.decorator.js';
 import { jitter, NEGATIVE_TTL_MS } from '../read/key-loader.js';
+import { Membership } from '../epoch/membership.js';
 import {
-  CACHE_STORE,
   type CachePublication,
-  type CacheStore,
   CacheUnavailableError,
   type CacheValue,
   deleteKeys,
   newToken,
 } from '../store/cache-store.js';
+import type { EpochStore } from '../store/epoch-store.js';
 import { DatabaseInvalidations } from './database-invalidations.js';
 import { UnansweredCommits } from './unanswered-commits.js';
 
 /**
- * What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). `allow`: it goes on, and
- * its keys are invalidated through the database. `reject`: it is rejected before COMMIT.
+ * What a write does when it cannot fence its keys (CACHE_DEGRADED_WRITES). `wait`: it commits, and
+ * is acknowledged when its keys are invalidated through the database. `reject`: it is rejected
+ * before COMMIT.
  */
-export type DegradedWrites = 'allow' | 'reject';
+export type DegradedWrites = 'wait' | 'reject';
 export const DEGRADED_WRITES = Symbol('DegradedWrites');
 
 /**
@@ -35,6 +37,14 @@ export const DEGRADED_WRITES = Symbol('DegradedWrites');
  */
 export class WriteRejectedError extends Error {
   override readonly name = 'WriteRejectedError';
+}
+
+/**
+ * The write is committed, but neither the cache nor PostgreSQL took its invalidation: other nodes
+ * may show older data for as long as its fences hold. It must not be acknowledged.
+ */
+export class UnconfirmedWriteError extends Error {
+  override readonly name = 'UnconfirmedWriteError';
 }
 
 /** What one row became in a transaction. */
@@ -48,7 +58,10 @@ interface Change {
 
 /** What the transactions of one process share. */
 interface InvalidationContext {
-  readonly store: CacheStore;
+  /** The cache of the epoch in which the transaction began; undefined when there is none to use. */
+  readonly store: EpochStore | undefined;
+  /** What the transaction declares to the trigger, if its keys are fenced. */
+  readonly declaration: string | undefined;
   readonly entities: CachedEntities;
   readonly degradedWrites: DegradedWrites;
   readonly database: DatabaseInvalidations;
@@ -62,22 +75,25 @@ interface InvalidationContext {
  * changes no cached row.
  */
 export class Invalidation {
-  /**
-   * Whether {@link publish} must wait for the other nodes if the keys could not be fenced: until no
-   * node answers from what the cache had before.
-   */
-  requiresGlobalInvalidation = false;
   private readonly token = newToken();
   private readonly pendingFences: Promise<void>[] = [];
   private readonly fencedKeys = new Set<string>();
+  private readonly observedKeys = new Set<string>();
   /** By row key. */
   private readonly changes = new Map<string, Change>();
+  /** Changes of rows, each as often as a statement made it. */
+  private changeCount = 0;
   /** Keys of aliases and collections that changed. */
   private readonly invalidatedKeys = new Set<string>();
   /** The first error of a fence. Then the keys do not count as fenced. */
   private fenceFailure: unknown;
 
   constructor(private readonly context: InvalidationContext) {}
+
+  /** Undefined: the trigger is to enqueue every key of the transaction. */
+  get declaration(): string | undefined {
+    return this.context.declaration;
+  }
 
   /**
    * Begins to fence the keys that a change from `before` to `after` affects, so that the fences run
@@ -109,6 +125,7 @@ export class Invalidation {
     this.fence(entity, before, after);
     const cached = this.context.entities.get(entity);
     const id = (before ?? after)?.id as string;
+    this.changeCount++;
     this.changes.set(cached.rowKey(id), {
       cached: cached as unknown as CachedEntity<CachedRow>,
       version,
@@ -120,6 +137,16 @@ export class Invalidation {
   /** The keys that this transaction affects. */
   get keys(): string[] {
     return [...this.fencedKeys];
+  }
+
+  /** The transaction looks at this row, and may fail for what it finds. */
+  observe<E extends CachedRow>(entity: Type<E>, id: string): void {
+    this.observedKeys.add(this.context.entities.get(entity).rowKey(id));
+  }
+
+  /** The keys of all rows that this transaction looked at or was to change. */
+  get touchedKeys(): string[] {
+    return [...new Set([...this.observedKeys, ...this.fencedKeys])];
   }
 
   /**
@@ -142,19 +169,27 @@ export class Invalidation {
   }
 
   /**
-   * Publishes the changes. Call it after COMMIT and before the write is acknowledged. Never throws,
-   * since the write is durable: keys that cannot be published are enqueued in the database, and if
-   * that fails too they stay fenced until the deadline.
+   * Makes the committed changes visible on every node. Call it after COMMIT and before the write is
+   * acknowledged. What could not be fenced or published is invalidated through the database, and
+   * waited for.
+   * @param confirmedFences how many changes of rows PostgreSQL found fenced at COMMIT. It enqueued
+   *   the others: another release has further keys, or the epoch has moved
+   * @throws UnconfirmedWriteError when the write must not be acknowledged
    */
-  async publish(): Promise<void> {
+  async publish(confirmedFences: number): Promise<void> {
     if (this.fencedKeys.size === 0) return;
+    const isFenced = this.fenceFailure === undefined && confirmedFences >= this.changeCount;
+    let publishError: unknown;
     try {
       await this.publishToStore();
+      if (isFenced) return;
     } catch (error) {
-      if (this.fenceFailure === undefined) await this.enqueueUnpublishedKeys(error);
-      // Unfenced, the transaction itself has enqueued the keys at its COMMIT.
-      else if (this.requiresGlobalInvalidation) await this.awaitGlobalInvalidation();
+      publishError = error;
     }
+    if (this.changeCount === 0) return;
+    // Unfenced, the transaction itself has enqueued the keys at its COMMIT.
+    if (isFenced) await this.enqueueUnpublishedKeys(publishError);
+    await this.context.database.awaitInvalidation(this.keys);
   }
 
   /**
@@ -163,8 +198,11 @@ export class Invalidation {
    */
   watchUnansweredCommit(backendPid: number): void {
     // Unfenced, the transaction itself enqueues the keys at its COMMIT, if that takes effect.
+    const { store, unanswered } = this.context;
     const isFenced = this.fencedKeys.size > 0 && this.fenceFailure === undefined;
-    if (isFenced) this.context.unanswered.watch(backendPid, this.token, this.keys);
+    if (store && isFenced) {
+      unanswered.watch({ backendPid, store, token: this.token, keys: this.keys });
+    }
   }
 
   /**
@@ -172,8 +210,8 @@ export class Invalidation {
    */
   async release(): Promise<void> {
     await Promise.all(this.pendingFences);
-    if (this.fencedKeys.size === 0) return;
     const { store, logger, fenceMs } = this.context;
+    if (this.fencedKeys.size === 0 || !store) return;
     try {
       await store.unfence(this.keys, this.token);
     } catch (error) {
@@ -187,6 +225,7 @@ export class Invalidation {
   private async fenceKeys(keys: readonly string[]): Promise<void> {
     const { store, fenceMs } = this.context;
     try {
+      if (!store) throw new CacheUnavailableError('This node uses no cache now');
       await store.fence(keys, this.token, fenceMs);
     } catch (error) {
       this.fenceFailure ??= error;
@@ -195,6 +234,7 @@ export class Invalidation {
 
   private async publishToStore(): Promise<void> {
     const { store } = this.context;
+    if (!store) throw new CacheUnavailableError('This node uses no cache now');
     const publications: CachePublication[] = [
       ...[...this.invalidatedKeys].map((key) => ({ key, absent: true as const })),
       ...[...this.changes].map(([key, change]) => entryOf(key, change)),
@@ -210,7 +250,7 @@ export class Invalidation {
   }
 
   private async enqueueUnpublishedKeys(publishError: unknown): Promise<void> {
-    const { database, logger, fenceMs } = this.context;
+    const { database, logger } = this.context;
     const { keys } = this;
     logger.warn(
       `Could not publish ${keys.length} keys after a COMMIT; enqueuing them in ` +
@@ -219,22 +259,20 @@ export class Invalidation {
     try {
       await database.enqueue(keys);
     } catch (error) {
-      logger.error(
-        `Could not enqueue ${keys.length} invalidations; their keys stay fenced until ` +
-          `the deadline (${fenceMs} ms): ${String(error)}`,
+      this.keepFences();
+      throw new UnconfirmedWriteError(
+        `Could neither publish nor enqueue ${keys.length} keys of a committed write; their fences ` +
+          `are renewed until one of both succeeds: ${String(error)}`,
+        { cause: error },
       );
     }
   }
 
-  private async awaitGlobalInvalidation(): Promise<void> {
-    const { database, logger } = this.context;
-    try {
-      await database.awaitInvalidation(this.keys);
-    } catch (error) {
-      logger.warn(
-        `Could not check whether every node has invalidated ${this.fencedKeys.size} keys; ` +
-          `acknowledging their write without the check: ${String(error)}`,
-      );
+  /** The fences may be gone, too: the write is not acknowledged. */
+  private keepFences(): void {
+    const { store, unanswered } = this.context;
+    if (store) {
+      unanswered.watch({ backendPid: undefined, store, token: this.token, keys: this.keys });
     }
   }
 }
@@ -255,13 +293,13 @@ export class InvalidationService implements OnApplicationShutdown {
   private readonly unanswered: UnansweredCommits;
 
   constructor(
-    @Inject(CACHE_STORE) private readonly store: CacheStore,
+    private readonly membership: Membership,
     private readonly entities: CachedEntities,
     @Inject(DEGRADED_WRITES) private readonly degradedWrites: DegradedWrites,
     private readonly database: DatabaseInvalidations,
     @Inject(CACHE_TIMINGS) private readonly timings: CacheTimings = DEFAULT_CACHE_TIMINGS,
   ) {
-    this.unanswered = new UnansweredCommits(store, database, timings.fenceMs, this.logger);
+    this.unanswered = new UnansweredCommits(database, timings.fenceMs, this.logger);
   }
 
   onApplicationShutdown(): void {
@@ -278,10 +316,12 @@ export class InvalidationService implements OnApplicationShutdown {
 
   /** The cache's side of a transaction that begins now. */
   begin(): Invalidation {
-    const { store, entities, degradedWrites, database, unanswered, logger } = this;
+    const { membership, entities, degradedWrites, database, unanswered, logger } = this;
     const { fenceMs } = this.timings;
+    const store = membership.epochStore;
     return new Invalidation({
       store,
+      declaration: store && membership.declarationOf(store),
       entities,
       degradedWrites,
       database,
@@ -292,12 +332,26 @@ export class InvalidationService implements OnApplicationShutdown {
   }
 
   /**
-   * Makes sure that no node finds anything older under these keys, also one that comes back later.
-   * For a caller that is about to acknowledge a write of another process, which may not have been
-   * published.
+   * Resolves when no node answers from before under these keys. For a caller that is about to
+   * acknowledge what another transaction has written: that one may have died before it published.
    * @throws a driver error when the keys can neither be deleted nor enqueued
    */
   async invalidate(keys: readonly string[]): Promise<void> {
-    await deleteKeys(this.store, keys).catch(() => this.database.enqueue(keys));
+    if (keys.length === 0) return;
+    const store = this.membership.epochStore;
+    if (store && (await this.deleteInEpoch(store, keys))) return;
+    await this.database.enqueue(keys);
+    await this.database.awaitInvalidation(keys);
+  }
+
+  /** @returns whether the keys are deleted from the cache that every node uses */
+  private async deleteInEpoch(store: EpochStore, keys: readonly string[]): Promise<boolean> {
+    try {
+      await deleteKeys(store, keys);
+    } catch (error) {
+      if (error instanceof CacheUnavailableError) return false;
+      throw error;
+    }
+    return this.database.isCurrent(store);
   }
 }

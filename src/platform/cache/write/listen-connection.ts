@@ -1,20 +1,17 @@
 /**
- * The connection on which a node hears of rows in `cache_invalidations` (LISTEN), and on which it
- * holds the readers' lock while it may answer from the cache. PostgreSQL releases the lock when the
- * connection ends, so a node that dies counts as a reader no longer.
+ * The one connection of this node's membership: on it the node hears of rows in
+ * `cache_invalidations` (LISTEN), registers as a reader and applies the rows. So all steps of a
+ * pass ask the same PostgreSQL server.
  */
 import { Client } from 'pg';
 
 /** The trigger of the cached tables and {@link DatabaseInvalidations.enqueue} notify on it. */
 export const INVALIDATION_CHANNEL = 'holdfast_cache_invalidations';
 
-/** The key of the shared advisory lock that every node holds while it may answer from the cache. */
-export const READERS_LOCK = 0x686f6c64;
-
 /**
  * Milliseconds without an answer after which the connection counts as dead, also if TCP does not.
  */
-export const MAX_SILENCE_MS = 2_000;
+const MAX_SILENCE_MS = 2_000;
 
 export interface ListenConnectionOptions {
   readonly url: string | undefined;
@@ -24,27 +21,25 @@ export interface ListenConnectionOptions {
 }
 
 export class ListenConnection {
-  private client: Client | undefined;
-  private isReadersLockHeld = false;
+  private openClient: Client | undefined;
 
   constructor(private readonly options: ListenConnectionOptions) {}
 
-  get isOpen(): boolean {
-    return this.client !== undefined;
-  }
-
-  get holdsReadersLock(): boolean {
-    return this.isReadersLockHeld;
+  /** Undefined while the connection is not open. */
+  get client(): Client | undefined {
+    return this.openClient;
   }
 
   /** @throws a driver error */
-  async open(): Promise<void> {
+  async open(): Promise<Client> {
+    if (this.openClient) return this.openClient;
     const client = new Client({
       connectionString: this.options.url,
       connectionTimeoutMillis: MAX_SILENCE_MS,
       query_timeout: MAX_SILENCE_MS,
       keepAlive: true,
-      application_name: 'holdfast-invalidations',
+      // Not the name that older releases use: by that one they are recognised.
+      application_name: 'holdfast-cache',
     });
     client.on('error', () => this.lose(client));
     client.on('end', () => this.lose(client));
@@ -56,34 +51,17 @@ export class ListenConnection {
       void client.end().catch(() => undefined);
       throw error;
     }
-    this.client = client;
-    this.isReadersLockHeld = false;
-  }
-
-  /**
-   * Checks that the server still answers. On a half-open connection no notification arrives, and
-   * this node must not take that for "nothing has changed".
-   * @throws a driver error
-   */
-  async heartbeat(): Promise<void> {
-    await this.client?.query('SELECT 1');
-  }
-
-  /** @throws a driver error */
-  async setReadersLock(isWanted: boolean): Promise<void> {
-    if (isWanted === this.isReadersLockHeld) return;
-    const lockFunction = isWanted ? 'pg_advisory_lock_shared' : 'pg_advisory_unlock_shared';
-    await this.client?.query(`SELECT ${lockFunction}($1)`, [READERS_LOCK]);
-    this.isReadersLockHeld = isWanted;
+    this.openClient = client;
+    return client;
   }
 
   close(): void {
-    if (this.client) this.lose(this.client);
+    if (this.openClient) this.lose(this.openClient);
   }
 
   private lose(client: Client): void {
-    if (client !== this.client) return;
-    this.client = undefined;
+    if (client !== this.openClient) return;
+    this.openClient = undefined;
     void client.end().catch(() => undefined);
     this.options.onLost();
   }

@@ -1,13 +1,13 @@
 /**
  * COMMITs that PostgreSQL never answered: the connection broke, or the server fell silent. Nobody
- * knows whether they took effect, or still will (docs/adr/0009-unanswered-commits.md).
+ * knows whether they took effect, or still will (docs/adr/0009-commits-without-an-answer.md).
  *
  * Invariant: the keys of such a write stay fenced, by a fence that is renewed, until PostgreSQL
  * shows that its transaction is over; then they are deleted.
  */
 import type { Logger } from '@nestjs/common';
 import { PollingLoop } from '../../timing/polling-loop.js';
-import type { CacheStore } from '../store/cache-store.js';
+import type { EpochStore } from '../store/epoch-store.js';
 import type { DatabaseInvalidations } from './database-invalidations.js';
 
 /** How often PostgreSQL is asked and the fences are renewed. */
@@ -15,9 +15,14 @@ const POLL_INTERVAL_MS = 1_000;
 /** Each watched COMMIT has cost a connection of the pool, so more do not occur in practice. */
 const MAX_WATCHED_COMMITS = 1_000;
 
-interface UnansweredCommit {
-  /** The PostgreSQL process that was to commit. */
-  readonly backendPid: number;
+export interface UnansweredCommit {
+  /**
+   * The PostgreSQL process that was to commit; undefined when the transaction is known to be over
+   * and only its keys could not be invalidated.
+   */
+  readonly backendPid: number | undefined;
+  /** Where the keys are fenced. */
+  readonly store: EpochStore;
   readonly token: string;
   readonly keys: readonly string[];
   /**
@@ -35,14 +40,14 @@ export class UnansweredCommits {
 
   /** @param fenceMs until a renewed fence expires; much longer than a poll takes */
   constructor(
-    private readonly store: CacheStore,
     private readonly database: DatabaseInvalidations,
     private readonly fenceMs: number,
     private readonly logger: Logger,
   ) {}
 
   /** Takes over the fences that `token` has on `keys`. Never throws and returns at once. */
-  watch(backendPid: number, token: string, keys: readonly string[]): void {
+  watch(commit: Omit<UnansweredCommit, 'transaction'>): void {
+    const { keys } = commit;
     if (this.watched.size >= MAX_WATCHED_COMMITS) {
       this.logger.error(
         `Already watching ${MAX_WATCHED_COMMITS} unanswered COMMITs: the fences of ` +
@@ -51,10 +56,9 @@ export class UnansweredCommits {
       return;
     }
     this.logger.warn(
-      `PostgreSQL did not answer a COMMIT: ${keys.length} keys stay fenced until ` +
-        'the outcome is known',
+      `The outcome of a write is not known everywhere: ${keys.length} keys stay fenced until it is`,
     );
-    this.watched.add({ backendPid, token, keys });
+    this.watched.add({ ...commit });
     if (!this.loop && !this.isStopped) this.startLoop();
   }
 
@@ -88,42 +92,48 @@ export class UnansweredCommits {
     const openTransactions = await this.findOpenTransactions(commits);
     if (!openTransactions) return;
     for (const commit of commits) {
-      const transaction = openTransactions.get(commit.backendPid);
+      const { backendPid = 0 } = commit;
+      const transaction = openTransactions.get(backendPid);
       commit.transaction ??= transaction;
       const isOver = transaction === undefined || transaction !== commit.transaction;
       if (isOver) await this.invalidate(commit);
     }
   }
 
-  private async renewFences({ keys, token }: UnansweredCommit): Promise<void> {
+  private async renewFences({ store, keys, token }: UnansweredCommit): Promise<void> {
     // A fence that cannot be renewed now is renewed by the next poll.
-    await this.store.fence(keys, token, this.fenceMs).catch(() => undefined);
+    await store.fence(keys, token, this.fenceMs).catch(() => undefined);
   }
 
   /** @returns undefined when PostgreSQL cannot be asked */
   private async findOpenTransactions(
     commits: readonly UnansweredCommit[],
   ): Promise<Map<number, string> | undefined> {
-    const backendPids = commits.map(({ backendPid }) => backendPid);
+    const backendPids = commits.flatMap(({ backendPid }) => backendPid ?? []);
     return this.database.findOpenTransactions(backendPids).catch(() => undefined);
   }
 
   /** Whether or not the write took effect: every read from now on sees its outcome. */
   private async invalidate(commit: UnansweredCommit): Promise<void> {
-    const { token, keys } = commit;
+    const { store, token, keys } = commit;
     try {
-      await this.store.publish(
+      // Under its token: the fence must end.
+      await store.publish(
         token,
         keys.map((key) => ({ key, absent: true })),
       );
+      if (await this.database.isCurrent(store)) {
+        this.watched.delete(commit);
+        return;
+      }
     } catch {
-      const isEnqueued = await this.database.enqueue(keys).then(
-        () => true,
-        () => false,
-      );
-      // The next poll tries again.
-      if (!isEnqueued) return;
+      // Not deleted, or not known to be: the nodes of the epoch delete them.
     }
-    this.watched.delete(commit);
+    const isEnqueued = await this.database.enqueue(keys).then(
+      () => true,
+      () => false,
+    );
+    // Otherwise the next poll tries again.
+    if (isEnqueued) this.watched.delete(commit);
   }
 }

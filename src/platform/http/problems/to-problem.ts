@@ -4,7 +4,10 @@
  */
 import { isNativeError } from 'node:util/types';
 import { HttpException } from '@nestjs/common';
-import { WriteRejectedError } from '../../cache/write/invalidation.service.js';
+import {
+  UnconfirmedWriteError,
+  WriteRejectedError,
+} from '../../cache/write/invalidation.service.js';
 import { TransactionTooLongError } from '../../database/unit-of-work.js';
 import { problemOfDatabase } from './database-problems.js';
 import { Problem, type ProblemFactory, problems, RETRY_LATER } from './problem.js';
@@ -51,6 +54,7 @@ function findProblem(error: Error): ProblemFactory | undefined {
   if (ofFramework) return ofFramework;
   if (error instanceof HttpException) return undefined;
   if (error instanceof WriteRejectedError) return problems.cacheUnavailable;
+  if (error instanceof UnconfirmedWriteError) return problems.databaseUnavailable;
   if (error instanceof TransactionTooLongError) return problems.overloaded;
   return problemOfDatabase(error);
 }

@@ -7,7 +7,6 @@ import { CachedEntity } from '../../../../src/platform/cache/cached-entity.js';
 import { CachedRepository } from '../../../../src/platform/cache/cached-repository.js';
 import { sealEnvelope } from '../../../../src/platform/cache/envelope.js';
 import { ReadContext } from '../../../../src/platform/cache/read/read-context.js';
-import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
 import {
   type CacheEntry,
   type CacheStore,
@@ -16,6 +15,7 @@ import {
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import { User } from '../../../../src/users/user.entity.js';
 import { eventually } from '../../../support/eventually.js';
+import { openGateTo, pretendEpoch } from '../../../support/pretend-epoch.js';
 
 const LONG_MS = 60_000;
 const connection = new DataSource({ type: 'postgres', entities: [User] });
@@ -72,19 +72,17 @@ function createBrokenStore(): CacheStore {
 class Fixture {
   private readonly registry = new Registry();
   private readonly metrics = new CacheMetrics(this.registry);
-  readonly store = new CountingStore();
-  readonly gate = new ReadGate();
+  readonly cache = new CountingStore();
+  readonly store = pretendEpoch(this.cache);
+  readonly gate = openGateTo(this.store);
   readonly table = new UserTable();
   readonly cached = new CachedEntity(User, this.table.repository);
   readonly users = this.createNode();
 
-  constructor() {
-    this.gate.open(this.gate.takePass());
-  }
-
-  /** A further node over the same table, and over the same store unless another one is given. */
-  createNode(store: CacheStore = this.store): CachedRepository<User> {
-    return new CachedRepository(this.cached, store, this.metrics, this.gate);
+  /** A further node over the same table, and over the same cache unless another one is given. */
+  createNode(cache: CacheStore = this.cache): CachedRepository<User> {
+    const gate = cache === this.cache ? this.gate : openGateTo(pretendEpoch(cache));
+    return new CachedRepository(this.cached, cache, this.metrics, gate);
   }
 
   /** @returns the outcome and the id that was found */
@@ -137,8 +135,8 @@ describe('one read', () => {
   it('a read during which the gate closes does not use what the cache answered', async () => {
     const fixture = new Fixture();
     await fixture.read('ada');
-    const get = fixture.store.get.bind(fixture.store);
-    fixture.store.get = async (keys) => {
+    const get = fixture.cache.get.bind(fixture.cache);
+    fixture.cache.get = async (keys) => {
       const entries = await get(keys);
       fixture.gate.close();
       return entries;
@@ -206,9 +204,9 @@ describe('one read', () => {
 
   it('a fill that a writer prevents is counted as rejected', async () => {
     const fixture = new Fixture();
-    const { store, cached } = fixture;
-    const lease = store.lease.bind(store);
-    store.lease = async (...args) => {
+    const { cache, store, cached } = fixture;
+    const lease = cache.lease.bind(cache);
+    cache.lease = async (...args) => {
       const entries = await lease(...args);
       await store.fence([cached.rowKey('ada')], 'writer', LONG_MS);
       return entries;
@@ -242,10 +240,10 @@ describe('many readers of one cold row', () => {
       Promise.all(Array.from({ length: READERS }, () => fixture.read('ada', { users })));
     const reads = readMany(fixture.users);
     await eventually('the first node loads', () => fixture.table.queries === 1);
-    const readsBefore = fixture.store.reads;
+    const readsBefore = fixture.cache.reads;
     const otherReads = readMany(otherNode);
     // Each of its readers has asked once, and its load has polled once for the lease of the first.
-    await eventually('the other node polls', () => fixture.store.reads > readsBefore + READERS);
+    await eventually('the other node polls', () => fixture.cache.reads > readsBefore + READERS);
     answer();
     expect(new Set(await reads)).toEqual(new Set(['miss: ada']));
     expect(new Set(await otherReads)).toEqual(new Set(['hit: ada']));

@@ -15,11 +15,11 @@ import {
   type RefreshPolicy,
 } from '../../../../src/platform/cache/read/key-loader.js';
 import { ReadContext } from '../../../../src/platform/cache/read/read-context.js';
-import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
 import { type CacheStore, deleteKeys } from '../../../../src/platform/cache/store/cache-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import { RedisStore } from '../../../../src/platform/cache/store/redis/redis-store.js';
 import { eventually } from '../../../support/eventually.js';
+import { openGateTo, pretendEpoch } from '../../../support/pretend-epoch.js';
 import { type RedisServer, startRedis } from '../../../support/redis.js';
 
 const connection = new DataSource({ type: 'postgres', entities: [Order] });
@@ -78,8 +78,7 @@ class Node {
   private readonly registry = new Registry();
 
   constructor(cached: CachedEntity<Order>, store: CacheStore) {
-    const gate = new ReadGate();
-    gate.open(gate.takePass());
+    const gate = openGateTo(pretendEpoch(store));
     this.orders = new CachedRepository(cached, store, new CacheMetrics(this.registry), gate);
   }
 
@@ -212,10 +211,10 @@ describe('a refresh over Redis', () => {
 
   type Write = (key: string, payload: string) => Promise<void>;
   const WRITES: Readonly<Record<string, Write>> = {
-    fences: (key) => store.fence([key], 'writer', 60_000),
+    fences: (key) => pretendEpoch(store).fence([key], 'writer', 60_000),
     publishes: (key, payload) =>
-      store.publish('writer', [{ key, version: 3, payload, ttlMs: 60_000 }]),
-    deletes: (key) => deleteKeys(store, [key]),
+      pretendEpoch(store).publish('writer', [{ key, version: 3, payload, ttlMs: 60_000 }]),
+    deletes: (key) => deleteKeys(pretendEpoch(store), [key]),
   };
   it.each([
     ['fences', 'fenced 3'],

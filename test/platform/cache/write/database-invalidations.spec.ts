@@ -8,8 +8,16 @@ import { Logger } from '@nestjs/common';
 import { Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
 import { CacheMetrics } from '../../../../src/platform/cache/cache-metrics.js';
+import { DEFAULT_CACHE_TIMINGS } from '../../../../src/platform/cache/cache-timings.js';
+import { CachedEntities } from '../../../../src/platform/cache/cached-entity.js';
+import { Membership } from '../../../../src/platform/cache/epoch/membership.js';
 import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
-import { type CacheStore, deleteKeys } from '../../../../src/platform/cache/store/cache-store.js';
+import {
+  type CacheSteps,
+  type CacheStore,
+  deleteKeys,
+} from '../../../../src/platform/cache/store/cache-store.js';
+import type { EpochStore } from '../../../../src/platform/cache/store/epoch-store.js';
 import { GuardedStore } from '../../../../src/platform/cache/store/guarded-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import { slotOf } from '../../../../src/platform/cache/store/redis/redis-cluster.js';
@@ -51,7 +59,7 @@ async function readWaitingKeys(): Promise<string[][]> {
   return rows.map(({ keys }) => keys);
 }
 
-async function fillKeys(store: CacheStore, keys: readonly string[]): Promise<void> {
+async function fillKeys(store: CacheSteps, keys: readonly string[]): Promise<void> {
   await store.lease(keys, 'reader', LONG_MS);
   await store.fill(
     'reader',
@@ -59,7 +67,7 @@ async function fillKeys(store: CacheStore, keys: readonly string[]): Promise<voi
   );
 }
 
-const showAll = async (store: CacheStore, keys: readonly string[]): Promise<string[]> =>
+const showAll = async (store: CacheSteps, keys: readonly string[]): Promise<string[]> =>
   (await store.get(keys)).map(show);
 
 function createInvalidations(
@@ -67,11 +75,21 @@ function createInvalidations(
   gate: ReadGate,
   source: DataSource = dataSource,
 ): DatabaseInvalidations {
+  const metrics = new CacheMetrics(new Registry());
+  const membership = new Membership(
+    store,
+    gate,
+    new CachedEntities(),
+    metrics,
+    DEFAULT_CACHE_TIMINGS,
+  );
   const invalidations = new DatabaseInvalidations(
     store,
     source,
     gate,
-    new CacheMetrics(new Registry()),
+    membership,
+    metrics,
+    DEFAULT_CACHE_TIMINGS,
   );
   afterThisTest(() => invalidations.onApplicationShutdown());
   return invalidations;
@@ -97,15 +115,14 @@ describe('when a node looks into cache_invalidations', () => {
   });
 
   const startNode = async (): Promise<{
-    store: MemoryStore;
+    store: EpochStore;
     gate: ReadGate;
     invalidations: DatabaseInvalidations;
   }> => {
-    const store = new MemoryStore();
-    const gate = new ReadGate();
-    const invalidations = createInvalidations(store, gate);
+    const gate = new ReadGate(DEFAULT_CACHE_TIMINGS);
+    const invalidations = createInvalidations(new MemoryStore(), gate);
     await invalidations.onApplicationBootstrap();
-    await eventually('the gate opens', () => gate.isOpen);
+    const store = (await eventually('the gate opens', () => gate.store)) as EpochStore;
     await fillKeys(store, ['k']);
     return { store, gate, invalidations };
   };
@@ -146,7 +163,11 @@ describe('when a node looks into cache_invalidations', () => {
     afterThisTest(() => server.close());
     const { port } = server.address() as AddressInfo;
     const unreachable = { options: { url: `postgres://127.0.0.1:${port}/x` } } as DataSource;
-    const invalidations = createInvalidations(new MemoryStore(), new ReadGate(), unreachable);
+    const invalidations = createInvalidations(
+      new MemoryStore(),
+      new ReadGate(DEFAULT_CACHE_TIMINGS),
+      unreachable,
+    );
     await invalidations.onApplicationBootstrap();
     await eventually('the first attempt fails', () => attempts > 0);
     // Ten round trips over TCP to the server: more than an attempt without a pause needs.
@@ -162,18 +183,19 @@ describe('when a node looks into cache_invalidations', () => {
 describe('a Redis Cluster without its third master', () => {
   const FIRST_SLOT_OF_THIRD_MASTER = 10_923;
   const isOnThirdMaster = (key: string): boolean =>
-    slotOf(`{${key}}`) >= FIRST_SLOT_OF_THIRD_MASTER;
+    slotOf(`{${store.epoch.id}:${key}}`) >= FIRST_SLOT_OF_THIRD_MASTER;
   const findKeys = (count: number, isWanted: (key: string) => boolean): string[] =>
     Array.from({ length: 20 * count }, (_, index) => `order:id:${index}`)
       .filter(isWanted)
       .slice(0, count);
-  /** More rows than one batch has. */
-  const lostKeys = findKeys(600, isOnThirdMaster);
-  const reachableKeys = findKeys(10, (key) => !isOnThirdMaster(key));
 
   let cluster: RedisCluster;
-  let store: GuardedStore;
+  let guardedStore: GuardedStore;
+  let store: EpochStore;
   let gate: ReadGate;
+  /** On the third master: more rows than one batch has. */
+  let lostKeys: string[];
+  let reachableKeys: string[];
   let invalidations: DatabaseInvalidations;
 
   beforeAll(async () => {
@@ -182,22 +204,27 @@ describe('a Redis Cluster without its third master', () => {
   afterAll(() => cluster?.stop());
 
   beforeEach(async () => {
-    gate = new ReadGate();
+    gate = new ReadGate(DEFAULT_CACHE_TIMINGS);
     const redis = RedisStore.connect({
       url: cluster.url,
       commandTimeoutMs: 2_000,
       onStateChange: () => gate.close(),
     });
-    store = new GuardedStore(redis, () => gate.close());
-    afterThisTest(() => store.close());
+    guardedStore = new GuardedStore(redis, () => gate.close());
+    afterThisTest(() => guardedStore.close());
     // A master that an earlier test has restarted may not take writes yet.
     await eventually('every master takes writes', async () => {
-      await deleteKeys(redis, [...lostKeys, ...reachableKeys]);
+      await deleteKeys(
+        redis,
+        findKeys(50, () => true),
+      );
       return true;
     });
-    invalidations = createInvalidations(store, gate);
+    invalidations = createInvalidations(guardedStore, gate);
     await invalidations.onApplicationBootstrap();
-    await eventually('the gate opens', () => gate.isOpen);
+    store = (await eventually('the gate opens', () => gate.store)) as EpochStore;
+    lostKeys = findKeys(600, isOnThirdMaster);
+    reachableKeys = findKeys(10, (key) => !isOnThirdMaster(key));
   });
 
   const loseThirdMaster = async (): Promise<void> => {
@@ -221,7 +248,7 @@ describe('a Redis Cluster without its third master', () => {
     expect(await showAll(store, reachableKeys.slice(1))).toEqual(
       reachableKeys.slice(1).map(() => 'absent'),
     );
-    expect(store.isBreakerOpen).toBe(false);
+    expect(guardedStore.isBreakerOpen).toBe(false);
   });
 
   it('a row with keys of both kinds stays, and its reachable keys are deleted', async () => {

@@ -1,11 +1,12 @@
 /** How long the keys of an unanswered COMMIT stay fenced; the test answers for PostgreSQL. */
 import { beforeEach, describe, expect, it, jest } from '@jest/globals';
 import type { Logger } from '@nestjs/common';
-import type { CacheStore } from '../../../../src/platform/cache/store/cache-store.js';
+import type { EpochStore } from '../../../../src/platform/cache/store/epoch-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import type { DatabaseInvalidations } from '../../../../src/platform/cache/write/database-invalidations.js';
 import { UnansweredCommits } from '../../../../src/platform/cache/write/unanswered-commits.js';
 import { eventually } from '../../../support/eventually.js';
+import { pretendEpoch } from '../../../support/pretend-epoch.js';
 import { registerCleanup } from '../cleanup.js';
 import { show } from '../store/store-contract.js';
 
@@ -21,6 +22,7 @@ class StubDatabase {
   openTransactions: Map<number, string> | undefined = new Map([[BACKEND_PID, '7']]);
   polls = 0;
   readonly enqueued: string[][] = [];
+  isEpochCurrent = true;
 
   async findOpenTransactions(): Promise<Map<number, string>> {
     this.polls++;
@@ -31,10 +33,15 @@ class StubDatabase {
   async enqueue(keys: string[]): Promise<void> {
     this.enqueued.push(keys);
   }
+
+  async isCurrent(): Promise<boolean> {
+    return this.isEpochCurrent;
+  }
 }
 
 let nowMs: number;
 let store: MemoryStore;
+let keys: EpochStore;
 let database: StubDatabase;
 let commits: UnansweredCommits;
 
@@ -44,19 +51,18 @@ beforeEach(async () => {
   afterThisTest(() => jest.useRealTimers());
   nowMs = 0;
   store = new MemoryStore({ now: () => nowMs });
+  keys = pretendEpoch(store);
   database = new StubDatabase();
   const logger = { warn: () => undefined, error: () => undefined } as unknown as Logger;
-  commits = new UnansweredCommits(
-    store,
-    database as unknown as DatabaseInvalidations,
-    FENCE_MS,
-    logger,
-  );
+  commits = new UnansweredCommits(database as unknown as DatabaseInvalidations, FENCE_MS, logger);
   afterThisTest(() => commits.stop());
-  await store.fence(['k'], 'writer', FENCE_MS);
+  await keys.fence(['k'], 'writer', FENCE_MS);
 });
 
-const showKey = async (on: CacheStore = store): Promise<string> => show((await on.get(['k']))[0]!);
+const watch = (token: string, commit: { backendPid?: undefined } = {}): void =>
+  commits.watch({ backendPid: BACKEND_PID, ...commit, store: keys, token, keys: ['k'] });
+
+const showKey = async (): Promise<string> => show((await keys.get(['k']))[0]!);
 
 /** Waits for the polls of the next intervals. */
 async function awaitPolls(count: number): Promise<void> {
@@ -69,7 +75,7 @@ async function awaitPolls(count: number): Promise<void> {
 
 describe('an unanswered COMMIT', () => {
   it('the transaction stays open → the fence is renewed beyond its deadline', async () => {
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     for (let renewal = 0; renewal < 3; renewal++) {
       await awaitPolls(2);
       nowMs += 0.9 * FENCE_MS;
@@ -78,7 +84,7 @@ describe('an unanswered COMMIT', () => {
   });
 
   it('the transaction is over → the keys are deleted, PostgreSQL is asked no more', async () => {
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await awaitPolls(1);
     database.openTransactions = new Map();
     await eventually('the key is deleted', async () => {
@@ -89,7 +95,7 @@ describe('an unanswered COMMIT', () => {
   });
 
   it('the process has another transaction → the keys are deleted', async () => {
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await awaitPolls(1);
     database.openTransactions = new Map([[BACKEND_PID, '8']]);
     await eventually('the key is deleted', async () => {
@@ -100,7 +106,7 @@ describe('an unanswered COMMIT', () => {
 
   it('PostgreSQL cannot be asked → the keys stay fenced', async () => {
     database.openTransactions = undefined;
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await awaitPolls(3);
     expect(await showKey()).toBe('fence');
   });
@@ -108,27 +114,43 @@ describe('an unanswered COMMIT', () => {
   it('the transaction is over while the cache is gone → the keys are enqueued', async () => {
     await store.close();
     database.openTransactions = new Map();
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await eventually('the keys are enqueued', () => database.enqueued.length > 0);
     expect(database.enqueued).toEqual([['k']]);
   });
 
+  it('the transaction is over when the epoch has moved → the keys are enqueued', async () => {
+    database.isEpochCurrent = false;
+    database.openTransactions = new Map();
+    watch('writer');
+    await eventually('the keys are enqueued', () => database.enqueued.length > 0);
+    expect(database.enqueued).toEqual([['k']]);
+  });
+
+  it('a write is known to be over, but was not published → the keys are deleted', async () => {
+    watch('writer', { backendPid: undefined });
+    await eventually('the key is deleted', async () => {
+      jest.advanceTimersByTime(POLL_INTERVAL_MS);
+      return (await showKey()) === 'absent';
+    });
+  });
+
   it('a COMMIT comes after another was resolved → it is watched as well', async () => {
     database.openTransactions = new Map();
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await eventually('the first is resolved', async () => (await showKey()) === 'absent');
-    await store.fence(['k'], 'next writer', FENCE_MS);
-    commits.watch(BACKEND_PID, 'next writer', ['k']);
+    await keys.fence(['k'], 'next writer', FENCE_MS);
+    watch('next writer');
     await eventually('the second is resolved', async () => (await showKey()) === 'absent');
   });
 
   it('the service stops → PostgreSQL is asked no more', async () => {
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     await awaitPolls(1);
     commits.stop();
     await eventually('no poll is planned', () => jest.getTimerCount() === 0);
     const pollsBefore = database.polls;
-    commits.watch(BACKEND_PID, 'writer', ['k']);
+    watch('writer');
     expect(database.polls).toBe(pollsBefore);
   });
 });

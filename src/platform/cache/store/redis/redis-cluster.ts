@@ -4,6 +4,7 @@
  * incarnation of the node that it is sent to. So a key that moved along with its slot has a name
  * that nobody asks for any more (docs/adr/0004-redis-topologies.md).
  */
+import { hash } from 'node:crypto';
 import { PollingLoop } from '../../../timing/polling-loop.js';
 import {
   type RedisConnection,
@@ -25,8 +26,9 @@ type SlotRanges = Awaited<ReturnType<RedisConnection['clusterSlots']>>;
  *
  * ASK replies are not followed: while a slot migrates, its absent keys are unavailable.
  *
- * Not covered by G1 but by G2 (docs/design/cache-protocol.md): a master that is cut off from the
- * others answers until `cluster-node-timeout` has passed and Redis itself stops it.
+ * A master that is cut off from the others answers until `cluster-node-timeout` has passed. A
+ * process that still uses it has another {@link identity} than those that have heard of its
+ * successor, so they do not answer from the cache at the same time.
  */
 export class RedisCluster implements RedisTopology {
   readonly isSharded = true;
@@ -39,6 +41,7 @@ export class RedisCluster implements RedisTopology {
   private slots: (RedisNode | undefined)[] = [];
   /** The nodes that serve a slot. */
   private masters: ReadonlySet<RedisNode> = new Set();
+  private knownIdentity: string | undefined;
 
   constructor(
     private readonly target: RedisTarget,
@@ -58,6 +61,11 @@ export class RedisCluster implements RedisTopology {
     return [...this.masters].filter((node) => node.prefix !== undefined);
   }
 
+  /** Undefined from the first sign that the masters have changed until they are known again. */
+  get identity(): string | undefined {
+    return this.nodes.length > 0 ? this.knownIdentity : undefined;
+  }
+
   /** A cache key never begins with a closing brace: the tag would be empty. */
   localKeyOf(key: string): string {
     return `{${key}}`;
@@ -74,6 +82,7 @@ export class RedisCluster implements RedisTopology {
     if (!address) return false;
     const newNode = this.nodeAt(address);
     this.slots[slot] = newNode;
+    this.knownIdentity = undefined;
     this.loop.wake();
     return newNode !== oldNode;
   }
@@ -101,9 +110,21 @@ export class RedisCluster implements RedisTopology {
   private async refresh(): Promise<number> {
     const source = this.pickSource();
     if (!source) return REFRESH_INTERVAL_MS;
+    const { connection } = source;
     try {
-      const ranges = await replyWithin(REFRESH_TIMEOUT_MS, source.connection.clusterSlots());
+      const [nodesBefore, ranges, nodesAfter] = await replyWithin(
+        REFRESH_TIMEOUT_MS,
+        Promise.all([
+          connection.clusterNodes(),
+          connection.clusterSlots(),
+          connection.clusterNodes(),
+        ]),
+      );
+      const identity = identityOfMasters(nodesAfter);
+      // The slots must be those of the identity.
+      if (identityOfMasters(nodesBefore) !== identity) return 0;
       this.adoptSlots(source, ranges);
+      this.knownIdentity = identity;
     } catch (error) {
       this.options.onError?.(error as Error);
     }
@@ -143,6 +164,22 @@ export class RedisCluster implements RedisTopology {
       node.close();
     }
   }
+}
+
+/**
+ * The masters, their slots and their config epochs. A failover or a slot that moves raises an epoch
+ * that no node had before. The address tells a node from a copy of it that was started elsewhere.
+ * @param nodes the reply to CLUSTER NODES: id, address, flags, master, ping, pong, config epoch,
+ *   link, and the slots of a master, among them `[…]` for a slot under way
+ */
+function identityOfMasters(nodes: string): string {
+  const masters = nodes.split('\n').flatMap((line) => {
+    const [id, address, flags = '', , , , configEpoch, , ...slots] = line.trim().split(' ');
+    const ownSlots = slots.filter((slot) => !slot.startsWith('['));
+    const servesSlots = flags.split(',').includes('master') && ownSlots.length > 0;
+    return servesSlots ? [`${id} ${address} ${configEpoch} ${ownSlots.join(' ')}`] : [];
+  });
+  return `cluster:${hash('sha256', masters.sort().join('\n')).slice(0, 16)}`;
 }
 
 const MOVED = /^MOVED \d+ (?<host>.*):(?<port>\d+)$/;

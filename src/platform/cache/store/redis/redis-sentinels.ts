@@ -13,7 +13,7 @@ import {
   replyWithin,
 } from './redis-connection.js';
 import { RedisNode } from './redis-node.js';
-import type { RedisTopology } from './redis-topology.js';
+import { identityOf, type RedisTopology } from './redis-topology.js';
 import type { RedisAddress, RedisTarget } from './redis-url.js';
 
 const POLL_INTERVAL_MS = 1_000;
@@ -75,6 +75,10 @@ export class RedisSentinels implements RedisTopology {
   get nodes(): RedisNode[] {
     const node = this.nodeOf();
     return node?.prefix === undefined ? [] : [node];
+  }
+
+  get identity(): string | undefined {
+    return identityOf(this.target, this.nodeOf());
   }
 
   localKeyOf(key: string): string {

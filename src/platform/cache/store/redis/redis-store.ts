@@ -135,6 +135,10 @@ export class RedisStore implements CacheStore {
     return this.topology.isSharded;
   }
 
+  get identity(): string | undefined {
+    return this.isClosed ? undefined : this.topology.identity;
+  }
+
   /** The key's name in Redis now, `hf:<incarnation>:…`; undefined while its server is unknown. */
   redisKeyOf(key: string): string | undefined {
     const localKey = this.topology.localKeyOf(key);

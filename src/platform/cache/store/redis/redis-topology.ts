@@ -14,6 +14,8 @@ export interface RedisTopology {
    * Whether keys are spread over several servers, of which some may be gone while others answer.
    */
   readonly isSharded: boolean;
+  /** `identity` of the cache store (cache-store.ts). */
+  readonly identity: string | undefined;
   /** The servers that are connected and may be used now. */
   readonly nodes: readonly RedisNode[];
   /** The part of a Redis key after the incarnation's prefix. */
@@ -28,13 +30,26 @@ export interface RedisTopology {
   close(): void;
 }
 
+/** The identity of a cache that is one database of one server. */
+export function identityOf(target: RedisTarget, node: RedisNode | undefined): string | undefined {
+  return node?.prefix === undefined ? undefined : `${node.prefix}${target.database}`;
+}
+
 /** One server, wherever its address leads. */
 export class RedisStandalone implements RedisTopology {
   readonly isSharded = false;
   private readonly node: RedisNode;
 
-  constructor(target: RedisTarget, options: RedisConnectionOptions, onChange: () => void) {
+  constructor(
+    private readonly target: RedisTarget,
+    options: RedisConnectionOptions,
+    onChange: () => void,
+  ) {
     this.node = new RedisNode(target, target.addresses[0]!, options, onChange);
+  }
+
+  get identity(): string | undefined {
+    return identityOf(this.target, this.node);
   }
 
   get nodes(): RedisNode[] {

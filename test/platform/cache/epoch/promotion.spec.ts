@@ -1,0 +1,119 @@
+/**
+ * PostgreSQL fails over for real: a replica that never received the last commits is promoted behind
+ * the same address, while the cache still holds what those commits wrote.
+ */
+import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import type { Provider } from '@nestjs/common';
+import { Client } from 'pg';
+import { CACHE_TIMING_OVERRIDES } from '../../../../src/platform/cache/cache-timings.js';
+import { startApp, type TestApp } from '../../../support/app.js';
+import { eventually } from '../../../support/eventually.js';
+import { placeOrder, registerUser } from '../../../support/factories.js';
+import { startTestPostgres, type TestPostgres } from '../../../support/postgres.js';
+import { type RedisServer, startRedis } from '../../../support/redis.js';
+import { TcpProxy } from '../../../support/tcp-proxy.js';
+
+const DEFAULT_TIMINGS: Provider = { provide: CACHE_TIMING_OVERRIDES, useValue: {} };
+
+let primary: TestPostgres;
+let replica: TestPostgres;
+let redis: RedisServer;
+let address: TcpProxy;
+let nodes: TestApp[];
+
+async function run(server: TestPostgres, sql: string): Promise<Record<string, unknown>[]> {
+  const client = new Client({ connectionString: server.url });
+  client.on('error', () => undefined);
+  await client.connect();
+  try {
+    const { rows } = await client.query<Record<string, unknown>>(sql);
+    return rows;
+  } finally {
+    await client.end();
+  }
+}
+
+beforeAll(async () => {
+  [primary, redis] = await Promise.all([startTestPostgres(), startRedis()]);
+  replica = await primary.replicate();
+  address = await TcpProxy.start(primary.port);
+  const url = new URL(primary.url);
+  url.port = String(address.port);
+  const env = { REDIS_URL: redis.url };
+  nodes = [await startApp(env, url.href, undefined, [DEFAULT_TIMINGS])];
+  nodes.push(await startApp(env, url.href, undefined, [DEFAULT_TIMINGS]));
+});
+afterAll(async () => {
+  await Promise.all((nodes ?? []).map((node) => node.close()));
+  address?.close();
+  await replica?.stop();
+  await primary?.stop();
+  await redis?.stop();
+});
+
+const isMember = async (node: TestApp): Promise<boolean> => {
+  const { body } = await node.call('GET', '/health/ready');
+  return body.checks?.cache?.status === 'up';
+};
+
+it('a replica without the last commits is promoted → nothing that they wrote is read', async () => {
+  const [first, second] = nodes as [TestApp, TestApp];
+  await eventually('both nodes use the cache', async () => {
+    return (await isMember(first)) && (await isMember(second));
+  });
+  const { token } = await registerUser(first);
+  const { id } = await placeOrder(first, token);
+  const patch = (node: TestApp, version: number, note: string) =>
+    node.call('PATCH', `/v1/orders/${id}`, {
+      token,
+      body: { note },
+      headers: { 'If-Match': `"${version}"` },
+    });
+  const read = (node: TestApp) => node.call('GET', `/v1/orders/${id}`, { token });
+
+  // The replica has the order, and receives nothing more.
+  await eventually('the replica has the order', async () => {
+    return (await run(replica, `SELECT FROM orders WHERE id = '${id}'`)).length === 1;
+  });
+  await run(replica, `ALTER SYSTEM SET wal_retrieve_retry_interval = '1h'`);
+  await run(replica, 'SELECT pg_reload_conf()');
+  await eventually('the replica receives nothing', async () => {
+    // It comes back for as long as it has not read the setting.
+    await run(primary, 'SELECT pg_terminate_backend(pid) FROM pg_stat_replication');
+    return (await run(replica, 'SELECT FROM pg_stat_wal_receiver')).length === 0;
+  });
+  expect((await patch(first, 1, 'lost')).body.version).toBe(2);
+  expect((await patch(second, 2, 'lost as well')).body.version).toBe(3);
+  const cached = await read(second);
+  expect([cached.body.note, cached.headers.get('cache-status')]).toEqual([
+    'lost as well',
+    'holdfast; hit',
+  ]);
+
+  await primary.kill();
+  address.cut();
+  await run(replica, 'SELECT pg_promote()');
+  address.leadTo(replica.port);
+
+  // The first answer of the new primary ends the time of the old one. It is 412 when an earlier
+  // attempt was written and had no answer.
+  await eventually('the new primary takes a write', async () => {
+    const reply = await patch(first, 1, 'after the failover');
+    if (reply.status === 200 || reply.status === 412) return true;
+    throw new Error(reply.text);
+  });
+  const seen = await Promise.all(nodes.map(async (node) => (await read(node)).body));
+  expect(seen.map(({ version, note }) => ({ version, note }))).toEqual(
+    nodes.map(() => ({ version: 2, note: 'after the failover' })),
+  );
+  await eventually('both nodes use the cache again', async () => {
+    return (await isMember(first)) && (await isMember(second));
+  });
+  for (const node of nodes) {
+    await eventually('the node answers from the cache', async () => {
+      const { body, headers } = await read(node);
+      expect([body.version, body.note]).toEqual([2, 'after the failover']);
+      return headers.get('cache-status') === 'holdfast; hit';
+    });
+  }
+});

@@ -1,0 +1,139 @@
+/**
+ * The release before this one beside this one, over one PostgreSQL and one Redis, in both orders:
+ * what either acknowledges, this release shows. The older one keeps no such promise for itself.
+ */
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { startApp, type TestApp } from '../support/app.js';
+import { eventually } from '../support/eventually.js';
+import { placeOrder, registerUser, type TestUser } from '../support/factories.js';
+import { type Reply, sendRequest } from '../support/http-client.js';
+import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
+import {
+  compilePreviousRelease,
+  hasPreviousRelease,
+  type PreviousRelease,
+} from '../support/previous-release.js';
+import { type RedisServer, startRedis } from '../support/redis.js';
+import { registerCleanup } from '../platform/cache/cleanup.js';
+
+const ROUNDS = 10;
+
+const describeWithHistory = hasPreviousRelease() ? describe : describe.skip;
+
+describeWithHistory('the previous release beside this one', () => {
+  const afterThisTest = registerCleanup();
+  let previous: PreviousRelease;
+  let redis: RedisServer;
+  let database: TestDatabase;
+
+  beforeAll(async () => {
+    [previous, redis, database] = await Promise.all([
+      compilePreviousRelease(),
+      startRedis(),
+      createTestDatabase(),
+    ]);
+  });
+  afterAll(async () => {
+    await previous?.remove();
+    await redis?.stop();
+    await database?.drop();
+  });
+
+  interface Caller {
+    call(method: string, path: string, options?: object): Promise<Reply>;
+  }
+
+  async function startNewer(): Promise<TestApp> {
+    const node = await startApp({ REDIS_URL: redis.url }, database.url);
+    afterThisTest(() => node.close());
+    return node;
+  }
+
+  async function startOlder(): Promise<Caller & { stop(): Promise<void> }> {
+    const node = await previous.start({
+      DATABASE_URL: database.url,
+      REDIS_URL: redis.url,
+      RATE_LIMIT_PER_MINUTE: '0',
+      SHUTDOWN_GRACE_SECONDS: '0',
+      LOG_LEVEL: 'info',
+    });
+    afterThisTest(() => node.stop());
+    return {
+      call: (method, path, options) => sendRequest(node.url + path, method, options),
+      stop: () => node.stop(),
+    };
+  }
+
+  const membershipOf = async (node: TestApp): Promise<string> => {
+    const { body } = await node.call('GET', '/health/ready');
+    const { status, message = '' } = body.checks.cache;
+    return status === 'up' ? 'member' : message.split(':')[0];
+  };
+  const untilState = (node: TestApp, state: string): Promise<unknown> =>
+    eventually(`the newer node is ${state}`, async () => (await membershipOf(node)) === state);
+
+  const read = (node: Caller, id: string, { token }: TestUser): Promise<Reply> =>
+    node.call('GET', `/v1/orders/${id}`, { token });
+
+  /** Changes the order once; tried again while the older release is refused. */
+  async function write(node: Caller, id: string, version: number, { token }: TestUser) {
+    await eventually('the write is acknowledged', async () => {
+      const reply = await node.call('PATCH', `/v1/orders/${id}`, {
+        token,
+        body: { note: `after ${version}` },
+        headers: { 'If-Match': `"${version}"` },
+      });
+      if (reply.status === 200) return true;
+      throw new Error(`${reply.status} ${reply.text}`);
+    });
+  }
+
+  async function expectFreshReads(
+    newer: TestApp,
+    older: Caller,
+    id: string,
+    user: TestUser,
+  ): Promise<void> {
+    const seen: number[] = [];
+    const { version: first } = (await read(newer, id, user)).body as { version: number };
+    for (let round = 0; round < ROUNDS; round++) {
+      await read(newer, id, user);
+      await write(round % 2 ? newer : older, id, first + round, user);
+      seen.push((await read(newer, id, user)).body.version);
+    }
+    expect(seen).toEqual(Array.from({ length: ROUNDS }, (_, round) => first + round + 1));
+  }
+
+  it('the older one comes to the newer: its first writes wait until the cache is left', async () => {
+    const newer = await startNewer();
+    await untilState(newer, 'member');
+    const user = await registerUser(newer);
+    const { id } = await placeOrder(newer, user.token);
+    await eventually('the newer node answers from the cache', async () => {
+      return (await read(newer, id, user)).headers.get('cache-status') === 'holdfast; hit';
+    });
+    const older = await startOlder();
+    await expectFreshReads(newer, older, id, user);
+    expect(await membershipOf(newer)).toBe('older-release');
+
+    await older.stop();
+    await untilState(newer, 'member');
+    await eventually('the newer node answers from the cache', async () => {
+      const { body, headers } = await read(newer, id, user);
+      expect(body.version).toBe(1 + ROUNDS);
+      return headers.get('cache-status') === 'holdfast; hit';
+    });
+  });
+
+  it('the newer one comes to the older: it reads PostgreSQL until the last has gone', async () => {
+    const older = await startOlder();
+    const newer = await startNewer();
+    await untilState(newer, 'older-release');
+    const user = await registerUser(newer);
+    const { id } = await placeOrder(newer, user.token);
+    await expectFreshReads(newer, older, id, user);
+    await older.stop();
+    await untilState(newer, 'member');
+    expect((await read(newer, id, user)).body.version).toBe(1 + ROUNDS);
+  });
+});
