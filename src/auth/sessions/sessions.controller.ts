@@ -11,6 +11,7 @@ import {
   Req,
   Res,
 } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../../config.js';
@@ -53,6 +54,7 @@ export class SessionsController {
   ) {}
 
   @Post()
+  @RouteConfig({ hasSecret: true })
   @Operation({
     allow: 'anyone',
     summary: 'Log in',

@@ -57,6 +57,7 @@ const EXPECTED: Readonly<Record<string, string>> = {
   'GET /health/ready': '200 200 200 200 200',
   'GET /health/startup': '200 200 200 200 200',
   'GET /metrics': '200 200 200 200 200',
+  'GET /': '200 200 200 200 200',
   'GET /problems': '200 200 200 200 200',
   'GET /problems/:code': '200 200 200 200 200',
   'GET /docs': '200 200 200 200 200',

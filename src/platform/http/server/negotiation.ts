@@ -34,18 +34,18 @@ const FORM_CHECKS: readonly ((request: FastifyRequest, target: Target) => Proble
 export function installNegotiation(fastify: FastifyInstance): void {
   const methods = new AllowedMethods(fastify);
   fastify.addHook('onRequest', (request, reply, done) => {
-    void reply.header('X-Request-Id', request.id);
     const target = targetOf(request.url);
     for (const check of FORM_CHECKS) {
       const problem = check(request, target);
       if (problem) return done(problem);
     }
     const { path } = target;
-    if (methods.isServed(request, path)) return done(checkAccept(request, path));
+    const isOptions = request.method === 'OPTIONS';
+    if (!isOptions && methods.isServed(request, path)) return done(checkAccept(request, path));
     const allow = methods.allowOf(path);
     // Nest answers 404.
     if (allow === '') return done();
-    if (request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();
+    if (isOptions) return void reply.code(204).header('Allow', allow).send();
     done(problems.methodNotAllowed(`${path} allows ${allow}`, { headers: { Allow: allow } }));
   });
 }

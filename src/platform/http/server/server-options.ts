@@ -2,12 +2,12 @@
  * Settings of the HTTP server where Node's and Fastify's defaults are looser than the API's
  * contract: time and size limits, request ids, and problem+json for errors before a route.
  */
-import { randomUUID } from 'node:crypto';
 import type { Server, ServerOptions } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyServerOptions } from 'fastify';
 import { refuseTunnel, sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
 import { trackResponses } from './pending-responses.js';
+import { requestIdOf } from './request-id.js';
 import { secureContextOf, type TlsPair } from './tls-pair.js';
 
 const MAX_BODY_BYTES = 256 * 1024;
@@ -21,15 +21,6 @@ const TIMEOUT_CHECK_INTERVAL_MS = 1_000;
 const KEEP_ALIVE_MS = 65_000;
 /** Connections of one process. Further ones are closed at once. */
 export const MAX_CONNECTIONS = 10_000;
-
-/** Well-formed ids of callers. Session tokens are excluded, because request ids are logged. */
-const REQUEST_ID = /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/;
-
-/** The caller's `X-Request-Id`, so that logs of both sides can be joined, or a new one. */
-function requestIdOf(header: string | string[] | undefined): string {
-  const isUsable = typeof header === 'string' && REQUEST_ID.test(header);
-  return isUsable ? header : randomUUID();
-}
 
 /** Servers must accept a target in absolute form (RFC 9112, section 3.2.2). */
 function toOriginForm(target: string): string {
