@@ -12,6 +12,10 @@ const TABLE: ProgramTable = {
       description: 'reads and writes of real nodes while everything around them fails',
       load: () => import('./chaos/run.js'),
     },
+    'http-register': {
+      description: 'what HTTP clients of three nodes see while everything around them fails',
+      load: () => import('./http-register/run.js'),
+    },
     crash: {
       description: 'nodes that die at each step of a write and of the relay',
       load: () => import('./crash/run.js'),
