@@ -96,8 +96,7 @@ export const READ_MUTANTS: readonly Mutant[] = [
     file: 'src/platform/cache/cached-repository.ts',
     text: 'return row && this.cached.aliasValue(alias, row) === foldedValue ? row : null;',
     replacement: 'return row;',
-    specs: ['test/platform/cache/coherence.spec.ts'],
-    tests: 'psql changes a username',
+    specs: readThrough.specs,
   },
   {
     name: 'payload-of-another-key-served',
@@ -105,8 +104,7 @@ export const READ_MUTANTS: readonly Mutant[] = [
     file: 'src/platform/cache/envelope.ts',
     text: "if (text.slice(headLength, payloadStart) !== value) return { kind: 'unreadable' };",
     replacement: '',
-    specs: ['test/platform/cache/coherence.spec.ts'],
-    tests: 'belongs to another key',
+    specs: readThrough.specs,
   },
   {
     name: 'damaged-row-served',
@@ -114,8 +112,7 @@ export const READ_MUTANTS: readonly Mutant[] = [
     file: 'src/platform/cache/row-codec.ts',
     text: 'if (!isValueOf(column, value)) return undefined;',
     replacement: 'void isValueOf;',
-    specs: ['test/platform/cache/coherence.spec.ts'],
-    tests: 'a payload in Redis',
+    specs: readThrough.specs,
   },
   {
     name: 'payload-of-an-earlier-schema-served',

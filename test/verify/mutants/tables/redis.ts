@@ -3,6 +3,7 @@ import { lines, type Mutant } from '../mutant.js';
 
 const FOLDER = 'src/platform/cache/store/redis';
 const INCARNATIONS = ['test/platform/cache/store/redis/redis-incarnations.spec.ts'];
+const WITNESS = ['test/platform/cache/store/redis/incarnation-witness.spec.ts'];
 
 const witness = {
   file: `${FOLDER}/incarnation-witness.ts`,
@@ -28,6 +29,8 @@ export const REDIS_MUTANTS: readonly Mutant[] = [
     ...witness,
     name: 'witness-asks-before-the-command',
     without: 'the incarnation is asked for before a command, not after it',
+    specs: WITNESS,
+    tests: '^a command',
     text: 'const [reply, certifiedPrefix] = await Promise.all([send(prefix), certificate]);',
     replacement: lines(
       'const certifiedPrefix = await certificate;',
@@ -63,8 +66,8 @@ export const REDIS_MUTANTS: readonly Mutant[] = [
     file: `${FOLDER}/redis-node.ts`,
     text: 'if (currentPrefix !== prefix) throw new IncarnationChangedError();',
     replacement: 'void currentPrefix;',
-    specs: INCARNATIONS,
-    tests: '^one server',
+    specs: WITNESS,
+    tests: 'a script that the server has lost',
   },
   {
     ...sentinels,
