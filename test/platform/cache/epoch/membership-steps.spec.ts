@@ -80,8 +80,8 @@ class Node {
   /** A node that uses the cache. */
   static async startMember(): Promise<Node> {
     const node = await Node.start();
-    // The first pass begins an epoch, the second registers, the third opens the gate.
-    for (let pass = 0; pass < 3; pass++) await node.pass();
+    // The first pass begins an epoch, the second registers and opens the gate.
+    for (let pass = 0; pass < 2; pass++) await node.pass();
     expect([node.membership.state, node.gate.isOpen]).toEqual(['member', true]);
     return node;
   }
@@ -105,7 +105,7 @@ class Node {
 
   private watchedClient(): Client {
     const query = async (text: string, values?: unknown[]): Promise<unknown> => {
-      const index = this.beforeStatements.findIndex(([start]) => text.startsWith(start));
+      const index = this.beforeStatements.findIndex(([start]) => text.trim().startsWith(start));
       const [found] = index === -1 ? [] : this.beforeStatements.splice(index, 1);
       await found?.[1]();
       return this.client.query(text, values);
@@ -115,8 +115,8 @@ class Node {
 }
 
 async function readers(): Promise<string[]> {
-  const { rows } = await psql.query<{ node: string }>('SELECT node FROM cache_readers');
-  return rows.map(({ node }) => node);
+  const { rows } = await psql.query<{ id: string }>('SELECT registration AS id FROM cache_readers');
+  return rows.map(({ id }) => id);
 }
 
 async function epochInDatabase(): Promise<{ epoch: string; cache: string | null }> {
@@ -133,7 +133,7 @@ async function registerOther(): Promise<string> {
 
 const removeRegistrations = (): Promise<unknown> => psql.query('DELETE FROM cache_readers');
 const beatOf = (node: string): Promise<unknown> =>
-  psql.query('UPDATE cache_readers SET beat = beat + 1 WHERE node = $1', [node]);
+  psql.query('UPDATE cache_readers SET beat = beat + 1 WHERE registration = $1', [node]);
 
 describe('a node whose registration was taken out', () => {
   it('registers again, with its gate closed', async () => {
@@ -142,7 +142,7 @@ describe('a node whose registration was taken out', () => {
     const wasOpen: boolean[] = [];
     node.before('SELECT register_cache_reader', () => wasOpen.push(node.gate.isOpen));
     await node.pass();
-    expect([wasOpen, await readers()]).toEqual([[false], [node.membership.node]]);
+    expect([wasOpen, await readers()]).toEqual([[false], [node.membership.registrationId]]);
   });
 
   it('opens its gate with the pass after the one that registered it', async () => {
@@ -159,7 +159,7 @@ describe('a node whose registration was taken out', () => {
     aheadMs += LONGER_THAN_A_BEAT_MS;
     node.before('UPDATE cache_readers SET beat', removeRegistrations);
     await node.pass();
-    expect(await readers()).toEqual([node.membership.node]);
+    expect(await readers()).toEqual([node.membership.registrationId]);
     expect(node.gate.isOpen).toBe(false);
   });
 
@@ -239,7 +239,7 @@ describe('another node that is registered', () => {
     const before = await epochInDatabase();
     const second = await Node.start();
     expect([await second.pass(), second.membership.state]).toEqual([undefined, 'other-cache']);
-    expect(await readers()).toEqual([first.membership.node]);
+    expect(await readers()).toEqual([first.membership.registrationId]);
     expect(await epochInDatabase()).toEqual(before);
   });
 });
