@@ -115,7 +115,7 @@ export const REDIS_MUTANTS: readonly Mutant[] = [
     text: "`cluster:${hash('sha256', masters.sort().join('\\n')).slice(0, 16)}`",
     replacement: "`cluster:${hash('sha256', String(masters.length === 0)).slice(0, 16)}`",
     specs: INCARNATIONS,
-    tests: '^a Cluster',
+    tests: 'a slot moves to another master and back',
     isSlow: true,
   },
   {
@@ -125,7 +125,7 @@ export const REDIS_MUTANTS: readonly Mutant[] = [
     text: lines('    this.knownIdentity = undefined;', '    this.loop.wake();'),
     replacement: '    this.loop.wake();',
     specs: INCARNATIONS,
-    tests: '^a Cluster',
+    tests: 'a key has moved',
     isSlow: true,
   },
   {
