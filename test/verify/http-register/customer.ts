@@ -44,22 +44,34 @@ export class Customer {
     private readonly tag: string,
   ) {}
 
+  private get email(): string {
+    return `${this.tag}@example.com`;
+  }
+
   get token(): string {
     return this.sessions[0]?.token ?? '';
   }
 
+  /** After a lost answer, 409 says that it was done: the service takes no key here. */
   async register(): Promise<void> {
     const username = this.nextName();
+    const body = { username, email: this.email, password: PASSWORD };
+    const request = { method: 'POST', path: '/v1/users', body };
     const begin = performance.now();
-    const outcome = await this.sendKeyed('/v1/users', {
-      body: { username, email: `${this.tag}@example.com`, password: PASSWORD },
-    });
-    if (!outcome) throw new Error(`${username} could not be registered`);
-    this.id = outcome.reply.body.id as string;
+    const answer = await this.caller.sendUntilAnswered(this.random, request);
     const acknowledgedAt = performance.now();
-    const { id: resource } = this;
-    this.recording.writes.push({ resource, version: 1, begin, acknowledgedAt, name: username });
-    await this.logIn();
+    const isTaken = answer?.isRepeated === true && answer.reply.status === 409;
+    if (answer?.reply.status !== 201 && !isTaken) {
+      throw new Error(`${username} could not be registered: ${answer?.reply.text}`);
+    }
+    this.id = await this.logIn();
+    this.recording.writes.push({
+      resource: this.id,
+      version: 1,
+      begin,
+      acknowledgedAt,
+      name: username,
+    });
   }
 
   /** One write. */
@@ -82,20 +94,20 @@ export class Customer {
     await action();
   }
 
-  /** @returns whether there was an answer */
-  async logIn(): Promise<void> {
-    const username = this.names.at(-1) as string;
-    const request = {
-      method: 'POST',
-      path: '/v1/sessions',
-      body: { username, password: PASSWORD },
-    };
+  /**
+   * By email, since the name may be changing.
+   * @returns the user's id
+   */
+  async logIn(): Promise<string> {
+    const body = { username: this.email, password: PASSWORD };
+    const request = { method: 'POST', path: '/v1/sessions', body };
     const answer = await this.caller.sendUntilAnswered(this.random, request);
     if (answer?.reply.status !== 201) {
-      this.caller.problem(request, answer ? codeOf(answer.reply) : 'no answer');
-      return;
+      throw new Error(`${this.email} could not log in: ${answer?.reply.text}`);
     }
-    this.sessions.push({ token: answer.reply.body.token as string });
+    const { token, userId } = answer.reply.body as { token: string; userId: string };
+    this.sessions.push({ token });
+    return userId;
   }
 
   /** Ends the newest session, but not the first. */
