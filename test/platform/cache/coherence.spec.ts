@@ -277,7 +277,7 @@ describe('a change that is made with psql', () => {
     await eventuallyHits(nodeA, order.id);
     await psql.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE application_name = 'holdfast-cache'`,
+        WHERE application_name = 'holdfast-cache' AND datname = current_database()`,
     );
     const note = 'while nobody listened';
     await psql.query('UPDATE orders SET note = $2 WHERE id = $1', [order.id, note]);
