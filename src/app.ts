@@ -14,8 +14,11 @@ import { AppModule } from './app.module.js';
 import type { Config } from './config.js';
 import { installCacheHeaders } from './platform/http/conditional/cache-headers.js';
 import { serveSwaggerUi } from './platform/http/openapi/swagger-ui.js';
+import { installCompression } from './platform/http/server/compression.js';
+import { installCors } from './platform/http/server/cors.js';
 import { installJsonBody } from './platform/http/server/json-body.js';
 import { installNegotiation } from './platform/http/server/negotiation.js';
+import { installRequestId } from './platform/http/server/request-id.js';
 import { installSecurityHeaders } from './platform/http/server/security-headers.js';
 import { configureServer, fastifyOptions } from './platform/http/server/server-options.js';
 import { readTlsPair } from './platform/http/server/tls-pair.js';
@@ -70,7 +73,10 @@ async function installHooks(
   config: Config,
   logger: LoggerService,
 ): Promise<void> {
-  installSecurityHeaders(fastify, config.tls !== undefined);
+  installRequestId(fastify);
+  installSecurityHeaders(fastify);
+  await installCors(fastify, config.corsOrigins);
+  await installCompression(fastify);
   installNegotiation(fastify);
   installJsonBody(fastify);
   if (config.otlpEndpoint === undefined) {

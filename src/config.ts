@@ -32,6 +32,8 @@ export abstract class Config {
   abstract readonly admin: { readonly username: string; readonly password: string } | undefined;
   /** Addresses and networks of the proxies whose X-Forwarded-* headers are trusted. */
   abstract readonly trustProxy: readonly string[];
+  /** Origins of web pages that may call the API. */
+  abstract readonly corsOrigins: readonly string[];
   abstract readonly shutdownGraceSeconds: number;
   abstract readonly logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
   abstract readonly logFormat: 'pretty' | 'json';
@@ -154,6 +156,12 @@ function isNetwork(value: string): boolean {
   return /^\d{1,3}$/.test(prefix) && Number(prefix) <= maxPrefix;
 }
 
+/** As a browser sends it: `https://app.example`, without a path and without the default port. */
+function isOrigin(value: string): boolean {
+  if (!/^https?:\/\/[^*]+$/.test(value) || !URL.canParse(value)) return false;
+  return new URL(value).origin === value;
+}
+
 const MAX_PORT = 65_535;
 const TTL = integer('seconds', 1, 604_800);
 const SESSION_SECONDS = integer('seconds', 1, 31_536_000);
@@ -225,6 +233,11 @@ const VARIABLES = {
     listOf('addresses or networks of proxies', isNetwork),
     [],
     '10.0.0.0/8,127.0.0.1',
+  ),
+  CORS_ORIGINS: variable(
+    listOf('origins of web pages', isOrigin),
+    [],
+    'https://app.example,http://localhost:5173',
   ),
   SHUTDOWN_GRACE_SECONDS: variable(integer('seconds', 0, 600), 10, '10'),
 
@@ -301,6 +314,7 @@ export function loadConfig(
     rateLimitPerMinute: values.RATE_LIMIT_PER_MINUTE,
     admin: username && password ? Object.freeze({ username, password }) : undefined,
     trustProxy: Object.freeze(values.TRUST_PROXY),
+    corsOrigins: Object.freeze(values.CORS_ORIGINS),
     shutdownGraceSeconds: values.SHUTDOWN_GRACE_SECONDS,
     logLevel: values.LOG_LEVEL,
     logFormat: values.LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json'),

@@ -173,6 +173,36 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
       ...['10.0.0.0/8/8', '10.0.0.1,', '10.0/8'],
     ],
   },
+  CORS_ORIGINS: {
+    read: (config) => config.corsOrigins,
+    default: [],
+    accepts: [
+      ['https://app.example', ['https://app.example']],
+      ['http://localhost:5173', ['http://localhost:5173']],
+      [
+        'https://a.example, https://b.example:8443',
+        ['https://a.example', 'https://b.example:8443'],
+      ],
+      ['http://[::1]:3000', ['http://[::1]:3000']],
+    ],
+    rejects: [
+      ...[
+        '*',
+        'null',
+        'app.example',
+        'https://app.example/',
+        'https://app.example/path',
+        'https://',
+      ],
+      ...[
+        'https://APP.example',
+        'https://app.example:443',
+        'ftp://app.example',
+        'https://a b.example',
+      ],
+      ...['https://app.example,', 'https://*.example', 'https://me@app.example', ','],
+    ],
+  },
   SHUTDOWN_GRACE_SECONDS: {
     read: (config) => config.shutdownGraceSeconds,
     default: 10,

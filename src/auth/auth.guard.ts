@@ -10,6 +10,7 @@ import type { Actor } from '../platform/access/actor.js';
 import {
   type Action,
   canSee,
+  describeRoles,
   isAction,
   may,
   POLICY,
@@ -64,14 +65,19 @@ export class AuthGuard implements CanActivate {
     return token === undefined ? undefined : this.sessions.authenticate(token);
   }
 
-  private authorize(action: Action, { actor, params }: FastifyRequest): void {
+  private authorize(action: Action, request: FastifyRequest): void {
+    const { actor, params } = request;
     if (!actor) throw problems.unauthenticated();
     if (may(actor, action, ownerIdOf(action, actor, params)) || canSee(actor, action)) return;
     const hidesObject = ruleFor(action).owner === true;
     if (hidesObject) throw problems.notFound(undefined, { isHidden: true });
-    throw problems.forbidden();
+    throw problems.forbidden(`${routeOf(request)} needs ${describeRoles(action)}`);
   }
 }
+
+/** As the API documents it, e.g. `PUT /v1/users/{id}/roles`. */
+const routeOf = ({ method, routeOptions }: FastifyRequest): string =>
+  `${method} ${routeOptions.url?.replace(/:(\w+)/g, '{$1}')}`;
 
 const ruleFor = (action: Action): Rule => POLICY[action];
 

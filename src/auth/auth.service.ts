@@ -91,7 +91,9 @@ export class AuthService {
   ): Promise<void> {
     const user = await this.users.findLive(userId);
     if (!user) throw problems.notFound();
-    if (user.id !== actor.userId) throw problems.forbidden();
+    if (user.id !== actor.userId) {
+      throw problems.forbidden('A password can be changed only by its own user');
+    }
     const currentHash = await this.verifyCurrentPassword(actor, currentPassword);
     requireUncommonPassword(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
     const newHash = await this.passwords.hash(newPassword);

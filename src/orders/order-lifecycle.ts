@@ -147,3 +147,32 @@ export const canEverAct = (actor: Actor, ownerId: string, action: OrderAction): 
   TRANSITIONS.some(
     (transition) => transition.action === action && isParty(actor, ownerId, transition.by),
   );
+
+const PARTY_NAMES: Readonly<Record<Party, string>> = {
+  owner: 'the owner of the order',
+  admin: 'the role admin',
+};
+
+/** `a or b`, each word once. */
+const joinWithOr = (words: readonly string[]): string => [...new Set(words)].join(' or ');
+
+/** Who may ever take the action, e.g. `the role admin`: follows "needs". */
+export const describeParties = (action: OrderAction): string =>
+  joinWithOr(transitionsOf(action).map(({ by }) => PARTY_NAMES[by]));
+
+/** Why an actor that may take the action with other orders cannot take it with this one. */
+export function explainRefusal(status: OrderStatus, action: OrderAction): string {
+  const transitions = transitionsOf(action);
+  const [{ to: result }] = transitions as [Transition];
+  if (status === result) return `The order is already ${status}`;
+  const ofOthers = transitions.filter(({ from }) => from === status);
+  if (ofOthers.length > 0) {
+    const parties = joinWithOr(ofOthers.map(({ by }) => PARTY_NAMES[by]));
+    return `The order is ${status}; ${action} needs ${parties} then`;
+  }
+  const starts = joinWithOr(transitions.map(({ from }) => from));
+  return `The order is ${status}; only a ${starts} order can be ${result}`;
+}
+
+const transitionsOf = (action: OrderAction): Transition[] =>
+  TRANSITIONS.filter((transition) => transition.action === action);

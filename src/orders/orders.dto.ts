@@ -4,14 +4,14 @@
  */
 import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
-import { Transform } from 'class-transformer';
 import { isISO4217CurrencyCode } from 'class-validator';
+import { findFault } from '../platform/http/validation/faults.js';
 import {
   Id,
   Integer,
-  isId,
   List,
   OneOf,
+  QueryIds,
   rule,
   Text,
   Time,
@@ -32,6 +32,12 @@ const TIME_EXAMPLE = '2026-01-31T09:30:00.000Z';
 const isCurrency = (value: unknown): boolean =>
   typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value);
 
+const findCurrencyFaults = findFault(
+  'currency',
+  isCurrency,
+  'must be an ISO 4217 currency code in upper case, e.g. EUR',
+);
+
 export const Currency = (): PropertyDecorator =>
   applyDecorators(
     ApiProperty({
@@ -42,7 +48,7 @@ export const Currency = (): PropertyDecorator =>
       example: 'EUR',
       description: 'An ISO 4217 code in upper case.',
     }),
-    rule('currency', isCurrency, 'must be an ISO 4217 currency code in upper case'),
+    rule(findCurrencyFaults),
   );
 
 const Note = ({ optional }: { optional: boolean }): PropertyDecorator =>
@@ -124,37 +130,20 @@ export class UserOrdersQuery extends PageQuery {
   createdTo?: string;
 }
 
-/**
- * Text becomes a list of ids in lower case. A repeated parameter becomes null, which is invalid.
- */
-function splitIds({ value }: { value: unknown }): unknown {
-  if (typeof value === 'string') return value.toLowerCase().split(',');
-  return value === undefined ? undefined : null;
-}
-
-const isListOfIds = (value: unknown): boolean =>
-  Array.isArray(value) && value.length <= MAX_IDS && value.every(isId);
-
 export class ListOrdersQuery extends UserOrdersQuery {
-  @ApiProperty({
-    type: 'array',
-    // A pattern, because Swagger UI shows no field for a list with the format "uuid".
-    items: { type: 'string', pattern: UUID_PATTERN },
-    minItems: 1,
-    maxItems: MAX_IDS,
-    // One parameter whose values are separated by commas.
-    ...{ style: 'form', explode: false },
-    required: false,
+  @QueryIds({
+    min: 1,
+    max: MAX_IDS,
+    schema: {
+      // A pattern, because Swagger UI shows no field for a list with the format "uuid".
+      items: { type: 'string', pattern: UUID_PATTERN },
+      // One parameter whose values are separated by commas.
+      ...{ style: 'form', explode: false },
+    },
     description:
       'Up to 100 ids, without any other parameter. Returns the orders that exist and that the ' +
       'caller may see, each once, in this order.',
   })
-  @rule(
-    'ids',
-    (value) => value === undefined || isListOfIds(value),
-    `must be 1 to ${MAX_IDS} UUIDs separated by commas`,
-  )
-  @Transform(splitIds)
   ids?: string[];
 
   @Id({ optional: true, description: "Only this user's orders (`support` and `admin`)." })

@@ -8,7 +8,7 @@ import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../platform/access/actor.js';
-import { may } from '../platform/access/policy.js';
+import { describeRoles, may } from '../platform/access/policy.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
 import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
 import type { ReadContext } from '../platform/cache/read/read-context.js';
@@ -37,7 +37,9 @@ import { UsersService } from '../users/users.service.js';
 import {
   allowedActions,
   canEverAct,
+  describeParties,
   EDITABLE_STATUS,
+  explainRefusal,
   type OrderAction,
   transitionOf,
 } from './order-lifecycle.js';
@@ -114,15 +116,13 @@ export class OrdersService {
   ): Promise<OrderView> {
     return this.unitOfWork.runAs(actor, async (transaction) => {
       const order = await this.lockReadable(transaction, actor, id);
-      if (!may(actor, 'order.change', order.userId)) throw problems.forbidden();
+      if (!may(actor, 'order.change', order.userId)) {
+        throw problems.forbidden('An order can be changed only by its owner');
+      }
       ifMatch.require(order.version);
       if (order.status !== EDITABLE_STATUS) {
-        throw invalidTransition(
-          actor,
-          order,
-          `An order can be changed only while it is ${EDITABLE_STATUS}; this order is ` +
-            `${order.status}.`,
-        );
+        const reason = `it can be changed only while ${EDITABLE_STATUS}`;
+        throw invalidTransition(actor, order, `The order is ${order.status}; ${reason}`);
       }
       if (items) requireSafeTotal(items);
       const changesNothing = items === undefined && note === undefined;
@@ -150,15 +150,13 @@ export class OrdersService {
   ): Promise<IdempotentResponse> {
     return this.idempotency.runOnce(request, actor, async (transaction) => {
       const before = await this.lockReadable(transaction, actor, id);
-      if (!canEverAct(actor, before.userId, action)) throw problems.forbidden();
+      if (!canEverAct(actor, before.userId, action)) {
+        throw problems.forbidden(`${action} needs ${describeParties(action)}`);
+      }
       ifMatch.check(before.version);
       const transition = transitionOf(actor, before, action);
       if (!transition) {
-        throw invalidTransition(
-          actor,
-          before,
-          `This caller cannot ${action} an order that is ${before.status}.`,
-        );
+        throw invalidTransition(actor, before, explainRefusal(before.status, action));
       }
       const order = await this.appendEvent(transaction, actor, before, {
         type: transition.event,
@@ -195,7 +193,10 @@ export class OrdersService {
   ): Promise<Page<OrderView>> {
     const maySeeAll = may(actor, 'order.list-all');
     const isOfAnotherUser = userId !== undefined && userId !== actor.userId;
-    if (isOfAnotherUser && !maySeeAll) throw problems.forbidden();
+    if (isOfAnotherUser && !maySeeAll) {
+      const roles = describeRoles('order.list-all');
+      throw problems.forbidden(`userId of another user needs ${roles}`);
+    }
     const ownerId = userId ?? (maySeeAll ? undefined : actor.userId);
 
     const filters = [ownerId ?? null, status ?? null, createdFrom ?? null, createdTo ?? null];

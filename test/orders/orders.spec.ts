@@ -291,18 +291,25 @@ describe('reading many orders by id', () => {
   });
 
   const [first = '', second = ''] = uuids(2);
-  it.each<[what: string, query: string]>([
-    ['101 ids', `ids=${uuids(101).join(',')}`],
-    ['no id', 'ids='],
-    ['only a comma', 'ids=,'],
-    ['a comma at the end', `ids=${first},`],
-    ['text that is not an id', 'ids=x'],
-    ['an id and other text', `ids=${first},x`],
-    ['a semicolon as separator', `ids=${first};${second}`],
-    ['a space after an id', `ids=${first}%20`],
-    ['the parameter twice', `ids=${first}&ids=${second}`],
-  ])('with %s → is rejected', async (_, query) => {
-    expect(validationErrorsOf(await get(`/v1/orders?${query}`))).toEqual(['/ids ids']);
+  it.each<[what: string, query: string, errors: string[]]>([
+    ['101 ids', `ids=${uuids(101).join(',')}`, ['/ids count']],
+    ['no id', 'ids=', ['/ids/0 uuid']],
+    ['only a comma', 'ids=,', ['/ids/0 uuid', '/ids/1 uuid']],
+    ['a comma at the end', `ids=${first},`, ['/ids/1 uuid']],
+    ['text that is not an id', 'ids=x', ['/ids/0 uuid']],
+    ['an id and other text', `ids=${first},x`, ['/ids/1 uuid']],
+    ['a semicolon as separator', `ids=${first};${second}`, ['/ids/0 uuid']],
+    ['a space after an id', `ids=${first}%20`, ['/ids/0 uuid']],
+    ['an empty repetition', `ids=${first}&ids=`, ['/ids/1 uuid']],
+    ['101 repetitions', `ids=${uuids(101).join('&ids=')}`, ['/ids count']],
+  ])('with %s → is rejected', async (_, query, errors) => {
+    expect(validationErrorsOf(await get(`/v1/orders?${query}`))).toEqual(errors);
+  });
+
+  it('accepts a parameter for each id, as generated clients send lists', async () => {
+    const [a, b, c] = (await placeOrders(3, owner.token)) as [string, string, string];
+    expect(idsOf(await get(`/v1/orders?ids=${c}&ids=${a}`))).toEqual([c, a]);
+    expect(idsOf(await get(`/v1/orders?ids=${c}&ids=${a},${b}&ids=${c}`))).toEqual([c, a, b]);
   });
 
   it.each(['limit=10', 'status=placed', `userId=${first}`])(

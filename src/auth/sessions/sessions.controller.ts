@@ -11,6 +11,7 @@ import {
   Req,
   Res,
 } from '@nestjs/common';
+import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../../config.js';
@@ -53,6 +54,7 @@ export class SessionsController {
   ) {}
 
   @Post()
+  @RouteConfig({ hasSecret: true })
   @Operation({
     allow: 'anyone',
     summary: 'Log in',
@@ -114,6 +116,25 @@ export class SessionsController {
     @CurrentReadContext() readContext: ReadContext,
   ): Promise<SessionView> {
     return this.viewFor(actor.sessionId, await this.sessions.getCurrent(actor, readContext));
+  }
+
+  @Get(':id')
+  @Operation({
+    allow: 'session.own',
+    summary: 'Read one of your own sessions',
+    description: 'Returns a session of the caller by id: 404 for one that has ended.',
+    type: SessionView,
+    returns: 'The session.',
+    headers: ['Cache-Control', 'Cache-Status'],
+    accepts: ['Cache-Control'],
+    problems: [problems.notFound],
+  })
+  async getSession(
+    @Param('id', IdPipe) id: string,
+    @CurrentActor() actor: Actor,
+    @CurrentReadContext() readContext: ReadContext,
+  ): Promise<SessionView> {
+    return this.viewFor(actor.sessionId, await this.sessions.get(actor, id, readContext));
   }
 
   @Delete('current')

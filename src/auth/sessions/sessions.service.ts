@@ -140,6 +140,18 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
     return this.withLastUse(session);
   }
 
+  /**
+   * One of the actor's live sessions.
+   * @throws Problem not-found, also for a session of another user
+   */
+  async get(actor: Actor, id: string, context: ReadContext): Promise<Session> {
+    const session = await this.sessions.findById(id, context);
+    const isOwn = session !== null && session.userId === actor.userId;
+    if (!isOwn) throw problems.notFound(undefined, { isHidden: session !== null });
+    if (!this.isLive(session)) throw problems.notFound();
+    return this.withLastUse(session);
+  }
+
   /** The user's live sessions, newest first. */
   async list(userId: string): Promise<Session[]> {
     const sessions = await this.table

@@ -14,8 +14,8 @@ import {
   type Page,
 } from '../../platform/http/pagination.js';
 import { problems } from '../../platform/http/problems/problem.js';
-import { isTime } from '../../platform/http/validation/fields.js';
-import { invalidParameter } from '../../platform/http/validation/validation-problem.js';
+import { findTimeFaults } from '../../platform/http/validation/faults.js';
+import { validationFailed } from '../../platform/http/validation/validation-problem.js';
 import {
   type ListEventsQuery,
   orderEventView,
@@ -29,6 +29,8 @@ import { type OrderState, replay } from './order-events.js';
 
 /** Up to 15 digits: exact as a number. */
 const VERSION = /^[1-9]\d{0,14}$/;
+
+const findAtFaults = findTimeFaults('a version or an RFC 3339 time with an offset');
 
 @Injectable()
 export class OrderHistoryService {
@@ -44,8 +46,9 @@ export class OrderHistoryService {
    */
   async getAt(actor: Actor, id: string, at: string, readContext?: ReadContext): Promise<OrderView> {
     const isVersion = VERSION.test(at);
-    if (!isVersion && !isTime(at)) {
-      throw invalidParameter('at', 'at', 'at must be a version or an RFC 3339 time with an offset');
+    const faults = isVersion ? [] : findAtFaults(at, 'at');
+    if (faults.length > 0) {
+      throw validationFailed(faults.map((fault) => ({ pointer: '/at', ...fault })));
     }
     const order = await this.orders.findReadable(actor, id, readContext);
     const events = isVersion

@@ -154,3 +154,9 @@ export function describeRule(action: string): string | undefined {
   const callers = rule.owner ? [owner, ...roles] : roles;
   return `${callers.join(', ').replace(/, ([^,]*)$/, ' or $1')}.`;
 }
+
+/** The roles that may take `action`, e.g. `the role support or admin`: follows "needs". */
+export function describeRoles(action: Action): string {
+  const { roles = [] }: Rule = POLICY[action];
+  return `the role ${roles.join(' or ')}`;
+}

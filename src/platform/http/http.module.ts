@@ -4,6 +4,7 @@
  */
 import { Global, Module } from '@nestjs/common';
 import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+import { HomeController } from './home.controller.js';
 import { ProblemFilter } from './problems/problem.filter.js';
 import { ProblemsController } from './problems/problems.controller.js';
 import { RateLimit } from './rate-limit/rate-limit.service.js';
@@ -12,7 +13,7 @@ import { StrictValidationPipe } from './validation/validation.pipe.js';
 
 @Global()
 @Module({
-  controllers: [ProblemsController],
+  controllers: [HomeController, ProblemsController],
   providers: [
     RateLimit,
     StreamedResponses,

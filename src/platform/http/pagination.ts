@@ -6,7 +6,8 @@
 import { createHash } from 'node:crypto';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
-import { isId, QueryInteger, Text } from './validation/fields.js';
+import { isId } from './validation/faults.js';
+import { QueryInteger, Text } from './validation/fields.js';
 import { invalidParameter } from './validation/validation-problem.js';
 
 /** Position of a row in the order of (createdAt, id). */
@@ -23,6 +24,11 @@ export interface Page<T> {
 export const DEFAULT_LIMIT = 20;
 const MAX_LIMIT = 100;
 const MAX_CURSOR_LENGTH = 200;
+/** The years 1 to 9999, which times of this API have. JavaScript knows more than PostgreSQL. */
+const CALENDAR_MS = {
+  min: Date.parse('0001-01-01T00:00:00.000Z'),
+  max: Date.parse('9999-12-31T23:59:59.999Z'),
+};
 
 export class PageQuery {
   @QueryInteger({
@@ -75,10 +81,12 @@ function parseCursor(cursor: string): Keyset | undefined {
   }
   if (!Array.isArray(parsed)) return undefined;
   const [time, id] = parsed as unknown[];
-  const createdAt = new Date(Number.isSafeInteger(time) ? (time as number) : NaN);
-  const isTimeValid = !Number.isNaN(createdAt.getTime());
-  return isTimeValid && isId(id) ? { createdAt, id } : undefined;
+  const isInCalendar = Number.isSafeInteger(time) && isInRange(time as number, CALENDAR_MS);
+  return isInCalendar && isId(id) ? { createdAt: new Date(time as number), id } : undefined;
 }
+
+const isInRange = (value: number, { min, max }: { min: number; max: number }): boolean =>
+  value >= min && value <= max;
 
 /**
  * A cursor for a list whose rows are numbered, e.g. the events of an order. Valid for `list` only.
@@ -94,8 +102,9 @@ export function decodePosition(cursor: string | undefined, list: string): number
   if (cursor === undefined) return undefined;
   const text = Buffer.from(cursor, 'base64url').toString();
   const [, digits] = /^\[(\d{1,15}),/.exec(text) ?? [];
-  const position = Number(digits);
-  if (encodePosition(position, list) === cursor) return position;
+  // NaN as JSON is null, which another cursor may hold.
+  const position = digits === undefined ? undefined : Number(digits);
+  if (position !== undefined && encodePosition(position, list) === cursor) return position;
   throw invalidParameter('cursor', 'cursor', 'cursor must be the "next" of a page of this list');
 }
 

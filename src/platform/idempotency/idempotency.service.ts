@@ -92,12 +92,17 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever `work` throws
    */
   async runOnce(
-    { key, fingerprint }: IdempotentRequest,
+    request: IdempotentRequest,
     actor: Actor,
     work: (transaction: Transaction) => Promise<IdempotentResult>,
   ): Promise<IdempotentResponse> {
+    if (request.key === undefined) {
+      return this.unitOfWork.runAs(actor, async (transaction) =>
+        serialize(await work(transaction)),
+      );
+    }
+    const { key, fingerprint } = request;
     const outcome = await this.unitOfWork.runAs(actor, async (transaction) => {
-      if (key === undefined) return serialize(await work(transaction));
       const record = await this.claim(transaction, actor.userId, key);
       if (record) return record;
       const response = serialize(await work(transaction));

@@ -3,6 +3,7 @@
  * request with the same key is a repetition. draft-ietf-httpapi-idempotency-key-header
  */
 import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { idempotencyProblems } from './idempotency.errors.js';
@@ -17,7 +18,10 @@ const STRAY_QUOTE = /^"|"$/;
 export interface IdempotentRequest {
   /** Undefined: the request has no key, and runs like any other. */
   readonly key: string | undefined;
-  /** SHA-256 of method, path, body and If-Match, in hexadecimal. */
+  /**
+   * SHA-256 of method, path, body and If-Match, in hexadecimal. Computed when it is read: only of
+   * bodies that are valid.
+   */
   readonly fingerprint: string;
 }
 
@@ -31,7 +35,12 @@ export const Idempotent = createParamDecorator(
     const request = context.switchToHttp().getRequest<FastifyRequest>();
     const key = keyOf(request);
     if (key === undefined && isRequired) throw idempotencyProblems.required();
-    return { key, fingerprint: fingerprintOf(request) };
+    return {
+      key,
+      get fingerprint() {
+        return fingerprintOf(request);
+      },
+    };
   },
 );
 
@@ -57,8 +66,9 @@ function parseKey(header: string): string {
   return key;
 }
 
+/** Bodies are compared as JSON values (RFC 8785): the order of members does not count. */
 function fingerprintOf({ method, url, body, headers }: FastifyRequest): string {
   const [path] = url.split('?');
-  const identity = JSON.stringify([method, path, body ?? null, headers['if-match'] ?? null]);
-  return createHash('sha256').update(identity).digest('hex');
+  const identity = canonicalize([method, path, body ?? null, headers['if-match'] ?? null]);
+  return createHash('sha256').update(String(identity)).digest('hex');
 }

@@ -6,7 +6,7 @@
 import { Logger } from '@nestjs/common';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { clientAddressOf } from '../http/server/client-address.js';
-import { isId } from '../http/validation/fields.js';
+import { isId } from '../http/validation/faults.js';
 import { LineLimit } from './line-limit.js';
 import { routeLabelOf } from './route-label.js';
 
@@ -22,6 +22,7 @@ const EVENT_OF_PROBLEM: Readonly<Record<string, string>> = {
   'malformed-json': 'input-refused',
   'malformed-url': 'input-refused',
   'malformed-request': 'input-refused',
+  'not-implemented': 'input-refused',
   'invalid-transition': 'rule-refused',
   'internal-error': 'request-failed',
 };

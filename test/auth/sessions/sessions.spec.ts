@@ -144,6 +144,52 @@ describe('sessions', () => {
     });
   });
 
+  describe('reading one', () => {
+    const get = (token: string, id: string): Promise<Reply> =>
+      app.call('GET', `/v1/sessions/${id}`, { token });
+
+    it('the Location of a login is the session', async () => {
+      const { username } = await registerUser(app);
+      const login = await tryLogIn(username, PASSWORD);
+      const { token, ...session } = login.body;
+      const reply = await app.call('GET', login.headers.get('location') as string, { token });
+      expect([reply.status, reply.body]).toEqual([200, session]);
+      expect(reply.text).not.toContain(sha256(token));
+    });
+
+    it('a session that is not the current one says so', async () => {
+      const { user, tokens } = await startThree();
+      const [id, currentId] = [await idOf(tokens[1]), await idOf(tokens[0])];
+      const { status, body } = await get(tokens[0], id.toUpperCase());
+      expect([status, body.id, body.userId, body.current]).toEqual([200, id, user.id, false]);
+      expect((await get(tokens[0], currentId)).body.current).toBe(true);
+    });
+
+    it("another user's session looks like one that does not exist", async () => {
+      const { tokens } = await startThree();
+      const stranger = await registerUser(app);
+      const hidden = await get(stranger.token, await idOf(tokens[0]));
+      const missing = await get(stranger.token, randomUUID());
+      expectProblem(hidden, 404, 'not-found');
+      expect(withoutRequestFields(hidden)).toEqual(withoutRequestFields(missing));
+    });
+
+    it('a session that has ended is 404, from the answer to its end on', async () => {
+      const { tokens } = await startThree();
+      const id = await idOf(tokens[1]);
+      expect((await get(tokens[0], id)).status).toBe(200);
+      await end(tokens[0], `/${id}`);
+      expectProblem(await get(tokens[0], id), 404, 'not-found');
+    });
+
+    it('is answered by the cache', async () => {
+      const { token } = await registerUser(app);
+      const id = await idOf(token);
+      await get(token, id);
+      expect((await get(token, id)).headers.get('cache-status')).toBe('holdfast; hit');
+    });
+  });
+
   describe('ending', () => {
     it('DELETE /v1/sessions/current ends this session only', async () => {
       const { tokens } = await startThree();

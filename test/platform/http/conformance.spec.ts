@@ -108,6 +108,24 @@ describe('parameters', () => {
   });
 });
 
+describe('If-Match', () => {
+  const CONDITIONAL = ROUTES.filter(
+    ({ method, path }) =>
+      method === 'PATCH' ||
+      /\/roles$|\{order\}\/\w+$/.test(path) ||
+      /DELETE.*user/.test(method + path),
+  ).filter(({ method }) => method !== 'GET');
+  const MALFORMED = ['1', '"1', '', 'w/"1"', '"1" "2"', '"1", 2', '*, "1"', 'undefined', 'null'];
+
+  it.each(casesOf(CONDITIONAL))('%s answers one that is malformed with 400', async (_, route) => {
+    const options = route.hasBody ? { body: VALID_BODIES[route.path] } : {};
+    const replies = await Promise.all(
+      MALFORMED.map((tags) => target.send(route, { ...options, headers: { 'If-Match': tags } })),
+    );
+    for (const reply of replies) expectProblem(reply, 400, 'if-match-malformed');
+  });
+});
+
 describe('security headers', () => {
   it.each(['/health/live', '/v1/users/me', '/v1/nowhere', '/docs', '/problems'])(
     'are part of the response to GET %s, whatever its status',

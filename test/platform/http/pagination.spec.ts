@@ -69,6 +69,22 @@ describe.each(LISTS)('%s', (path) => {
     },
   );
 
+  it('rejects its own cursor with a time outside of the calendar', async () => {
+    const cursor = await cursorOf(path);
+    const [position, ...rest] = JSON.parse(
+      Buffer.from(cursor, 'base64url').toString(),
+    ) as unknown[];
+    const times = [-8.64e15, 8.64e15, Date.parse('0000-12-31T23:59:59.999Z'), 2 ** 53, 1.5, null];
+    // The list of an order's events has positions, which are not times.
+    const invalid = path.endsWith('/events') ? [-1, 1e15, 1.5, null] : times;
+    expect(position).toEqual(expect.any(Number));
+    const cursors = invalid.map((time) =>
+      Buffer.from(JSON.stringify([time, ...rest])).toString('base64url'),
+    );
+    const replies = await Promise.all(cursors.map((forged) => read(path, `cursor=${forged}`)));
+    expect(replies.map(pointersOf)).toEqual(invalid.map(() => ['/cursor']));
+  });
+
   it('rejects its own cursor when it was changed', async () => {
     const cursor = await cursorOf(path);
     const text = Buffer.from(cursor, 'base64url').toString();

@@ -17,6 +17,8 @@ export interface Route {
   readonly isPublic?: true;
   /** Has pages. */
   readonly isList?: true;
+  /** The object is visible to its owner alone: the admin gets 404. */
+  readonly isPrivate?: true;
   /** JSON when absent. */
   readonly mediaType?: string;
 }
@@ -38,6 +40,7 @@ export const ROUTES: readonly Route[] = [
   { method: 'DELETE', path: '/v1/sessions', hasQuery: true },
   { method: 'GET', path: '/v1/sessions/current' },
   { method: 'DELETE', path: '/v1/sessions/current' },
+  { method: 'GET', path: '/v1/sessions/{session}', isPrivate: true },
   { method: 'DELETE', path: '/v1/sessions/{session}' },
   { method: 'POST', path: '/v1/orders', hasBody: true },
   { method: 'GET', path: '/v1/orders', hasQuery: true, isList: true },

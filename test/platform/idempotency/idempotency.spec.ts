@@ -66,6 +66,16 @@ const repeatableParts = ({ status, text, headers }: Reply): unknown[] => [
   headers.get('content-type'),
 ];
 
+/** The JSON of a value with the members of all objects in the reverse order. */
+function reversed(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(reversed).join()}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const members = Object.entries(value)
+    .toReversed()
+    .map(([name, member]) => `${JSON.stringify(name)}:${reversed(member)}`);
+  return `{${members.join()}}`;
+}
+
 const isReplay = ({ headers }: Reply): boolean => headers.get('idempotent-replayed') === 'true';
 
 describe('an Idempotency-Key', () => {
@@ -163,6 +173,39 @@ describe('a repetition', () => {
     const first = await place(user, key);
     const second = await place(user, key, ` ${JSON.stringify(ORDER, null, 2)}\n`);
     expect(repeatableParts(second)).toEqual(repeatableParts(first));
+  });
+
+  it.each<[what: string, text: string]>([
+    ['its members in another order', reversed(ORDER)],
+    ['numbers in another form', JSON.stringify(ORDER).replace(':4999', ':4.999e3')],
+    ['escaped characters', JSON.stringify(ORDER).replace('"EUR"', '"\\u0045UR"')],
+    ['escaped names', JSON.stringify(ORDER).replace('"currency"', '"\\u0063urrency"')],
+  ])('with %s → gets the first response', async (_, text) => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const first = await place(user, key);
+    expect(JSON.parse(text)).toEqual(ORDER);
+    const second = await place(user, key, text);
+    expect(repeatableParts(second)).toEqual(repeatableParts(first));
+    expect(isReplay(second)).toBe(true);
+  });
+
+  it('with items in another order → 422', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const [item] = ORDER.items;
+    const items = [item, { ...item, sku: 'LAMP-02' }];
+    expect((await place(user, key, { ...ORDER, items })).status).toBe(201);
+    const reply = await place(user, key, { ...ORDER, items: items.toReversed() });
+    expectProblem(reply, 422, 'idempotency-key-reused');
+  });
+
+  it('with half of a surrogate pair → 400, and the key is unused', async () => {
+    const user = await registerUser(app);
+    const key = newKey();
+    const text = JSON.stringify({ ...ORDER, note: 'x' }).replace('"x"', '"\\ud800"');
+    expectProblem(await place(user, key, text), 400, 'validation-failed');
+    expect((await place(user, key)).status).toBe(201);
   });
 
   it.each<[what: string, body: object]>([

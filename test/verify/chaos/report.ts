@@ -26,6 +26,9 @@ function hitRatio({ outcomes }: ScenarioTotals): string {
   return `${((100 * (outcomes.hit ?? 0)) / Math.max(1, answers)).toFixed(1)} %`;
 }
 
+const refreshesOf = ({ outcomes }: ScenarioTotals): number => outcomes.refreshed ?? 0;
+const restsOf = ({ outcomes }: ScenarioTotals): number => outcomes.rests ?? 0;
+
 export function summaryOf(report: ChaosReport): string {
   const faults = sortedFaults(report).map(([kind, count]) => `${kind} ${count}`);
   const reads = sumOf(Object.values(report.totals).map((totals) => totals.reads));
@@ -40,8 +43,9 @@ function scenarioLines(name: string, totals: ScenarioTotals): string[] {
   const violationCount = sumOf(Object.values(totals.violations));
   return [
     `${name}: ${totals.rounds} rounds`,
-    `  reads ${totals.reads} (hit ratio ${hitRatio(totals)})`,
-    `  writes acknowledged ${totals.acknowledged}, failed or rolled back ${totals.failed}`,
+    `  reads ${totals.reads} (hit ratio ${hitRatio(totals)}), refreshes ${refreshesOf(totals)}`,
+    `  writes acknowledged ${totals.acknowledged}, failed or rolled back ${totals.failed}, ` +
+      `rested with their fences ${restsOf(totals)}`,
     `  violations ${violationCount} ${JSON.stringify(totals.violations)}`,
     ...Object.entries(totals.exemptions).map(
       ([reason, { reads, worstMs }]) =>
@@ -63,6 +67,8 @@ const RESULT_ROWS: readonly Column[] = [
   ['reads checked', ({ reads }) => reads],
   ['writes acknowledged', ({ acknowledged }) => acknowledged],
   ['writes rejected, failed or rolled back', ({ failed }) => failed],
+  ['writes that rested between their fences and COMMIT', restsOf],
+  ['entries refreshed before they expired', refreshesOf],
   ['faults', ({ faults }) => sumOf(Object.values(faults))],
   ['**stale reads (G1)**', violationsOf('G1: stale')],
   ['**reads of what was never committed (G3)**', violationsOf('G3: never committed')],

@@ -22,6 +22,9 @@ import {
 import { insertRows } from './new-rows.js';
 import type { Message, Plan } from './node-messages.js';
 
+/** How much the clients of each node do. */
+export type Load = Omit<Plan, 'seed' | 'degradedWrites' | 'subjects' | 'ownerId'>;
+
 export interface RoundOptions {
   readonly name: string;
   readonly seed: number;
@@ -33,7 +36,7 @@ export interface RoundOptions {
   readonly pauseFactor: number;
   /** No fault begins after this time. Without it each schedule is passed through once. */
   readonly maxMs?: number;
-  readonly load: Pick<Plan, 'readers' | 'writers' | 'maxReadRestMs' | 'maxWriteRestMs'>;
+  readonly load: Load;
   readonly fenceMs: number;
   readonly boundMs: number;
 }

@@ -17,6 +17,17 @@ export function parseEntityTags(header: string): EntityTags {
   return header.match(ENTITY_TAG) ?? [];
 }
 
+/** A list may have empty elements (RFC 9110, section 5.6.1.2). */
+const SEPARATORS = /^[\t ]*(?:,[\t ]*)*$/;
+
+/** Whether a header is `*`, or lists at least one entity tag and nothing else. */
+export function isEntityTagList(header: string): boolean {
+  if (header.trim() === '*') return true;
+  const rest = header.split(ENTITY_TAG);
+  const areSeparated = rest.slice(1, -1).every((text) => text.includes(','));
+  return rest.length > 1 && areSeparated && rest.every((text) => SEPARATORS.test(text));
+}
+
 /** Strong comparison, for If-Match: a weak tag never matches (RFC 9110, section 8.8.3.2). */
 export const matchesStrongly = (tags: EntityTags, current: string): boolean =>
   tags === '*' || tags.includes(current);

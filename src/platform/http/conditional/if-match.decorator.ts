@@ -5,7 +5,13 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyRequest } from 'fastify';
 import { problems } from '../problems/problem.js';
-import { type EntityTags, entityTagOf, matchesStrongly, parseEntityTags } from './entity-tag.js';
+import {
+  type EntityTags,
+  entityTagOf,
+  isEntityTagList,
+  matchesStrongly,
+  parseEntityTags,
+} from './entity-tag.js';
 
 /** The versions that a request accepts as the current one. */
 export class IfMatch {
@@ -20,7 +26,8 @@ export class IfMatch {
     if (this.tags === undefined) return;
     const current = entityTagOf(version);
     if (!matchesStrongly(this.tags, current)) {
-      throw problems.versionMismatch(undefined, { headers: { ETag: current } });
+      const detail = `The entity tag is now ${current}; read the object again and decide again`;
+      throw problems.versionMismatch(detail, { headers: { ETag: current } });
     }
   }
 
@@ -34,9 +41,13 @@ export class IfMatch {
   }
 }
 
+/** @throws Problem if-match-malformed */
 export const IfMatchHeader = createParamDecorator(
   (_: unknown, context: ExecutionContext): IfMatch => {
     const header = context.switchToHttp().getRequest<FastifyRequest>().headers['if-match'];
-    return new IfMatch(header === undefined ? undefined : parseEntityTags(header));
+    if (header === undefined) return new IfMatch(undefined);
+    // As a version that does not match, it would be 412 however often the client reads again.
+    if (!isEntityTagList(header)) throw problems.ifMatchMalformed();
+    return new IfMatch(parseEntityTags(header));
   },
 );

@@ -29,7 +29,7 @@ export class ProblemFilter implements ExceptionFilter {
     if (status === 500 || isMissingRule) {
       const [path] = request.url.split('?');
       this.logger.error(`${request.id} ${request.method} ${path}: ${stackOf(cause)}`);
-    } else if (status > 500) {
+    } else if (status === 503) {
       this.logger.warn(`${request.id} ${code}: ${messageOf(cause)}`);
     }
   }

@@ -20,7 +20,9 @@ export interface ProblemType {
 }
 
 export interface ProblemDetails {
-  /** Specific to this occurrence. Never SQL, parser text or a stack. */
+  /**
+   * Specific to this occurrence: a clause without a full stop. Never SQL, parser text or a stack.
+   */
   readonly detail?: string;
   /** Members beside the standard ones, e.g. `errors`, `allowed`. */
   readonly extensions?: Readonly<Record<string, unknown>>;
@@ -72,8 +74,8 @@ export const problems = {
     status: 400,
     title: 'The request body is not valid JSON',
     explanation:
-      'Send one JSON value in UTF-8 (RFC 8259), nested at most 32 levels deep, without a member ' +
-      'named "__proto__".',
+      'Send one JSON value in UTF-8 (RFC 8259), nested at most 32 levels deep, without a name ' +
+      'twice in one object, and without a member named "__proto__".',
   }),
   malformedUrl: defineProblem({
     code: 'malformed-url',
@@ -100,8 +102,8 @@ export const problems = {
     status: 400,
     title: 'The request is invalid',
     explanation:
-      'Each entry of "errors" has a JSON pointer to a member of the body or the name of a ' +
-      'parameter, the code of the violated rule, and a description.',
+      'Each entry of "errors" is one mistake: a JSON pointer to a member of the body, or "/" and ' +
+      'the name of a parameter; the code of the violated rule; and what to send instead.',
     example: {
       detail: 'limit must be a whole number from 1 to 100',
       errors: [
@@ -140,8 +142,8 @@ export const problems = {
   forbidden: defineProblem({
     code: 'forbidden',
     status: 403,
-    title: 'A role is missing',
-    explanation: 'You are logged in, but you have none of the roles that this route requires.',
+    title: 'You may not do this',
+    explanation: 'You are logged in, but this needs a role that you do not have, or another user.',
   }),
   notFound: defineProblem({
     code: 'not-found',
@@ -178,8 +180,8 @@ export const problems = {
   uriTooLong: defineProblem({
     code: 'uri-too-long',
     status: 414,
-    title: 'A path parameter is too long',
-    explanation: 'A path parameter has at most 100 characters.',
+    title: 'The path is too long',
+    explanation: 'A path has at most 1000 characters, and a path parameter at most 100.',
   }),
   unsupportedMediaType: defineProblem({
     code: 'unsupported-media-type',
@@ -195,6 +197,14 @@ export const problems = {
     explanation:
       '"If-Match" does not contain the current entity tag. Read the object again, decide again, ' +
       'and send its new ETag.',
+  }),
+  ifMatchMalformed: defineProblem({
+    code: 'if-match-malformed',
+    status: 400,
+    title: 'If-Match is malformed',
+    explanation:
+      'Send "If-Match" as you received the ETag, with its quotes: "1" and not 1. It is "*" or a ' +
+      'list of entity tags (RFC 9110, section 13.1.1).',
   }),
   preconditionRequired: defineProblem({
     code: 'precondition-required',
@@ -217,6 +227,14 @@ export const problems = {
     title: 'Internal error',
     explanation:
       'The service failed. Please report it with the "requestId", under which the cause is logged.',
+  }),
+  notImplemented: defineProblem({
+    code: 'not-implemented',
+    status: 501,
+    title: 'The server does not support this',
+    explanation:
+      'The server supports neither this method nor this transfer coding: send the body as it is, ' +
+      'with "Content-Length" or "Transfer-Encoding: chunked" (RFC 9112, section 6.1).',
   }),
   overloaded: defineProblem({
     code: 'overloaded',

@@ -2,26 +2,9 @@
 import { Controller, Get, Header, Param } from '@nestjs/common';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import { ApiExcludeController } from '@nestjs/swagger';
+import { escapeHtml, HTML, htmlPage } from '../html-page.js';
 import { Operation } from '../openapi/operation.decorator.js';
 import { problemCatalogue, problems } from './problem.js';
-
-const HTML = 'text/html; charset=utf-8';
-const STYLE = [
-  'body{font:16px/1.5 system-ui,sans-serif;max-width:42rem;margin:4rem auto;padding:0 1rem}',
-  'body{color:#1b2733}',
-  'code{background:#eef2f6;padding:.1em .3em}',
-  'a{color:#0b5cad}',
-].join('');
-
-const escapeHtml = (text: string): string =>
-  text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`);
-
-const page = (title: string, body: string): string =>
-  [
-    '<!doctype html><html lang="en"><meta charset="utf-8">',
-    '<meta name="viewport" content="width=device-width">',
-    `<title>${escapeHtml(title)}</title><style>${STYLE}</style><body>${body}</body></html>`,
-  ].join('');
 
 @ApiExcludeController()
 @Controller('problems')
@@ -39,7 +22,7 @@ export class ProblemsController {
       const link = `<a href="/problems/${code}"><code>${code}</code></a>`;
       return `<li>${status} ${link}: ${escapeHtml(title)}</li>`;
     });
-    return page('Problems', `<h1>Problems</h1><ul>${items.join('')}</ul>`);
+    return htmlPage('Problems', `<h1>Problems</h1><ul>${items.join('')}</ul>`);
   }
 
   @Get(':code')
@@ -57,6 +40,6 @@ export class ProblemsController {
       `<p><code>${code}</code>, HTTP status ${status}</p>`,
       `<p>${escapeHtml(explanation)}</p>`,
     ];
-    return page(title, paragraphs.join(''));
+    return htmlPage(title, paragraphs.join(''));
   }
 }

@@ -21,11 +21,10 @@ const FASTIFY_ERRORS: Readonly<Record<string, ProblemFactory>> = {
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: problems.malformedRequest,
 };
 
-/**
- * Other errors of Fastify and Nest, by status. They throw these statuses for the client's errors.
- */
+/** Other errors of Fastify, Nest and plugins, by status. Any 4xx is the client's error. */
 const FRAMEWORK_STATUSES: Readonly<Record<number, ProblemFactory>> = {
-  400: problems.malformedRequest,
+  // @fastify/static: a path that leads out of its folder. To the client, nothing is there.
+  403: problems.notFound,
   404: problems.notFound,
   408: problems.requestTimeout,
   413: problems.payloadTooLarge,
@@ -63,10 +62,15 @@ function findProblem(error: Error): ProblemFactory | undefined {
 function problemOfFramework(error: Error): ProblemFactory | undefined {
   if (error instanceof HttpException) {
     // Nest wraps Fastify's errors: the original is the cause.
-    return FASTIFY_ERRORS[codeOf(error.cause ?? error)] ?? FRAMEWORK_STATUSES[error.getStatus()];
+    return FASTIFY_ERRORS[codeOf(error.cause ?? error)] ?? problemOfStatus(error.getStatus());
   }
-  const { statusCode } = error as { statusCode?: number };
-  return FASTIFY_ERRORS[codeOf(error)] ?? FRAMEWORK_STATUSES[statusCode ?? 0];
+  const { statusCode = 500 } = error as { statusCode?: number };
+  return FASTIFY_ERRORS[codeOf(error)] ?? problemOfStatus(statusCode);
+}
+
+function problemOfStatus(status: number): ProblemFactory | undefined {
+  const isClientError = status >= 400 && status < 500;
+  return FRAMEWORK_STATUSES[status] ?? (isClientError ? problems.malformedRequest : undefined);
 }
 
 const codeOf = (error: unknown): string => String((error as { code?: unknown }).code ?? '');

@@ -42,6 +42,8 @@ export class AllowedMethods {
 
   /** The value of `Allow`; empty when nothing is served under the path. */
   allowOf(path: string): string {
+    // The server as a whole (RFC 9110, section 9.3.7).
+    if (path === '*') return METHODS.join(', ');
     const allowed = METHODS.filter((method) => method === 'OPTIONS' || this.has(method, path));
     const hasRoute = allowed.length > 1;
     return hasRoute ? allowed.join(', ') : '';

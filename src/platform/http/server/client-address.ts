@@ -24,15 +24,18 @@ function withoutPort(text: string): string {
   return bracketed ?? dotted ?? text;
 }
 
+/** Node forgets the address of a connection that the client has closed. */
+const UNKNOWN_ADDRESS = 'unknown';
+
 /** The address of a request's client. */
 export function clientAddressOf({ ips, ip }: FastifyRequest): string {
   // Fastify lists the hops from the socket outwards, up to the first that is not a trusted proxy.
   // If that one is not an address, the trusted proxy before it counts.
   for (const hop of ips?.toReversed() ?? [ip]) {
-    const address = canonical(hop);
+    const address = canonical(hop ?? '');
     if (address !== undefined) return address;
   }
-  return ip;
+  return (ip as string | undefined) ?? UNKNOWN_ADDRESS;
 }
 
 /** 16-bit groups in the part of an IPv6 address that names a network (/64). */

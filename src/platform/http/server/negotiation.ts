@@ -1,8 +1,9 @@
 /**
- * Checks that every request must pass before its route runs: Host, encoding of the URL, path,
- * method, Accept. Each failure is a problem with the status of RFC 9110. The checks run in the
- * order of this file.
+ * Checks that every request must pass before its route runs: header lines, framing, encoding of the
+ * URL, path, method, Accept. Each failure is a problem with the status of RFC 9110. The checks run
+ * in the order of this file.
  */
+import type { IncomingMessage } from 'node:http';
 import accepts from 'accepts';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Problem, problems } from '../problems/problem.js';
@@ -24,27 +25,28 @@ interface Target {
 /** Checks that need no route, in this order. The first problem is the response. */
 const FORM_CHECKS: readonly ((request: FastifyRequest, target: Target) => Problem | undefined)[] = [
   checkHost,
+  checkTransferCoding,
   checkQueryEncoding,
-  checkPathSegments,
+  checkPath,
 ];
 
 /** Installs the checks. Call before any route is registered. */
 export function installNegotiation(fastify: FastifyInstance): void {
   const methods = new AllowedMethods(fastify);
   fastify.addHook('onRequest', (request, reply, done) => {
-    void reply.header('X-Request-Id', request.id);
     const target = targetOf(request.url);
     for (const check of FORM_CHECKS) {
       const problem = check(request, target);
       if (problem) return done(problem);
     }
     const { path } = target;
-    if (methods.isServed(request, path)) return done(checkAccept(request, path));
+    const isOptions = request.method === 'OPTIONS';
+    if (!isOptions && methods.isServed(request, path)) return done(checkAccept(request, path));
     const allow = methods.allowOf(path);
     // Nest answers 404.
     if (allow === '') return done();
-    if (request.method === 'OPTIONS') return void reply.code(204).header('Allow', allow).send();
-    done(problems.methodNotAllowed(`${path} allows ${allow}.`, { headers: { Allow: allow } }));
+    if (isOptions) return void reply.code(204).header('Allow', allow).send();
+    done(problems.methodNotAllowed(`${path} allows ${allow}`, { headers: { Allow: allow } }));
   });
 }
 
@@ -56,10 +58,31 @@ function targetOf(url: string): Target {
 
 const isOfApi = (path: string): boolean => path.startsWith('/v1/');
 
-/** RFC 9112, section 3.2. */
+/** `uri-host [ ":" port ]` (RFC 9110, section 7.2; RFC 3986, section 3.2.2). Empty is allowed. */
+const HOST = /^(?:[\w.~!$&'()*+;=%-]*|\[[\da-f:.]+\])(?::\d*)?$/i;
+
+/** RFC 9112, section 3.2. Several lines arrive as one, with commas (server-options.ts). */
 function checkHost({ headers, raw }: FastifyRequest): Problem | undefined {
-  const isMissing = headers.host === undefined && raw.httpVersion === '1.1';
-  return isMissing ? problems.malformedRequest() : undefined;
+  const { host } = headers;
+  if (host === undefined) {
+    const isMissing = raw.httpVersion === '1.1';
+    return isMissing ? problems.malformedRequest('The header Host is missing') : undefined;
+  }
+  if (HOST.test(host)) return undefined;
+  return problems.malformedRequest('The header Host must be one host with an optional port');
+}
+
+/** RFC 9112, section 6.1. Node's parser accepts a list that ends with `chunked`. */
+function checkTransferCoding({ headers, raw }: FastifyRequest): Problem | undefined {
+  const coding = headers['transfer-encoding'];
+  if (coding === undefined) return undefined;
+  // The rest of the connection may be framed in another way than Node reads it.
+  const closing = { headers: { Connection: 'close' } };
+  if (raw.httpVersion !== '1.1') {
+    return problems.malformedRequest('HTTP/1.0 has no Transfer-Encoding', closing);
+  }
+  const isChunked = coding.trim().toLowerCase() === 'chunked';
+  return isChunked ? undefined : problems.notImplemented(undefined, closing);
 }
 
 /** Fastify checks the encoding of paths, but passes on broken encoding in queries. */
@@ -76,21 +99,54 @@ function isDecodable(query: string): boolean {
   }
 }
 
-/** The router would take an empty segment for the value of a parameter. */
-function checkPathSegments(_: FastifyRequest, { path }: Target): Problem | undefined {
-  const hasEmptySegment = path.endsWith('/') || path.includes('//');
-  return isOfApi(path) && hasEmptySegment ? problems.notFound() : undefined;
+/** Characters of a whole path. File systems, of which /docs reads one, have limits of their own. */
+const MAX_PATH_LENGTH = 1_000;
+/** Of one segment. The router limits parameters, which are in characters of decoded text. */
+const MAX_SEGMENT_LENGTH = 200;
+/** Controls, slashes and backslashes in percent-encoding, and `.` and `..` in any form. */
+const UNUSABLE_SEGMENT = /%(?:[01][0-9a-f]|7f|2f|5c)|\\|^(?:\.|%2e){1,2}$/i;
+
+/**
+ * No route has empty segments, or segments that a file system would understand. A path may end with
+ * a slash outside of the API: /docs/.
+ */
+function checkPath(_: FastifyRequest, { path }: Target): Problem | undefined {
+  if (path.length > MAX_PATH_LENGTH) return problems.uriTooLong();
+  const segments = path.slice(1).split('/');
+  const isLastEmpty = segments.at(-1) === '';
+  if (isLastEmpty && !isOfApi(path)) segments.pop();
+  return segments.some(isUnusable) ? problems.notFound() : undefined;
 }
+
+const isUnusable = (segment: string): boolean =>
+  segment === '' || segment.length > MAX_SEGMENT_LENGTH || UNUSABLE_SEGMENT.test(segment);
 
 /** Only the API negotiates. Pages and probes answer whatever the client accepts. */
 function checkAccept(request: FastifyRequest, path: string): Problem | undefined {
-  return isOfApi(path) && !isAcceptable(request) ? problems.notAcceptable() : undefined;
+  if (!isOfApi(path) || isAcceptable(request)) return undefined;
+  const produced = producedBy(request).join(' or ');
+  return problems.notAcceptable(`This resource is available only as ${produced}`);
 }
 
-function isAcceptable({ headers, raw, routeOptions }: FastifyRequest): boolean {
-  const { accept } = headers;
+const producedBy = ({ routeOptions }: FastifyRequest): readonly string[] =>
+  routeOptions.config.produces ?? ['application/json'];
+
+function isAcceptable(request: FastifyRequest): boolean {
+  const { accept = '' } = request.headers;
   // What most clients send, without parsing it.
-  if (accept === undefined || accept === '*/*') return true;
-  const produced = routeOptions.config.produces ?? ['application/json'];
-  return accepts(raw).type([...produced]) !== false;
+  if (accept === '' || accept === '*/*') return true;
+  const ranges = { headers: { accept: withoutParameters(accept) } };
+  return accepts(ranges as IncomingMessage).type([...producedBy(request)]) !== false;
 }
+
+/** `;name=value` of a media range, with a token or a quoted string (RFC 9110, section 5.6.6). */
+const PARAMETER = /;[\t ]*([\w!#$%&'*+.^`|~-]*)(?:=(?:"(?:[^"\\]|\\.)*"|[^\s;,"]*))?[\t ]*/g;
+
+/**
+ * Media ranges match by type and subtype, whatever parameters they carry. Of these, only the weight
+ * remains.
+ */
+const withoutParameters = (accept: string): string =>
+  accept.replace(PARAMETER, (parameter, name: string) =>
+    name.toLowerCase() === 'q' ? parameter : '',
+  );

@@ -1,7 +1,9 @@
 /**
  * Security headers for browsers, with Helmet's values (helmetjs.github.io). Invariant: every
- * response that reaches a route or the 404 handler carries all of them.
+ * response carries all of them, also one that is sent before there is a request.
  */
+import type { Duplex } from 'node:stream';
+import { TLSSocket } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
 
 /** Scripts come from this service only. Swagger UI needs inline styles. */
@@ -35,16 +37,25 @@ const HEADERS = {
 const TLS_POLICY = ['upgrade-insecure-requests'];
 const TLS_HEADERS = { 'strict-transport-security': 'max-age=31536000; includeSubDomains' } as const;
 
-/** @param isTls whether this process itself serves HTTPS */
-export function installSecurityHeaders(fastify: FastifyInstance, isTls: boolean): void {
-  const policy = [...CONTENT_SECURITY_POLICY, ...(isTls ? TLS_POLICY : [])];
-  const headers = {
-    'content-security-policy': policy.join(';'),
-    ...HEADERS,
-    ...(isTls ? TLS_HEADERS : {}),
-  };
-  fastify.addHook('onRequest', (_, reply, done) => {
-    void reply.headers(headers);
+type Headers = Readonly<Record<string, string>>;
+
+const PLAIN: Headers = {
+  'content-security-policy': CONTENT_SECURITY_POLICY.join(';'),
+  ...HEADERS,
+};
+const OVER_TLS: Headers = {
+  'content-security-policy': [...CONTENT_SECURITY_POLICY, ...TLS_POLICY].join(';'),
+  ...HEADERS,
+  ...TLS_HEADERS,
+};
+
+/** The headers of a response that no hook sees. Of TLS only if this process itself serves it. */
+export const securityHeadersFor = (socket: Duplex): Headers =>
+  socket instanceof TLSSocket ? OVER_TLS : PLAIN;
+
+export function installSecurityHeaders(fastify: FastifyInstance): void {
+  fastify.addHook('onRequest', (request, reply, done) => {
+    void reply.headers(securityHeadersFor(request.raw.socket));
     done();
   });
 }

@@ -2,10 +2,12 @@
  * Settings of the HTTP server where Node's and Fastify's defaults are looser than the API's
  * contract: time and size limits, request ids, and problem+json for errors before a route.
  */
-import { randomUUID } from 'node:crypto';
 import type { Server, ServerOptions } from 'node:http';
+import type { Socket } from 'node:net';
 import type { FastifyServerOptions } from 'fastify';
-import { sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { refuseTunnel, sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { trackResponses } from './pending-responses.js';
+import { requestIdOf } from './request-id.js';
 import { secureContextOf, type TlsPair } from './tls-pair.js';
 
 const MAX_BODY_BYTES = 256 * 1024;
@@ -20,15 +22,6 @@ const KEEP_ALIVE_MS = 65_000;
 /** Connections of one process. Further ones are closed at once. */
 export const MAX_CONNECTIONS = 10_000;
 
-/** Well-formed ids of callers. Session tokens are excluded, because request ids are logged. */
-const REQUEST_ID = /^(?!.*hf_)[A-Za-z0-9._~+/=-]{1,128}$/;
-
-/** The caller's `X-Request-Id`, so that logs of both sides can be joined, or a new one. */
-function requestIdOf(header: string | string[] | undefined): string {
-  const isUsable = typeof header === 'string' && REQUEST_ID.test(header);
-  return isUsable ? header : randomUUID();
-}
-
 /** Servers must accept a target in absolute form (RFC 9112, section 3.2.2). */
 function toOriginForm(target: string): string {
   if (!/^https?:/i.test(target)) return target;
@@ -39,6 +32,9 @@ function toOriginForm(target: string): string {
 const NODE_OPTIONS: ServerOptions = {
   // negotiation.ts rejects a missing Host with a problem instead.
   requireHostHeader: false,
+  // Otherwise Node takes the first of several lines of Host or Authorization, and a proxy in front
+  // may take the last. Joined with a comma, they are invalid.
+  joinDuplicateHeaders: true,
   headersTimeout: MAX_HEAD_MS,
   connectionsCheckingInterval: TIMEOUT_CHECK_INTERVAL_MS,
 };
@@ -73,6 +69,14 @@ export function fastifyOptions(trustProxy: readonly string[], tls?: TlsPair): Fa
 /** Sets what Node takes neither as an option nor from Fastify. */
 export function configureServer(server: Server): void {
   server.maxConnections = MAX_CONNECTIONS;
+  trackResponses(server);
+  // A client that ends its side after its request still gets the response (RFC 9112, section 9.6).
+  Object.assign(server, { httpAllowHalfOpen: true });
+  // With TLS, Node does not allow it. Not as an option: it would keep broken handshakes open.
+  server.prependListener('secureConnection', (socket: Socket) => {
+    socket.allowHalfOpen = true;
+  });
+  server.on('connect', refuseTunnel);
   // A server may ignore expectations that it does not know (RFC 9110, section 10.1.1). Without this
   // listener Node answers 417 itself, without a problem.
   server.on('checkExpectation', (request, response) => server.emit('request', request, response));

@@ -4,7 +4,7 @@
  */
 import type { PipeTransform } from '@nestjs/common';
 import { problems } from '../problems/problem.js';
-import { isId } from './fields.js';
+import { isId } from './faults.js';
 
 export class IdPipe implements PipeTransform<string, string> {
   /** @throws Problem not-found */

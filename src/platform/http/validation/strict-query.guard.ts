@@ -7,7 +7,7 @@ import type { CanActivate, ExecutionContext } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA } from '@nestjs/common/constants.js';
 import { RouteParamtypes } from '@nestjs/common/enums/route-paramtypes.enum.js';
 import type { FastifyRequest } from 'fastify';
-import { unknownProperty, validationFailed } from './validation-problem.js';
+import { unknownParameter, validationFailed } from './validation-problem.js';
 
 export class StrictQueryGuard implements CanActivate {
   /** @throws Problem validation-failed */
@@ -16,9 +16,7 @@ export class StrictQueryGuard implements CanActivate {
     if (!url.includes('?') || !url.startsWith('/v1/')) return true;
     const names = Object.keys(query as object);
     if (names.length === 0 || readsQuery(context)) return true;
-    throw validationFailed(
-      names.map((name) => unknownProperty('', name, 'is not a parameter of this route')),
-    );
+    throw validationFailed(names.map((name) => unknownParameter(name, [])));
   }
 }
 

@@ -2,6 +2,7 @@
 import { describe, expect, it } from '@jest/globals';
 import {
   entityTagOf,
+  isEntityTagList,
   matchesStrongly,
   matchesWeakly,
   parseEntityTags,
@@ -22,6 +23,28 @@ describe('parseEntityTags', () => {
     ['nothing', '', []],
   ])('reads %s: %s', (_, header, tags) => {
     expect(parseEntityTags(header)).toEqual(tags);
+  });
+});
+
+describe('isEntityTagList', () => {
+  const LISTS = [
+    '"1"',
+    'W/"1"',
+    '"1", W/"2"',
+    '"1","2"',
+    '""',
+    '"1,2"',
+    '*',
+    ' * ',
+    ', "1" ,, "2",',
+  ];
+  it.each(LISTS)('accepts %s', (header) => {
+    expect(isEntityTagList(header)).toBe(true);
+  });
+
+  const OTHERS = ['1', '"1', '1"', '', ',', 'w/"1"', '"1" "2"', '"1""2"', '"1", 2', '*, "1"', '**'];
+  it.each(OTHERS)('rejects %s', (header) => {
+    expect(isEntityTagList(header)).toBe(false);
   });
 });
 
@@ -56,7 +79,7 @@ describe('IfMatch', () => {
     (header) => {
       const mismatch = {
         problemType: expect.objectContaining({ code: 'version-mismatch' }),
-        details: { headers: { ETag: '"2"' } },
+        details: expect.objectContaining({ headers: { ETag: '"2"' } }),
       };
       expect(() => ifMatch(header).check(2)).toThrow(expect.objectContaining(mismatch));
       expect(() => ifMatch(header).require(2)).toThrow(expect.objectContaining(mismatch));

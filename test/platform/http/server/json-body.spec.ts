@@ -14,6 +14,53 @@ const ROUTES_WITH_BODY = casesOf(ROUTES.filter(({ hasBody }) => hasBody));
 const MAX_BODY_BYTES = 256 * 1024;
 const bodyOfLength = (bytes: number): string => `{"x":"${'x'.repeat(bytes - 8)}"}`;
 
+const SYNTAX = 'is not valid JSON';
+const ENCODING = 'must be in UTF-8';
+const DEPTH = 'must not be nested more than 32 levels deep';
+const PROTO = 'must not have a member named "__proto__"';
+const twice = (name: string): string => `must not have "${name}" twice`;
+
+const MALFORMED: readonly (readonly [body: string | Buffer, reason: string])[] = [
+  ['{', SYNTAX],
+  ['{}}', SYNTAX],
+  ["{'a':1}", SYNTAX],
+  ['{"a":1,}', SYNTAX],
+  ['{"a":NaN}', SYNTAX],
+  ['{"a":01}', SYNTAX],
+  ['/* */{}', SYNTAX],
+  ['undefined', SYNTAX],
+  [' ', SYNTAX],
+  ['\ufeff{}'.repeat(2), SYNTAX],
+  ['{"a":1}{"a":1}', SYNTAX],
+  // A byte that never occurs, UTF-16, and an overlong form.
+  [Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]), ENCODING],
+  [Buffer.from('{"a":"\ud800"}', 'utf16le'), ENCODING],
+  [Buffer.from([0x7b, 0x22, 0xc0, 0xaf, 0x22, 0x3a, 0x31, 0x7d]), ENCODING],
+  ['{"__proto__":{"roles":["admin"]}}', PROTO],
+  ['{"a":{"__proto__":1}}', PROTO],
+  ['[{"a":[{"__proto__":1}]}]', PROTO],
+  ['{"__proto__":1,"__proto__":2}', PROTO],
+  ['{"\\u005f_proto__":1}', PROTO],
+  [`${'['.repeat(100_000)}${']'.repeat(100_000)}`, DEPTH],
+  [`${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}`, DEPTH],
+  ['{"a":1,"a":1}', twice('a')],
+  ['{"a":1,"b":{"a":2},"a":3}', twice('a')],
+  ['{"b":[{"c":1},{"c":1,"d":"\\"c\\":","c":2}]}', twice('c')],
+  ['{"a":{"b":1,"b":1},"c":":{}\\\\"}', twice('b')],
+  ['{"ab":1,"\\u0061b":2}', twice('\\u0061b')],
+  ['{"":1,"":2}', twice('')],
+  [`{${'"k":1,'.repeat(30_000)}"k":1}`, twice('k')],
+];
+
+/** Texts that look like the ones above. */
+const WELL_FORMED = [
+  '{"a":1,"b":{"a":1},"c":[{"a":1},{"a":1}]}',
+  '{"a":"\\"a\\":1,\\"a\\":","A":1}',
+  '{"a":":::{{{","b":"\\\\"}',
+  `${'{"a":'.repeat(32)}1${'}'.repeat(32)}`,
+  '\ufeff{"a":1}',
+];
+
 describe.each(ROUTES_WITH_BODY)('the body of %s', (_, route) => {
   it('is 415 unless it is sent as JSON in UTF-8 without compression', async () => {
     const unsupported = [
@@ -69,30 +116,16 @@ describe.each(ROUTES_WITH_BODY)('the body of %s', (_, route) => {
   });
 
   it('is 400 malformed-json when it is not strictly JSON', async () => {
-    const malformed: (string | Buffer)[] = [
-      '{',
-      '{}}',
-      "{'a':1}",
-      '{"a":1,}',
-      '{"a":NaN}',
-      '{"a":01}',
-      '/* */{}',
-      'undefined',
-      ' ',
-      '\ufeff{}'.repeat(2),
-      // Not UTF-8: a byte that never occurs, UTF-16, and an overlong form.
-      Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x3a, 0x31, 0x7d]),
-      Buffer.from('{"a":"\ud800"}', 'utf16le'),
-      Buffer.from([0x7b, 0x22, 0xc0, 0xaf, 0x22, 0x3a, 0x31, 0x7d]),
-      '{"__proto__":{"roles":["admin"]}}',
-      '{"a":{"__proto__":1}}',
-      '{"__proto__":1,"__proto__":2}',
-      '{"\\u005f_proto__":1}',
-      `${'['.repeat(100_000)}${']'.repeat(100_000)}`,
-      `${'{"a":'.repeat(20_000)}1${'}'.repeat(20_000)}`,
-    ];
-    const replies = await Promise.all(malformed.map((body) => target.send(route, { body })));
+    const replies = await Promise.all(MALFORMED.map(([body]) => target.send(route, { body })));
     for (const reply of replies) expectProblem(reply, 400, 'malformed-json');
+    expect(replies.map(({ body }) => body.detail as string)).toEqual(
+      MALFORMED.map(([, reason]) => `The request body ${reason}`),
+    );
+  });
+
+  it('is read as JSON when names repeat in different objects only', async () => {
+    const replies = await Promise.all(WELL_FORMED.map((body) => target.send(route, { body })));
+    for (const reply of replies) expectProblem(reply, 400, 'validation-failed');
   });
 
   it('is 400 when it is JSON but not an object', async () => {

@@ -1,6 +1,7 @@
 /** Methods, media types and URLs: what every route answers before its handler runs. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import type { Reply } from '../../../support/http-client.js';
+import { startApp } from '../../../support/app.js';
+import { type Reply, sendRaw } from '../../../support/http-client.js';
 import { expectProblem } from '../../../support/problem.js';
 import {
   casesOf,
@@ -20,7 +21,8 @@ beforeAll(async () => {
 });
 afterAll(() => target.app.close());
 
-const READS = ROUTES.filter(({ method }) => method === 'GET');
+/** Of what the admin, as whom the tests call, may see. */
+const READS = ROUTES.filter(({ method, isPrivate }) => method === 'GET' && !isPrivate);
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE', 'PROPFIND'];
 
 describe('methods', () => {
@@ -66,7 +68,16 @@ describe('Accept', () => {
   const typeOf = ({ mediaType }: Route): string => mediaType ?? 'application/json';
 
   it.each(casesOf(ROUTES))('%s is 406 when its media type is not accepted', async (_, route) => {
-    const unacceptable = ['image/png', 'text/html', `${typeOf(route)};q=0`, '*/*;q=0'];
+    const type = typeOf(route);
+    const unacceptable = [
+      'image/png',
+      'text/html',
+      `${type};q=0`,
+      `${type};version=1;q=0`,
+      '*/*;q=0',
+      `text/html;x="${type}", image/png;x=",${type},"`,
+      'nonsense',
+    ];
     const replies = await Promise.all(
       unacceptable.map((Accept) => target.send(route, { headers: { Accept } })),
     );
@@ -75,7 +86,19 @@ describe('Accept', () => {
 
   it.each(casesOf(READS))('%s accepts its media type and ranges with it', async (_, route) => {
     const type = typeOf(route);
-    const acceptable = [type, '*/*', 'application/*', `text/html, ${type};q=0.1`];
+    const acceptable = [
+      type,
+      '*/*',
+      'application/*',
+      `text/html, ${type};q=0.1`,
+      '',
+      type.toUpperCase(),
+      `${type}; charset=utf-8`,
+      `${type};charset="utf-8";q=0.5`,
+      `application/*;version=2, text/html`,
+      `text/html;level="1,2;q=0", ${type}; profile="a, b" ; q=0.1 ; extension`,
+      `${type};version=1;q=0, ${type};version=2`,
+    ];
     const replies = await Promise.all(
       acceptable.map((Accept) => target.send(route, { headers: { Accept } })),
     );
@@ -88,6 +111,41 @@ describe('Accept', () => {
 });
 
 describe('URLs', () => {
+  /** Names that mean something to a file system or to a router, but name nothing here. */
+  const MISLEADING = [
+    ...['../x', './x', '..', '.', '/x', 'x//y', '%00', 'x%00.css', '%2e%2e/x', '%2E./x'],
+    ...['..%2fx', '%2e%2e%2fx', 'x%5c..%5cy', '%5c', '%0a', '%1b', '%7f', '.git/config', '~'],
+    ...['swagger-ui.css/x', `${'a'.repeat(300)}`, '%E2%82%AC'.repeat(30), 'package.json%00'],
+  ];
+  it.each(MISLEADING)('/<any folder>/%s is 404', async (name) => {
+    const folders = ['/docs', '/problems', '/health', '/v1/orders', '/v1/users', '/nowhere'];
+    const port = Number(new URL(target.app.url).port);
+    const head = `Host: x\r\nAuthorization: Bearer ${target.adminToken}\r\nConnection: close`;
+    const statuses = await Promise.all(
+      folders.map(async (folder) => {
+        const response = await sendRaw(port, `GET ${folder}/${name} HTTP/1.1\r\n${head}\r\n\r\n`);
+        return Number(/^HTTP\/1\.1 (\d+)/.exec(response)?.[1]);
+      }),
+    );
+    // The router refuses parameters of more than 100 characters.
+    expect(statuses.filter((status) => status !== 404 && status !== 414)).toEqual([]);
+  });
+
+  it('a path that names nothing is no failure of the service: nothing is logged', async () => {
+    const lines: string[] = [];
+    const log = { write: (line: string) => void lines.push(line) };
+    const app = await startApp({ LOG_LEVEL: 'warn' }, undefined, log);
+    try {
+      for (const name of MISLEADING) await app.sendRaw(getOf(`/docs/${name}`));
+    } finally {
+      await app.close();
+    }
+    expect(lines).toEqual([]);
+  });
+
+  const getOf = (path: string): string =>
+    `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`;
+
   const BROKEN = ['%', '%z', '%zz', '%ff', '%E0%A4%A', '%C0%AF'];
   it.each(PATHS)('%s with broken percent-encoding is 400', async (template) => {
     const path = target.pathOf(template);
@@ -103,7 +161,6 @@ describe('URLs', () => {
   });
 
   it.each([
-    '/',
     '/v1',
     '/v1/',
     '/v2/orders',
@@ -138,6 +195,13 @@ describe('URLs', () => {
   it('a path parameter with more than 100 characters is 414', async () => {
     const path = `/v1/orders/${'a'.repeat(101)}`;
     expectProblem(await target.send({ method: 'GET', path }), 414, 'uri-too-long');
+  });
+
+  it('a path with more than 1000 characters is 414', async () => {
+    const path = `/docs/${'a/'.repeat(500)}`;
+    expectProblem(await target.send({ method: 'GET', path }), 414, 'uri-too-long');
+    const response = await target.app.sendRaw(getOf(`/docs/${'a/../'.repeat(2_000)}`));
+    expect(response).toMatch(/^HTTP\/1\.1 414 /);
   });
 
   it('a URL in absolute form is understood', async () => {

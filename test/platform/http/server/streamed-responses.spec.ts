@@ -2,6 +2,7 @@
  * Streams to clients that stop reading: closed after a timeout, sooner during shutdown. Slow
  * clients are served.
  */
+import { randomBytes } from 'node:crypto';
 import http from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
@@ -11,9 +12,11 @@ import {
   type StallTimeouts,
   StreamedResponses,
 } from '../../../../src/platform/http/server/streamed-responses.service.js';
+import { installCompression } from '../../../../src/platform/http/server/compression.js';
 import { eventually } from '../../../support/eventually.js';
 
-const CHUNK = 'x'.repeat(64 * 1024);
+/** Hexadecimal noise: compressing it leaves half of it. */
+const CHUNK = randomBytes(32 * 1024).toString('hex');
 const MIB = 2 ** 20;
 
 let server: FastifyInstance;
@@ -38,7 +41,11 @@ beforeEach(async () => {
   chunkCount = 0;
   isReleased = false;
   server = fastify({ forceCloseConnections: true });
-  server.get('/', (_, reply) => streams.send(reply, endlessChunks()));
+  await installCompression(server);
+  server.get('/', (_, reply) => {
+    void reply.header('Content-Type', 'application/x-ndjson');
+    streams.send(reply, endlessChunks());
+  });
   await server.listen({ host: '127.0.0.1', port: 0 });
 });
 afterEach(async () => {
@@ -48,11 +55,14 @@ afterEach(async () => {
 });
 
 /** A client that has received the first bytes, and reads no more by itself. */
-function openStream(timeoutsMs: StallTimeouts): Promise<http.IncomingMessage> {
+function openStream(
+  timeoutsMs: StallTimeouts,
+  headers: Record<string, string> = {},
+): Promise<http.IncomingMessage> {
   streams = new StreamedResponses(timeoutsMs);
   const { port } = server.addresses()[0] as { port: number };
   return new Promise((resolve, reject) => {
-    const request = http.get({ port, host: '127.0.0.1', agent: false }, (response) => {
+    const request = http.get({ port, host: '127.0.0.1', agent: false, headers }, (response) => {
       responses.push(response);
       response.on('error', () => undefined);
       response.pause();
@@ -65,8 +75,13 @@ function openStream(timeoutsMs: StallTimeouts): Promise<http.IncomingMessage> {
 const released = (): Promise<boolean> => eventually('the stream is released', () => isReleased);
 
 describe('a client that stops reading', () => {
-  it('is disconnected after the timeout, and its stream is released', async () => {
-    const response = await openStream({ serving: 200, draining: 60_000 });
+  it.each<[string, Record<string, string>]>([
+    ['plain', {}],
+    ['gzip', { 'Accept-Encoding': 'gzip' }],
+    ['br', { 'Accept-Encoding': 'br' }],
+  ])('is disconnected after the timeout, and its stream released (%s)', async (_, headers) => {
+    const response = await openStream({ serving: 200, draining: 60_000 }, headers);
+    expect(response.headers['content-encoding']).toBe(headers['Accept-Encoding']);
     await released();
     const countAtRelease = chunkCount;
     const closed = new Promise((resolve) => response.once('close', resolve));

@@ -130,6 +130,27 @@ describe('a service with TLS_CERT_FILE and TLS_KEY_FILE', () => {
     expect(headers['content-security-policy']).toContain('upgrade-insecure-requests');
   });
 
+  it('answers a client that ends its side after its request', async () => {
+    const socket = await connectTls();
+    let received = '';
+    socket.on('data', (chunk: Buffer) => (received += chunk.toString()));
+    // Verifying a password takes longer than the end of this side.
+    const body = JSON.stringify({ username: 'nobody', password: 'nothing' });
+    const fields = `Content-Type: application/json\r\nContent-Length: ${body.length}`;
+    socket.end(`POST /v1/sessions HTTP/1.1\r\nHost: x\r\n${fields}\r\n\r\n${body}`);
+    await new Promise((resolve) => socket.on('close', resolve));
+    expect(received).toMatch(/^HTTP\/1\.1 401 /);
+  });
+
+  it('sends HSTS also with a problem of the connection', async () => {
+    const socket = await connectTls();
+    let received = '';
+    socket.on('data', (chunk: Buffer) => (received += chunk.toString()));
+    socket.write('nonsense\r\n\r\n');
+    await new Promise((resolve) => socket.on('close', resolve));
+    expect(received).toMatch(/^HTTP\/1\.1 400 [^]*strict-transport-security/);
+  });
+
   it('uses TLS 1.3, and TLS 1.2 with forward secrecy', async () => {
     expect((await connectTls()).getProtocol()).toBe('TLSv1.3');
     const old = await connectTls({ maxVersion: 'TLSv1.2' });

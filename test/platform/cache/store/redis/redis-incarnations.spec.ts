@@ -9,6 +9,7 @@ import { describe, expect, it } from '@jest/globals';
 import { CacheUnavailableError } from '../../../../../src/platform/cache/store/cache-store.js';
 import { slotOf } from '../../../../../src/platform/cache/store/redis/redis-cluster.js';
 import type { RedisStore } from '../../../../../src/platform/cache/store/redis/redis-store.js';
+import { moveSlot } from '../../../../support/cluster-slots.js';
 import { eventually } from '../../../../support/eventually.js';
 import {
   type RedisServer,
@@ -17,7 +18,7 @@ import {
   startRedisSentinel,
 } from '../../../../support/redis.js';
 import { show } from '../store-contract.js';
-import { holdsKey, moveSlot, RedisFixtures } from './redis-fixtures.js';
+import { holdsKey, RedisFixtures } from './redis-fixtures.js';
 
 const LONG_MS = 60_000;
 const fixtures = new RedisFixtures();

@@ -1,0 +1,61 @@
+/** The page at `/`. */
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { startApp, type TestApp } from '../../support/app.js';
+import { freePort } from '../../support/free-port.js';
+import type { Reply } from '../../support/http-client.js';
+import { expectProblem } from '../../support/problem.js';
+
+let app: TestApp;
+
+beforeAll(async () => {
+  app = await startApp();
+});
+afterAll(() => app.close());
+
+const linksIn = ({ text }: Reply): string[] =>
+  [...text.matchAll(/href="([^"]+)"/g)].map(([, path]) => path as string);
+
+describe('GET /', () => {
+  it.each([undefined, 'text/html,*/*;q=0.8', 'application/json', '*/*'])(
+    'is a page of links for Accept: %s',
+    async (accept) => {
+      const headers: Record<string, string> = accept === undefined ? {} : { Accept: accept };
+      const reply = await app.call('GET', '/', { headers });
+      expect([reply.status, reply.headers.get('content-type')]).toEqual([
+        200,
+        'text/html; charset=utf-8',
+      ]);
+      expect(linksIn(reply)).toEqual(
+        expect.arrayContaining([
+          '/docs',
+          '/docs/openapi.json',
+          '/problems',
+          '/health/ready',
+          '/metrics',
+        ]),
+      );
+    },
+  );
+
+  it('has only links that lead somewhere', async () => {
+    const links = linksIn(await app.call('GET', '/'));
+    const replies = await Promise.all(links.map((path) => app.call('GET', path)));
+    expect(replies.map(({ status }) => status)).toEqual(links.map(() => 200));
+  });
+
+  it('has no link to the metrics when they are on a port of their own', async () => {
+    const separate = await startApp({ METRICS_PORT: String(await freePort()) });
+    try {
+      expect(linksIn(await separate.call('GET', '/'))).not.toContain('/metrics');
+    } finally {
+      await separate.close();
+    }
+  });
+
+  it('answers HEAD and OPTIONS, and no other method', async () => {
+    expect((await app.call('HEAD', '/')).status).toBe(200);
+    const options = await app.call('OPTIONS', '/');
+    expect([options.status, options.headers.get('allow')]).toEqual([204, 'GET, HEAD, OPTIONS']);
+    expectProblem(await app.call('POST', '/'), 405, 'method-not-allowed');
+  });
+});
