@@ -275,10 +275,11 @@ describe('a change that is made with psql', () => {
   it('a LISTEN connection is cut → its node reads PostgreSQL until it is up to date', async () => {
     const order = await placeOrder(nodeA, user.token);
     await eventuallyHits(nodeA, order.id);
-    await psql.query(
+    const cut = await psql.query(
       `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE application_name = 'holdfast-cache' AND datname = current_database()`,
     );
+    expect(cut.rowCount).toBe(2);
     const note = 'while nobody listened';
     await psql.query('UPDATE orders SET note = $2 WHERE id = $1', [order.id, note]);
     await eventuallyReplies(

@@ -120,7 +120,7 @@ class ChaosRun {
     if (this.options.form === 'short') {
       return { ...common, pauseFactor: 1, load: { ...SHORT_LOAD, ...rests } };
     }
-    const pauseFactor = random.pick([1, 3, 10]);
+    const pauseFactor = random.pick([3, 10, 30]);
     const load = { ...heavyLoad(random), ...rests };
     return { ...common, maxMs: LONG_ROUND_MS, pauseFactor, load };
   }

@@ -6,8 +6,8 @@
 import type { Random } from '../../support/random.js';
 import type { Step } from './node-messages.js';
 
-/** What a node reaches through a link that can be disturbed. */
-export type LinkName = 'redis' | 'postgres' | `sentinel ${number}`;
+/** What a node reaches through a link that can be disturbed, or is reached by. */
+export type LinkName = 'redis' | 'postgres' | `sentinel ${number}` | 'client';
 
 /** Of one link of one node. */
 export type LinkFault = { readonly on: 'link'; readonly node: number; readonly link: LinkName } & (
@@ -96,10 +96,10 @@ export function nameOf(fault: Fault): string {
 }
 
 /** Decides the details of one fault. */
-export type FaultMaker = (random: Random) => Fault;
+export type FaultMaker<F = Fault> = (random: Random) => F;
 
-export interface FaultSchedule {
-  readonly faults: readonly FaultMaker[];
+export interface FaultSchedule<F = Fault> {
+  readonly faults: readonly FaultMaker<F>[];
   /** Milliseconds between two faults: at least, at most. */
   readonly pauseMs: readonly [min: number, max: number];
 }
@@ -108,11 +108,11 @@ export interface FaultSchedule {
  * The faults of a schedule without end, each with the pause before it.
  * @param pauseFactor lengthens every pause
  */
-export function* faultsOf(
-  schedule: FaultSchedule,
+export function* faultsOf<F>(
+  schedule: FaultSchedule<F>,
   random: Random,
   pauseFactor: number,
-): Generator<{ pauseMs: number; fault: Fault }> {
+): Generator<{ pauseMs: number; fault: F }> {
   for (;;) {
     for (const makeFault of random.shuffled(schedule.faults)) {
       const pauseMs = Math.round(random.between(...schedule.pauseMs) * pauseFactor);
