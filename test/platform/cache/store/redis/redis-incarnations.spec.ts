@@ -79,8 +79,6 @@ async function beginIncarnation(server: RedisServer): Promise<void> {
   await sendRedisCommand(server.port, 'REPLICAOF NO ONE');
 }
 
-const FAILOVER_RETRY_MS = 200;
-
 describe('one server', () => {
   it('a server was a replica for a moment → the next command notices', async () => {
     const server = await fixtures.startServer();
@@ -301,16 +299,6 @@ describe('a Cluster', () => {
     const epochIn = (redisKey: string): string => redisKey.split('.')[1]!;
     expect(epochIn(store.redisKeyOf(key)!)).toBe(epochIn(firstRedisKey));
   });
-
-  /** Asked again when the cluster gives the failover up: on a busy machine its 5 s may not do. */
-  const failOverTo = (server: RedisServer): Promise<unknown> =>
-    eventually('the server is a master', async () => {
-      const info = await sendRedisCommand(server.port, 'INFO replication');
-      if (info.includes('role:master')) return true;
-      await sendRedisCommand(server.port, 'CLUSTER FAILOVER');
-      await sleep(FAILOVER_RETRY_MS);
-      return false;
-    });
 
   it('a shard fails over to its replica and back → no old row is shown', async () => {
     const { url, masters, replica } = await fixtures.keep(startRedisCluster());
