@@ -54,7 +54,7 @@ export interface EndedMessage {
   readonly hangingCalls: number;
   /** Reads may fail while PostgreSQL cannot be reached. */
   readonly failedReads: number;
-  /** How the cache answered: hit, miss, fenced, bypass, unavailable; refreshes, and rests of writes. */
+  /** How the cache answered (hit, miss, fenced, …), with refreshes and rests of writes. */
   readonly outcomes: Readonly<Record<string, number>>;
 }
 

@@ -1,4 +1,4 @@
-/** The Redis that the nodes of one lane share, and the addresses at which each of them reaches it. */
+/** The Redis that the nodes of one lane share, and the addresses at which each reaches it. */
 import { join } from 'node:path';
 import type { Random } from '../../support/random.js';
 import {

@@ -4,6 +4,45 @@ import { groupDigits, markdownTable } from '../../bench/page.js';
 import type { ChaosReport, ScenarioTotals } from './chaos.js';
 import type { Rule } from './history-checker.js';
 
+/** What each kind of fault does. */
+const FAULT_EXPLANATIONS = [
+  [
+    '`<server> link …`',
+    "A proxy delays, stalls, cuts or refuses a node's connections, or swallows one direction.",
+  ],
+  [
+    'SIGKILL, SIGSTOP',
+    'A node dies at a step of a write, or stops for longer than any lease or fence.',
+  ],
+  [
+    'other database, other server, no REDIS_URL',
+    'A node starts again with another cache than the others, and later back.',
+  ],
+  ['clock jump', 'The wall clock of a node is wrong by 3 s or 10 min.'],
+  [
+    'outage, address leads elsewhere',
+    'All nodes lose Redis; one after the other they reach another server under its address.',
+  ],
+  [
+    'Redis hangs, back empty, back with an old dataset',
+    'SIGSTOP; SIGKILL and a new start, with or without an older snapshot.',
+  ],
+  ['FLUSHALL, evictions', 'Redis loses entries, fences among them.'],
+  ['failover by command, master killed, master hangs', 'Sentinels promote the replica.'],
+  [
+    'shard failover, shard killed, slot moved',
+    "A shard's replica takes over; a shard dies and comes back; a slot moves away and back.",
+  ],
+  [
+    'COMMIT stalled',
+    'Every COMMIT waits inside PostgreSQL, for up to 1.2 times the life of a fence.',
+  ],
+  [
+    'LISTEN cut, PostgreSQL killed',
+    "PostgreSQL ends the nodes' LISTEN connections; the server dies and recovers from its log.",
+  ],
+];
+
 const CACHE_OUTCOMES = ['hit', 'miss', 'fenced', 'bypass', 'unavailable'];
 
 const sumOf = (numbers: readonly number[]): number =>
@@ -139,19 +178,7 @@ Cluster of three shards; two without Redis, over a PostgreSQL server that is kil
 with \`CACHE_DEGRADED_WRITES=reject\` and \`wait\` take turns. A promise has no exception for a node
 that is cut off: such a write waits before it is acknowledged.
 
-| fault                                              | what happens                                                                              |
-| :------------------------------------------------- | :---------------------------------------------------------------------------------------- |
-| \`<server> link …\`                                | A proxy delays, stalls, cuts or refuses a node's connections, or swallows one direction.   |
-| SIGKILL, SIGSTOP                                   | A node dies at a step of a write, or stops for longer than any lease or fence.             |
-| other database, other server, no REDIS_URL         | A node starts again with another cache than the others, and later back.                    |
-| clock jump                                         | The wall clock of a node is wrong by 3 s or 10 min.                                        |
-| outage, address leads elsewhere                    | All nodes lose Redis; one after the other they reach another server under its address.     |
-| Redis hangs, back empty, back with an old dataset  | SIGSTOP; SIGKILL and a new start, with or without an older snapshot.                       |
-| FLUSHALL, evictions                                | Redis loses entries, fences among them.                                                    |
-| failover by command, master killed, master hangs   | Sentinels promote the replica.                                                             |
-| shard failover, shard killed, slot moved           | A shard's replica takes over; a shard dies and comes back; a slot moves away and back.     |
-| COMMIT stalled                                     | Every COMMIT waits inside PostgreSQL, for up to 1.2 times the life of a fence.             |
-| LISTEN cut, PostgreSQL killed                      | PostgreSQL ends the nodes' LISTEN connections; the server dies and recovers from its log.  |
+${markdownTable(['fault', 'what happens'], FAULT_EXPLANATIONS)}
 
 - One write in twenty rests between its fences and COMMIT for up to 0.4 of the life of a fence.
 - Users expire after 1 s and orders after 2 s. Entries are refreshed from two reads in the second

@@ -102,7 +102,9 @@ export class Membership {
     const status = await table.readStatus();
     await this.removeSilentReaders(table, status);
     const identity = await this.findIdentity();
-    const obstacle = this.findObstacle(status, identity);
+    // Without this node's own registration, which may end in between.
+    const others = this.othersAmong(status.readers);
+    const obstacle = this.findObstacle(status, others, identity);
     const mayJoin = obstacle === undefined && identity !== undefined;
     if (mayJoin) {
       const isRegistered = await this.stayRegistered(table, status);
@@ -110,7 +112,7 @@ export class Membership {
       return isRegistered ? this.useEpoch(status, identity) : undefined;
     }
     await this.leave(client);
-    await this.moveEpoch(table, status, identity);
+    if (others.length === 0) await this.moveEpoch(table, status, identity);
     this.setState(obstacle ?? 'joining');
     return undefined;
   }
@@ -123,7 +125,7 @@ export class Membership {
     await new EpochTable(client).remove(registration);
   }
 
-  /** PostgreSQL does not answer, or not as it should. The registration remains until another node removes it. */
+  /** PostgreSQL does not answer as it should. The registration remains until others remove it. */
   loseDatabase(cause: string): void {
     this.setState('no-database', cause);
   }
@@ -143,6 +145,7 @@ export class Membership {
   /** @returns why this node must not be registered for the current epoch */
   private findObstacle(
     status: EpochStatus,
+    others: readonly CacheReader[],
     identity: string | undefined,
   ): MembershipState | undefined {
     const tables = this.entities.tables();
@@ -151,8 +154,7 @@ export class Membership {
     if (status.epochServer !== null && status.epochServer !== status.server) return 'new-server';
     if (identity === undefined) return 'no-cache';
     if (status.cache === identity) return undefined;
-    const hasOtherReaders = this.othersAmong(status.readers).length > 0;
-    return hasOtherReaders ? 'other-cache' : 'joining';
+    return others.length > 0 ? 'other-cache' : 'joining';
   }
 
   /** Begins an epoch that this node may join, once nobody is registered for the current one. */
@@ -161,8 +163,7 @@ export class Membership {
     status: EpochStatus,
     identity: string | undefined,
   ): Promise<void> {
-    const { epoch, cache, epochServer, server, readers, isOlderReleasePresent } = status;
-    if (this.othersAmong(readers).length > 0) return;
+    const { epoch, cache, epochServer, server, isOlderReleasePresent } = status;
     if (!this.mayTrustRegistry(status)) return;
     // An older release invalidates its own keys only, so ours must never be read again.
     const nextCache = isOlderReleasePresent ? null : (identity ?? null);

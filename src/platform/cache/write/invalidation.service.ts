@@ -321,7 +321,6 @@ export class InvalidationService implements OnApplicationShutdown {
   /** The cache's side of a transaction that begins now. */
   begin(): Invalidation {
     const { membership, entities, degradedWrites, database, unanswered, logger } = this;
-    const { fenceMs } = this.timings;
     const store = membership.epochStore;
     return new Invalidation({
       store,
@@ -330,7 +329,7 @@ export class InvalidationService implements OnApplicationShutdown {
       degradedWrites,
       database,
       unanswered,
-      fenceMs,
+      fenceMs: this.timings.fenceMs,
       logger,
     });
   }

@@ -286,7 +286,10 @@ describe('a pass of a node', () => {
     await startNode();
     await eventually('the node is registered', isRegistered);
     await somePasses();
-    expect([gate.isOpen, openings, await readWaitingKeys()]).toEqual([false, [], [['k']]]);
+    // Each registration that cannot reach the cache ends at once, and the next one has its own row.
+    expect([gate.isOpen, openings]).toEqual([false, []]);
+    expect(await readWaitingKeys()).toContainEqual(['k']);
+    beforeRenewal = async () => undefined;
     cache.beforePublish = async () => undefined;
     await eventually('the gate opens', () => gate.isOpen);
   });
