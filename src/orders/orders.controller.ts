@@ -176,7 +176,7 @@ export class OrdersController {
       'Streams all orders, newest first, one JSON object a line, as fast as the client reads. ' +
       'A client that reads nothing for 30 seconds is disconnected.',
     type: OrderView,
-    returns: 'Orders, one a line. The schema describes a line.',
+    returns: 'Orders, one JSON object a line, each as `x-item-schema` describes it.',
     headers: ['Cache-Control'],
     produces: NDJSON,
     problems: [problems.forbidden],

@@ -2,7 +2,6 @@
  * The requests and responses of the orders' routes. Money is an integer in minor units (e.g. cents)
  * of an ISO 4217 currency.
  */
-import { applyDecorators } from '@nestjs/common';
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
 import { isISO4217CurrencyCode } from 'class-validator';
 import { findFault } from '../platform/http/validation/faults.js';
@@ -12,14 +11,13 @@ import {
   List,
   OneOf,
   QueryIds,
-  rule,
   Text,
   Time,
 } from '../platform/http/validation/fields.js';
 import { PageQuery, PageShape } from '../platform/http/pagination.js';
 import { represent } from '../platform/http/conditional/representation.js';
 import type { Order } from './order.entity.js';
-import { upcast } from './projection/order-events.js';
+import { EVENT_TYPES, upcast } from './projection/order-events.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
 import type { OrderEvent } from './projection/order-event.entity.js';
 
@@ -29,32 +27,28 @@ const MAX_IDS = 100;
 const ID_EXAMPLE = '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a';
 const TIME_EXAMPLE = '2026-01-31T09:30:00.000Z';
 
-const isCurrency = (value: unknown): boolean =>
-  typeof value === 'string' && /^[A-Z]{3}$/.test(value) && isISO4217CurrencyCode(value);
+const LETTERS = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZ'];
 
-const findCurrencyFaults = findFault(
-  'currency',
-  isCurrency,
-  'must be an ISO 4217 currency code in upper case, e.g. EUR',
-);
+/** The codes of ISO 4217. class-validator knows them, but does not export them. */
+const CURRENCIES: readonly string[] = LETTERS.flatMap((first) =>
+  LETTERS.flatMap((second) => LETTERS.map((third) => first + second + third)),
+).filter((code) => isISO4217CurrencyCode(code));
 
 export const Currency = (): PropertyDecorator =>
-  applyDecorators(
-    ApiProperty({
-      type: String,
-      pattern: '^[A-Z]{3}$',
-      minLength: 3,
-      maxLength: 3,
-      example: 'EUR',
-      description: 'An ISO 4217 code in upper case.',
-    }),
-    rule(findCurrencyFaults),
-  );
+  OneOf(CURRENCIES, {
+    name: 'Currency',
+    example: 'EUR',
+    description: 'An ISO 4217 code in upper case.',
+    findFaults: findFault(
+      'currency',
+      (value) => CURRENCIES.includes(value as string),
+      'must be an ISO 4217 currency code in upper case, e.g. EUR',
+    ),
+  });
 
 const Note = ({ optional }: { optional: boolean }): PropertyDecorator =>
   Text({ optional, nullable: true, max: 1000, multiline: true, example: 'Ring twice.' });
 
-@ApiSchema({ name: 'OrderItem' })
 export class OrderItemInput {
   @Text({ min: 1, max: 64, example: 'LAMP-01' })
   sku: string;
@@ -73,6 +67,10 @@ export class OrderItemInput {
   })
   unitPrice: number;
 }
+
+/** The same fields in responses, where a later release may add some. */
+@ApiSchema({ name: 'OrderItem' })
+export class OrderItemView extends OrderItemInput {}
 
 export class PlaceOrder {
   @Currency()
@@ -120,7 +118,11 @@ export class GetOrderQuery {
 
 /** The filters that every list of orders has. */
 export class UserOrdersQuery extends PageQuery {
-  @OneOf(ORDER_STATUSES, { optional: true, description: 'Only orders with this status.' })
+  @OneOf(ORDER_STATUSES, {
+    name: 'OrderStatus',
+    optional: true,
+    description: 'Only orders with this status.',
+  })
   status?: OrderStatus;
 
   @Time({ optional: true, description: 'Only orders that were placed at this time or later.' })
@@ -137,12 +139,12 @@ export class ListOrdersQuery extends UserOrdersQuery {
     schema: {
       // A pattern, because Swagger UI shows no field for a list with the format "uuid".
       items: { type: 'string', pattern: UUID_PATTERN },
-      // One parameter whose values are separated by commas.
+      // One parameter whose values are separated by commas: shorter than a parameter for each.
       ...{ style: 'form', explode: false },
     },
     description:
-      'Up to 100 ids, without any other parameter. Returns the orders that exist and that the ' +
-      'caller may see, each once, in this order.',
+      'Up to 100 ids, without any other parameter: `ids=a,b` or `ids=a&ids=b`. Returns the orders ' +
+      'that exist and that the caller may see, each once, in this order.',
   })
   ids?: string[];
 
@@ -160,14 +162,14 @@ export class OrderView {
   @Id({ example: ID_EXAMPLE, description: 'The user who placed the order.' })
   userId: string;
 
-  @OneOf(ORDER_STATUSES, { example: 'placed' })
+  @OneOf(ORDER_STATUSES, { name: 'OrderStatus', example: 'placed' })
   status: OrderStatus;
 
   @Currency()
   currency: string;
 
-  @ApiProperty({ type: OrderItemInput, isArray: true })
-  items: OrderItemInput[];
+  @ApiProperty({ type: OrderItemView, isArray: true })
+  items: OrderItemView[];
 
   @Integer({
     min: 0,
@@ -210,7 +212,7 @@ export class OrderEventView {
   })
   version: number;
 
-  @ApiProperty({ type: String, example: 'order.paid' })
+  @OneOf([...EVENT_TYPES.keys()], { name: 'OrderEventType', example: 'order.paid' })
   type: string;
 
   @ApiProperty({

@@ -47,6 +47,7 @@ export class ChangeUser {
 
 export class ChangeRoles {
   @SomeOf(ROLES, {
+    name: 'Role',
     example: ['user', 'support'],
     description: 'Replaces all roles of the user.',
   })
@@ -69,7 +70,7 @@ export class UserView {
   @ApiProperty({ type: String, format: 'email', example: 'ada@example.com' })
   email: string;
 
-  @SomeOf(ROLES, { example: ['user'] })
+  @SomeOf(ROLES, { name: 'Role', example: ['user'] })
   roles: Role[];
 
   @Integer({

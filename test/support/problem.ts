@@ -1,5 +1,6 @@
 /** Assertions about problems (RFC 9457): the form that every error response must have. */
 import { expect } from '@jest/globals';
+import { problemCatalogue } from '../../src/platform/http/problems/problem.js';
 import type { Reply } from './http-client.js';
 
 /** Text that must not leave the service: stacks, SQL, and messages of parsers and libraries. */
@@ -10,8 +11,6 @@ const INTERNAL_TEXT = new RegExp(
     String.raw`Unexpected token|in JSON at|FST_|HPE_|class-validator|undefined`,
   ].join('|'),
 );
-
-const STATUSES_WITH_RETRY_AFTER = [429, 503];
 
 /** Expects this problem: its form, its header fields, and no internal text. */
 export function expectProblem(reply: Reply, status: number, code: string): void {
@@ -29,9 +28,10 @@ export function expectProblem(reply: Reply, status: number, code: string): void 
   expect(typeof body.instance).toBe('string');
   expect(reply.text).not.toMatch(INTERNAL_TEXT);
   if (status === 401) expect(reply.headers.get('www-authenticate')).toMatch(/^Bearer\b/);
-  if (STATUSES_WITH_RETRY_AFTER.includes(status)) {
-    expect(reply.headers.get('retry-after')).toMatch(/^[1-9]\d*$/);
-  }
+  const { headers: declared = [] } = problemCatalogue.get(code) ?? {};
+  const hasRetryAfter = declared.includes('Retry-After');
+  const retryAfter = hasRetryAfter ? expect.stringMatching(/^[1-9]\d*$/) : null;
+  expect(reply.headers.get('retry-after')).toEqual(retryAfter);
 }
 
 interface ValidationError {

@@ -25,7 +25,7 @@ export class SummaryRow {
   @Day({ example: '2026-01-31' })
   day: string;
 
-  @OneOf(ORDER_STATUSES, { example: 'paid' })
+  @OneOf(ORDER_STATUSES, { name: 'OrderStatus', example: 'paid' })
   status: OrderStatus;
 
   @Currency()
@@ -36,11 +36,13 @@ export class SummaryRow {
 
   @ApiProperty({
     oneOf: [
-      { type: 'integer', format: 'int64' },
-      { type: 'string', pattern: '^[0-9]+$' },
+      { type: 'integer', format: 'double-int', minimum: 0, maximum: Number.MAX_SAFE_INTEGER },
+      { type: 'string', pattern: '^[0-9]{16,}$' },
     ],
     example: 29_994,
-    description: 'In minor units; as decimal text when the sum exceeds 2^53 - 1.',
+    description:
+      'In minor units of the currency. A decimal string when the sum exceeds 2^53 - 1, which ' +
+      'JSON numbers cannot hold exactly.',
   })
   total: number | string;
 }

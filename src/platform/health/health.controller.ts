@@ -15,7 +15,7 @@ import { CACHE_STORE, type CacheStore } from '../cache/store/cache-store.js';
 import { Config } from '../../config.js';
 import { DatabaseProbe } from '../database/database-probe.js';
 import { Operation } from '../http/openapi/operation.decorator.js';
-import { defineProblem, RETRY_LATER } from '../http/problems/problem.js';
+import { defineProblem, RETRY_AFTER, RETRY_LATER } from '../http/problems/problem.js';
 import { OutboxRelay } from '../outbox/outbox-relay.js';
 import { withDeadline } from '../timing/deadline.js';
 
@@ -23,6 +23,7 @@ const notReady = defineProblem({
   code: 'not-ready',
   status: 503,
   title: 'This process is not ready for requests',
+  headers: RETRY_AFTER,
   explanation:
     'PostgreSQL does not answer, migrations are pending, or the process is shutting down. ' +
     '"checks" has the state of each part.',

@@ -1,5 +1,5 @@
 /** The problems of requests with an Idempotency-Key. */
-import { defineProblem } from '../http/problems/problem.js';
+import { defineProblem, RETRY_AFTER } from '../http/problems/problem.js';
 
 export const idempotencyProblems = {
   required: defineProblem({
@@ -30,6 +30,7 @@ export const idempotencyProblems = {
     code: 'idempotency-key-in-flight',
     status: 409,
     title: 'The first request with this key is still running',
+    headers: RETRY_AFTER,
     explanation: 'Repeat the request after "Retry-After" seconds to get its response.',
   }),
 } as const;

@@ -15,7 +15,10 @@ const GOOD_TO_KNOW = [
     'that version, or as `If-None-Match` to get 304 when nothing has changed.',
   '- Money is an integer in the minor unit (cents) of an ISO 4217 currency. ' +
     'Times are RFC 3339 in UTC.',
-  '- Unknown properties and parameters are errors.',
+  '- Requests are closed: unknown properties and parameters are errors. Responses are open: a ' +
+    'later release may add properties.',
+  '- Text is well-formed Unicode without control characters, U+2028 and U+2029; only notes have ' +
+    'tabs and line feeds. Lengths count code points.',
   '- Lists have pages: send `next` as `cursor`, or follow the `Link` header.',
   '- Every `GET` route answers `HEAD`, every path answers `OPTIONS`.',
 ];

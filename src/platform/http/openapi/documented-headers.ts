@@ -1,39 +1,105 @@
-/** The headers of the API: their descriptions in the OpenAPI document, and references to them. */
+/** The headers of the API: their schemas in the OpenAPI document, and references to them. */
+
+const ENTITY_TAG = '"[0-9]+"';
+/** Opaque tags of RFC 9110, section 8.8.3, in ASCII. */
+const ANY_ENTITY_TAG = '(W/)?"[!#-~]*"';
+const SECONDS = { type: 'integer', format: 'int32', minimum: 0 } as const;
+const PATH_TEXT =
+  'A relative reference (RFC 9110, section 10.2.2): resolve it against the URL of the request.';
+
+interface DocumentedHeader {
+  readonly description: string;
+  readonly schema: object;
+}
 
 export const RESPONSE_HEADERS = {
-  'X-Request-Id':
-    'The id of this request in the logs: the one you sent if it is valid, else a new one.',
-  RateLimit: 'r: requests left. t: seconds until the limit resets.',
-  'RateLimit-Policy': 'q: allowed requests. w: window in seconds.',
-  ETag: 'The version as a strong entity tag. Send it as If-Match or If-None-Match.',
-  Location: 'The path of the new object.',
-  Link: 'rel="next": the next page (RFC 8288). Absent on the last page.',
-  'Cache-Status': 'How the cache answered (RFC 9211): hit, fwd=miss, fwd=request or fwd=bypass.',
-  'Cache-Control':
-    'private, no-cache: you may store the response, but revalidate it before each use. no-store: ' +
-    'it has a token, or it is a problem.',
-  Age: 'The maximum age of the response in seconds (RFC 9111). All older changes are in it.',
-  'Idempotent-Replayed':
-    '"true": this is the stored response to an earlier request with the same key.',
-  'Retry-After': 'Seconds to wait before you try again.',
-  'WWW-Authenticate': 'Bearer: how to authenticate (RFC 6750).',
-} as const;
+  'X-Request-Id': {
+    description:
+      'The id of this request in the logs: the one you sent if it is valid, else a new one.',
+    schema: { type: 'string', minLength: 1, maxLength: 128 },
+  },
+  RateLimit: {
+    description: 'r: requests left. t: seconds until the limit resets.',
+    schema: { type: 'string' },
+  },
+  'RateLimit-Policy': {
+    description: 'q: allowed requests. w: window in seconds.',
+    schema: { type: 'string' },
+  },
+  ETag: {
+    description: 'The version as a strong entity tag. Send it as If-Match or If-None-Match.',
+    schema: { type: 'string', pattern: `^${ENTITY_TAG}$` },
+  },
+  Location: {
+    description: `The new object. ${PATH_TEXT}`,
+    schema: { type: 'string', format: 'uri-reference', pattern: '^/v1/' },
+  },
+  Link: {
+    description: `rel="next": the next page (RFC 8288). Absent on the last page. ${PATH_TEXT}`,
+    schema: { type: 'string' },
+  },
+  'Cache-Status': {
+    description: 'How the cache answered (RFC 9211): hit, fwd=miss, fwd=request or fwd=bypass.',
+    schema: { type: 'string' },
+  },
+  'Cache-Control': {
+    description:
+      'private, no-cache: you may store the response, but revalidate it before each use. ' +
+      'no-store: it has a token, or it is a problem.',
+    schema: { type: 'string' },
+  },
+  Age: {
+    description:
+      'The maximum age of the response in seconds (RFC 9111). All older changes are in it.',
+    schema: SECONDS,
+  },
+  'Idempotent-Replayed': {
+    description: 'This is the stored response to an earlier request with the same key.',
+    schema: { type: 'string', enum: ['true'] },
+  },
+  'Retry-After': {
+    description: 'Seconds to wait before you try again.',
+    schema: { ...SECONDS, minimum: 1 },
+  },
+  'WWW-Authenticate': {
+    description: 'Bearer: how to authenticate (RFC 6750).',
+    schema: { type: 'string' },
+  },
+} as const satisfies Record<string, DocumentedHeader>;
 
 export type ResponseHeader = keyof typeof RESPONSE_HEADERS;
 
 /** Only headers that some route requires have an example: Swagger UI sends examples. */
 export const REQUEST_HEADERS = {
   'If-Match': {
-    description: 'The ETag of the version to change, for example `"1"`.',
+    description:
+      'The ETag of the version to change, with its quotes: `"1"`. `*` is any version, a list any ' +
+      'of its versions. Weak tags never match.',
+    schema: {
+      type: 'string',
+      pattern: `^(\\*|${ANY_ENTITY_TAG}( *, *${ANY_ENTITY_TAG})*)$`,
+    },
     example: '"1"',
   },
   'If-None-Match': {
     description: 'The ETag of your copy, for example `"1"`. If it is current, the response is 304.',
+    schema: { type: 'string' },
   },
-  'Cache-Control': { description: '`no-cache`: read from the primary database, not from a cache.' },
+  'Cache-Control': {
+    description: '`no-cache`: read from the primary database, not from a cache.',
+    schema: { type: 'string' },
+  },
   'Idempotency-Key': {
     description:
-      '1 to 255 characters. A new key for each new request, the same key for each retry of it.',
+      '1 to 255 printable ASCII characters. A new key for each new request, the same key for ' +
+      'each retry of it. The quoted form of a structured field (RFC 9651) is the same key: `"k"` ' +
+      'is `k`. A bare key has no quote and no space at its ends.',
+    schema: {
+      type: 'string',
+      minLength: 1,
+      maxLength: 255,
+      pattern: '^[!#-~]([ -~]*[!#-~])?$',
+    },
     example: '8e03978e-40d5-43e8-bc93-6894a57f9324',
   },
 } as const;

@@ -6,15 +6,18 @@ import type { INestApplication } from '@nestjs/common';
 import { DocumentBuilder, type OpenAPIObject, SwaggerModule } from '@nestjs/swagger';
 import { describeRule } from '../../access/policy.js';
 import { problemCatalogue, problems } from '../problems/problem.js';
+import { NAMED_WORDS } from '../validation/fields.js';
 import { RESPONSE_HEADERS, UNLIMITED_HEADERS } from './documented-headers.js';
 import { ABOUT, ID_DESCRIPTIONS, TAGS } from './document-texts.js';
 import { EXTENSIONS, type Variant } from './operation.decorator.js';
-import { problemResponse, ProblemShape } from './problem-responses.js';
+import { problemResponse, ProblemShape, UNEXPECTED_PROBLEM } from './problem-responses.js';
 
 /** The parts of OpenAPI that this file changes. */
 interface Schema {
   $ref?: string;
   type?: string | string[];
+  description?: string;
+  enum?: string[];
   example?: unknown;
   properties?: Record<string, Schema>;
   required?: string[];
@@ -27,6 +30,7 @@ interface Response {
   description?: string;
   content?: Record<string, { examples?: Record<string, unknown> }>;
 }
+type Responses = Record<string, Response>;
 interface Operation {
   tags: string[];
   operationId: string;
@@ -37,7 +41,7 @@ interface Operation {
     required?: boolean;
     content: { 'application/json': { schema: Schema; example?: unknown } };
   };
-  responses: Record<string, Response>;
+  responses: Responses;
   security?: object[];
   [extension: `x-${string}`]: unknown;
 }
@@ -67,12 +71,19 @@ export function buildDocument(app: INestApplication, version: string): OpenAPIOb
       completeBody(operation, components.schemas);
     }
   }
-  components.responses = shareProblemResponses(Object.values(paths).flatMap(Object.values));
-  components.headers = responseHeaders();
+  components.schemas.ProblemCode = problemCodes();
+  const { properties = {} } = components.schemas.Problem ?? {};
+  const { description } = properties.code ?? {};
+  properties.code = { $ref: '#/components/schemas/ProblemCode', description } as Schema;
+  const shared = shareProblemResponses(Object.entries(paths));
+  components.responses = { ...shared, UnexpectedProblem: UNEXPECTED_PROBLEM };
+  components.headers = RESPONSE_HEADERS;
   components.examples = problemExamples(JSON.stringify([paths, components.responses]));
   // In the order in which people read it.
   const { openapi, info, servers, tags } = document;
-  return { openapi, info, servers, tags, paths, components } as unknown as OpenAPIObject;
+  const complete = shareWords({ openapi, info, servers, tags, paths, components });
+  Object.assign((complete.components as Components).schemas, namedSchemas());
+  return complete as unknown as OpenAPIObject;
 }
 
 function baseDocument(version: string): Omit<OpenAPIObject, 'paths'> {
@@ -85,6 +96,7 @@ function baseDocument(version: string): Omit<OpenAPIObject, 'paths'> {
     .addBearerAuth({
       type: 'http',
       scheme: 'bearer',
+      bearerFormat: 'opaque',
       description: 'The `token` in the response to POST /v1/sessions.',
     });
   for (const [tag, description] of Object.entries(TAGS)) builder.addTag(tag, description);
@@ -118,6 +130,7 @@ function completeOperation(path: string, operation: Operation): void {
   const callers = describeRule(operation[EXTENSIONS.allow] as string);
   if (callers) operation.description += `\n\n**Who:** ${callers}`;
   for (const extension of Object.values(EXTENSIONS)) delete operation[extension];
+  operation.responses.default = { $ref: '#/components/responses/UnexpectedProblem' };
   // An empty list says explicitly that no session is needed.
   operation.security ??= [];
   for (const parameter of operation.parameters) {
@@ -162,50 +175,76 @@ function forbidUnknownProperties(reference: Schema, schemas: Schemas): void {
   if (schema.items) forbidUnknownProperties(schema.items, schemas);
 }
 
-/** Moves each problem response that several routes have to `components.responses`. */
-function shareProblemResponses(operations: readonly Operation[]): Record<string, Response> {
-  const uses = new Map<
-    string,
-    { name: string; response: Response; replacements: (() => void)[] }
-  >();
-  for (const { responses } of operations) {
+/** Names of sets of problems that many routes have. Clients are generated from them. */
+const NAMED_SETS: ReadonlyMap<string, string> = new Map([
+  ['malformed-url,validation-failed', 'BadRequest'],
+  ['malformed-url,malformed-json,validation-failed', 'BadRequestBody'],
+  ['overloaded,database-unavailable', 'Unavailable'],
+  ['overloaded,database-unavailable,cache-unavailable', 'UnavailableForWrites'],
+]);
+
+/**
+ * Moves responses to `components.responses`: those with one problem, under its name, and
+ * {@link NAMED_SETS}. Others stay where they are: a name made of their problems would change
+ * whenever the route gets another.
+ */
+function shareProblemResponses(paths: readonly (readonly [string, Paths[string]])[]): Responses {
+  const shared: Responses = {};
+  const ofApi = paths.filter(([path]) => path.startsWith('/v1/'));
+  for (const { responses } of ofApi.flatMap(([, item]) => Object.values(item))) {
     for (const [status, response] of Object.entries(responses)) {
-      const name = nameOfProblems(response);
-      if (name === '') continue;
-      const key = JSON.stringify(response);
-      const use = uses.get(key) ?? { name, response, replacements: [] };
-      use.replacements.push(() => {
-        responses[status] = { $ref: `#/components/responses/${name}` };
-      });
-      uses.set(key, use);
+      const name = nameOfProblems(problemCodesOf(response));
+      if (name === undefined) continue;
+      shared[name] ??= response;
+      if (JSON.stringify(shared[name]) !== JSON.stringify(response)) {
+        throw new Error(`Two responses of the name ${name} differ`);
+      }
+      responses[status] = { $ref: `#/components/responses/${name}` };
     }
-  }
-  const shared: Record<string, Response> = {};
-  for (const { name, response, replacements } of uses.values()) {
-    // Responses with the same problems may differ in their headers: only one can have the name.
-    if (replacements.length < 2 || name in shared) continue;
-    shared[name] = response;
-    for (const replace of replacements) replace();
   }
   return shared;
 }
 
-/** `ValidationFailedOrMalformedUrl`; empty for a response without problems. */
-function nameOfProblems({ content }: Response): string {
-  const codes = Object.keys(content?.['application/problem+json']?.examples ?? {});
-  return codes.map(pascalCase).join('Or');
+function nameOfProblems(codes: readonly string[]): string | undefined {
+  const [code] = codes;
+  const isSingle = code !== undefined && codes.length === 1;
+  return isSingle ? pascalCase(code) : NAMED_SETS.get(codes.join());
 }
+
+const problemCodesOf = ({ content }: Response): string[] =>
+  Object.keys(content?.['application/problem+json']?.examples ?? {});
 
 const pascalCase = (code: string): string =>
   code.replace(/(^|-)([a-z])/g, (_, __, letter: string) => letter.toUpperCase());
 
-function responseHeaders(): Record<string, object> {
-  const headers = Object.entries(RESPONSE_HEADERS).map(([name, description]) => [
-    name,
-    { description, schema: { type: 'string' } },
-  ]);
-  return Object.fromEntries(headers) as Record<string, object>;
+const problemCodes = (): Schema => ({
+  type: 'string',
+  enum: [...problemCatalogue.keys()].sort(),
+  description: 'The stable name of a problem. /problems/<code> explains it.',
+});
+
+/** The schemas of {@link NAMED_WORDS}. */
+function namedSchemas(): Schemas {
+  const schemas = [...NAMED_WORDS].map(([name, words]) => [name, { type: 'string', enum: words }]);
+  return Object.fromEntries(schemas) as Schemas;
 }
+
+/** A copy in which each schema that is one of {@link NAMED_WORDS} refers to its name. */
+function shareWords<T>(node: T): T {
+  if (Array.isArray(node)) return node.map(shareWords) as T;
+  if (typeof node !== 'object' || node === null) return node;
+  const copy = Object.fromEntries(
+    Object.entries(node).map(([key, value]) => [key, shareWords(value as unknown)]),
+  );
+  const name = Array.isArray(copy.enum) ? nameOfWords(copy.enum) : undefined;
+  if (name === undefined) return copy as T;
+  delete copy.type;
+  delete copy.enum;
+  return { $ref: `#/components/schemas/${name}`, ...copy } as T;
+}
+
+const nameOfWords = (words: readonly unknown[]): string | undefined =>
+  [...NAMED_WORDS].find(([, known]) => known.join() === words.join())?.[0];
 
 /** One example for each problem that the document refers to. */
 function problemExamples(document: string): Record<string, object> {

@@ -93,8 +93,10 @@ function successResponse(options: OperationOptions): MethodDecorator {
 
 function responseBody({ type, produces }: OperationOptions): object {
   if (produces === undefined) return type ? { type } : {};
-  const schema = type ? { $ref: getSchemaPath(type) } : { type: 'string' };
-  return { content: { [produces]: { schema } } };
+  const text = { type: 'string', contentMediaType: produces };
+  // OpenAPI 3.1 has no schema for the items of a sequence; 3.2 calls it `itemSchema`.
+  const items = type ? { 'x-item-schema': { $ref: getSchemaPath(type) } } : {};
+  return { content: { [produces]: { schema: text, ...items } } };
 }
 
 function notModifiedResponse({ allow, accepts = [] }: OperationOptions): MethodDecorator[] {
@@ -112,9 +114,9 @@ function requestHeaders({ accepts = [] }: OperationOptions): MethodDecorator[] {
   return accepts.map((declared) => {
     const name = declared.replace('!', '') as RequestHeader;
     const isRequired = declared.endsWith('!');
-    const { description, ...example } = REQUEST_HEADERS[name];
-    const schema = { type: 'string', ...(isRequired ? example : {}) };
-    return ApiHeader({ name, description, required: isRequired, schema: schema as object });
+    const { description, schema, ...example } = REQUEST_HEADERS[name];
+    const withExample = { ...schema, ...(isRequired ? example : {}) };
+    return ApiHeader({ name, description, required: isRequired, schema: withExample as object });
   });
 }
 
@@ -132,16 +134,18 @@ function problemResponses(options: OperationOptions): MethodDecorator[] {
 
 /** The route's own problems, and those that follow from its options. */
 function problemsOf(options: OperationOptions): Set<ProblemType> {
-  const { allow, hasBody, status, problems: ofRoute = [] } = options;
+  const { allow, hasBody, status, accepts = [], problems: ofRoute = [] } = options;
   if (allow === 'operator') return new Set([problems.malformedUrl, ...ofRoute, problems.internal]);
   const ofBody = [problems.malformedJson, problems.payloadTooLarge, problems.unsupportedMediaType];
   const isWrite = hasBody || status === 204;
+  const hasIfMatch = accepts.some((name) => name.startsWith('If-Match'));
   return new Set<ProblemType>([
     problems.malformedUrl,
     ...(allow === 'anyone' ? [] : [problems.unauthenticated]),
     problems.notAcceptable,
     ...(hasBody ? ofBody : []),
     problems.validationFailed,
+    ...(hasIfMatch ? [problems.ifMatchMalformed] : []),
     ...ofRoute,
     problems.rateLimited,
     problems.internal,

@@ -3,18 +3,31 @@ import { ApiProperty, ApiPropertyOptional, ApiSchema, getSchemaPath } from '@nes
 import type { ProblemType } from '../problems/problem.js';
 import { refsTo, type ResponseHeader } from './documented-headers.js';
 
-const FIELD_ERROR_SCHEMA = {
-  type: 'object',
-  required: ['pointer', 'code', 'detail'],
-  properties: {
-    pointer: {
-      type: 'string',
-      description: 'JSON Pointer (RFC 6901) to the member of the body, or a parameter.',
-    },
-    code: { type: 'string', description: 'The stable name of the violated rule.' },
-    detail: { type: 'string' },
-  },
-};
+@ApiSchema({ name: 'FieldError', description: 'One mistake in the body or in a parameter.' })
+export class FieldErrorShape {
+  @ApiProperty({
+    type: String,
+    description:
+      'JSON Pointer (RFC 6901) to the member of the body, or "/" and the name of a parameter. ' +
+      'Empty for the whole body.',
+    example: '/items/0/quantity',
+  })
+  pointer: string;
+
+  @ApiProperty({
+    type: String,
+    description: 'The stable name of the violated rule.',
+    example: 'range',
+  })
+  code: string;
+
+  @ApiProperty({
+    type: String,
+    description: 'What is wrong, for people.',
+    example: 'items[0].quantity must be from 1 to 10000',
+  })
+  detail: string;
+}
 
 @ApiSchema({ name: 'Problem', description: 'Why a request failed (RFC 9457).' })
 export class ProblemShape {
@@ -28,7 +41,7 @@ export class ProblemShape {
   @ApiProperty({ type: String, description: 'The same for every occurrence of the problem.' })
   title: string;
 
-  @ApiProperty({ type: 'integer', minimum: 400, maximum: 599 })
+  @ApiProperty({ type: 'integer', format: 'int32', minimum: 400, maximum: 599 })
   status: number;
 
   @ApiProperty({ type: String, description: 'What happened and what you can do.' })
@@ -37,10 +50,11 @@ export class ProblemShape {
   @ApiProperty({
     type: String,
     format: 'uri-reference',
-    description: 'The path of the request.',
+    description: 'The path of the request. Empty when the request was not understood.',
   })
   instance: string;
 
+  /** openapi-document.ts adds the codes: all of them are known only when it runs. */
   @ApiProperty({ type: String, description: 'The stable name of the problem, for programs.' })
   code: string;
 
@@ -48,12 +62,12 @@ export class ProblemShape {
   requestId: string;
 
   @ApiProperty({
-    type: 'array',
+    type: FieldErrorShape,
+    isArray: true,
     required: false,
-    description: 'With validation-failed: each violated rule.',
-    items: FIELD_ERROR_SCHEMA,
-  } as never)
-  errors?: object[];
+    description: 'With validation-failed: each mistake, up to 50.',
+  })
+  errors?: FieldErrorShape[];
 
   @ApiProperty({
     type: String,
@@ -71,13 +85,13 @@ export class ProblemShape {
   checks?: object;
 }
 
-/** Headers that problems of a status have beside those of every response. */
-const HEADERS_BY_STATUS: Readonly<Record<number, readonly ResponseHeader[]>> = {
-  401: ['WWW-Authenticate'],
-  409: ['Retry-After'],
-  412: ['ETag'],
-  429: ['Retry-After'],
-  503: ['Retry-After'],
+/** The response that every operation may have beside those that it lists. */
+export const UNEXPECTED_PROBLEM = {
+  description:
+    'Another problem. Programs decide by `code`, and by the class of the status if they do not ' +
+    'know the code.',
+  headers: refsTo('headers', ['X-Request-Id', 'Cache-Control']),
+  content: { 'application/problem+json': { schema: { $ref: getSchemaPath('Problem') } } },
 };
 
 /**
@@ -88,11 +102,11 @@ export const problemResponse = (
   types: readonly ProblemType[],
   headers: readonly ResponseHeader[],
 ) => {
-  const ofStatus = HEADERS_BY_STATUS[types[0]?.status ?? 500] ?? [];
+  const ofTypes = new Set(types.flatMap(({ headers: own = [] }) => own));
   const codes = types.map(({ code }) => code);
   return {
     description: types.map(({ code, title }) => `\`${code}\`: ${title}.`).join('\n\n'),
-    headers: refsTo('headers', [...headers, 'Cache-Control', ...ofStatus]),
+    headers: refsTo('headers', [...headers, 'Cache-Control', ...ofTypes]),
     content: {
       'application/problem+json': {
         schema: { $ref: getSchemaPath(ProblemShape) },

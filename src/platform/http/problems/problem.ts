@@ -17,6 +17,8 @@ export interface ProblemType {
   readonly explanation: string;
   /** Members of an occurrence that differ from the standard ones, for the documentation. */
   readonly example?: Readonly<Record<string, unknown>>;
+  /** Headers that its occurrences may have beside those of every problem, for the documentation. */
+  readonly headers?: readonly string[];
 }
 
 export interface ProblemDetails {
@@ -66,6 +68,8 @@ export const problemCatalogue: ReadonlyMap<string, ProblemType> = catalogue;
 
 /** For problems that end by themselves, when a part of the service is unavailable or overloaded. */
 export const RETRY_LATER = { headers: { 'Retry-After': '1' } } as const;
+/** Declares the header of {@link RETRY_LATER}, or of another time. */
+export const RETRY_AFTER = ['Retry-After'] as const;
 
 /** Problems of HTTP, and those that any route may have. */
 export const problems = {
@@ -135,6 +139,7 @@ export const problems = {
     code: 'unauthenticated',
     status: 401,
     title: 'Authentication is required',
+    headers: ['WWW-Authenticate'],
     explanation:
       'Send "Authorization: Bearer <token>" with the token of a live session. POST /v1/sessions ' +
       'creates one.',
@@ -194,6 +199,7 @@ export const problems = {
     code: 'version-mismatch',
     status: 412,
     title: 'The object has changed',
+    headers: ['ETag'],
     explanation:
       '"If-Match" does not contain the current entity tag. Read the object again, decide again, ' +
       'and send its new ETag.',
@@ -218,6 +224,7 @@ export const problems = {
     code: 'rate-limited',
     status: 429,
     title: 'Too many requests',
+    headers: RETRY_AFTER,
     explanation:
       'The limit in "RateLimit-Policy" is used up. Try again after "Retry-After" seconds.',
   }),
@@ -240,6 +247,7 @@ export const problems = {
     code: 'overloaded',
     status: 503,
     title: 'The service is overloaded',
+    headers: RETRY_AFTER,
     explanation:
       'The service rejects requests that it cannot answer in time. Try again after ' +
       '"Retry-After" seconds.',
@@ -248,6 +256,7 @@ export const problems = {
     code: 'database-unavailable',
     status: 503,
     title: 'The database is unavailable',
+    headers: RETRY_AFTER,
     explanation:
       'Nothing was changed, or the outcome is unknown. Send the request again after ' +
       '"Retry-After" seconds, with the same Idempotency-Key if it had one.',
@@ -256,6 +265,7 @@ export const problems = {
     code: 'cache-unavailable',
     status: 503,
     title: 'The cache is unavailable',
+    headers: RETRY_AFTER,
     explanation:
       'This service is configured to reject writes that it cannot make visible on every node at ' +
       'once. Nothing was changed. Try again after "Retry-After" seconds.',

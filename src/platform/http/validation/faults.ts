@@ -48,10 +48,10 @@ export const findFault =
   (value, name) =>
     isValid(value) ? VALID : fault(code, `${name} ${message}`);
 
-/** C0 and C1 controls, and the line separators that terminals and log readers act on. */
-const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/;
-/** The same without tab and line feed. */
-const CONTROLS_IN_LINES = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029]/;
+/** No C0 and C1 controls, and no line separators, which terminals and log readers act on. */
+const WITHOUT_CONTROLS = /^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$/;
+/** The same, but tab and line feed are allowed. */
+const WITHOUT_CONTROLS_IN_LINES = /^[^\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029]*$/;
 
 export interface TextRules {
   /** In code points; 0 when absent. */
@@ -68,7 +68,7 @@ export interface TextRules {
 /** Text is well-formed Unicode without control characters. Its length counts in code points. */
 export function findTextFaults(rules: TextRules): FindFaults {
   const { multiline, pattern, form } = rules;
-  const controls = multiline ? CONTROLS_IN_LINES : CONTROLS;
+  const characters = multiline ? WITHOUT_CONTROLS_IN_LINES : WITHOUT_CONTROLS;
   const exception = multiline ? ' other than tabs and line feeds' : '';
   return (value, name) => {
     if (typeof value !== 'string') return wrongType(name, 'a string', value);
@@ -78,7 +78,7 @@ export function findTextFaults(rules: TextRules): FindFaults {
     if (!value.isWellFormed()) {
       return fault('unicode', `${name} must not contain half of a surrogate pair`);
     }
-    if (controls.test(value)) {
+    if (!characters.test(value)) {
       const detail = `${name} must not contain control characters${exception}`;
       return fault('control-characters', detail);
     }
@@ -102,7 +102,8 @@ function describeLength(text: string, { min = 0, max }: TextRules): string {
 
 /** RFC 5321, section 4.5.3.1.3. */
 export const MAX_EMAIL_LENGTH = 254;
-const ASCII = /^[\x21-\x7e]*$/;
+/** Printable, without spaces. */
+export const ASCII = /^[\x21-\x7e]*$/;
 
 /** An email address of ASCII characters. Internationalized domains in their `xn--` form. */
 export const findEmailFaults: FindFaults = (value, name) => {

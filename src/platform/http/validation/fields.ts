@@ -7,6 +7,7 @@ import { ApiProperty, type ApiPropertyOptions } from '@nestjs/swagger';
 import { Transform, Type as TypeOf } from 'class-transformer';
 import { ValidateBy, ValidateIf, ValidateNested } from 'class-validator';
 import {
+  ASCII,
   type Bounds,
   findDayFaults,
   findDuplicates,
@@ -77,13 +78,22 @@ interface TextOptions extends FieldOptions, TextRules {
   readonly format?: string;
 }
 
+/**
+ * Text without control characters, in the OpenAPI document. It leaves U+2028 and U+2029 to the
+ * description of the API: generators of clients break regular expressions with `\\u`.
+ */
+const CHARACTERS = '^[^\\x00-\\x1f\\x7f-\\x9f]*$';
+/** The same with tab and line feed. */
+const CHARACTERS_IN_LINES = '^[^\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]*$';
+
 export function Text(options: TextOptions): PropertyDecorator {
-  const { min = 0, max, pattern, format } = options;
+  const { min = 0, max, multiline, pattern, format } = options;
+  const characters = multiline ? CHARACTERS_IN_LINES : CHARACTERS;
   const schema = {
     type: String,
     minLength: min,
     maxLength: max,
-    ...(pattern ? { pattern: pattern.source } : {}),
+    pattern: pattern?.source ?? characters,
     ...(format ? { format } : {}),
   };
   return field(options, schema, findTextFaults(options));
@@ -93,28 +103,57 @@ export function Text(options: TextOptions): PropertyDecorator {
 export const Email = (options: FieldOptions): PropertyDecorator =>
   field(
     options,
-    { type: String, format: 'email', minLength: 3, maxLength: MAX_EMAIL_LENGTH },
+    {
+      type: String,
+      format: 'email',
+      minLength: 3,
+      maxLength: MAX_EMAIL_LENGTH,
+      pattern: ASCII.source,
+    },
     findEmailFaults,
   );
 
-export const Integer = (options: FieldOptions & Bounds): PropertyDecorator =>
-  field(
-    options,
-    { type: 'integer', format: 'int64', minimum: options.min, maximum: options.max },
-    findIntegerFaults(options),
-  );
+const MAX_INT32 = 2 ** 31 - 1;
+
+/**
+ * The format of an integer (spec.openapis.org/registry/format). No value of this API exceeds
+ * 2^53 - 1: `int64` would make clients read it as a BigInt, which JSON cannot carry back.
+ */
+const integerFormat = ({ max }: Bounds): string => (max <= MAX_INT32 ? 'int32' : 'double-int');
+
+export const Integer = (options: FieldOptions & Bounds): PropertyDecorator => {
+  const { min, max } = options;
+  const schema = { type: 'integer', format: integerFormat(options), minimum: min, maximum: max };
+  return field(options, schema, findIntegerFaults(options));
+};
+
+interface WordOptions extends FieldOptions {
+  /** Of the schema that all fields with these words share in the OpenAPI document. */
+  readonly name?: string;
+  /** In place of a message that lists all words. */
+  readonly findFaults?: FindFaults;
+}
+
+const namedWords = new Map<string, readonly string[]>();
+
+/** Lists of words that have a schema of their own in the OpenAPI document, by its name. */
+export const NAMED_WORDS: ReadonlyMap<string, readonly string[]> = namedWords;
 
 /** One of the words. */
-export const OneOf = <const T extends string>(
+export function OneOf<const T extends string>(
   words: readonly T[],
-  options: FieldOptions = {},
-): PropertyDecorator => field(options, { type: String, enum: [...words] }, findWordFaults(words));
+  { name, findFaults = findWordFaults(words), ...options }: WordOptions = {},
+): PropertyDecorator {
+  if (name !== undefined) namedWords.set(name, words);
+  return field(options, { type: String, enum: [...words] }, findFaults);
+}
 
 /** A list of at least one of the words, each once. */
 export function SomeOf<const T extends string>(
   words: readonly T[],
-  options: FieldOptions = {},
+  { name, ...options }: WordOptions = {},
 ): PropertyDecorator {
+  if (name !== undefined) namedWords.set(name, words);
   // A list with a repeated word may have more elements than there are words: one mistake.
   const findWrongWords = findListFaults({ min: 1, max: Infinity }, findWordFaults(words));
   const findFaults: FindFaults = (value, name) => {
@@ -164,6 +203,7 @@ export function QueryInteger(
   const { min, max, default: fallback } = options;
   const schema = {
     type: 'integer',
+    format: integerFormat(options),
     minimum: min,
     maximum: max,
     ...(fallback === undefined ? {} : { default: fallback }),

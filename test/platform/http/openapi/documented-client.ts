@@ -20,6 +20,8 @@ interface Parameter {
 }
 interface MediaType {
   readonly schema: object;
+  /** Of the lines of NDJSON. */
+  readonly 'x-item-schema'?: object;
   readonly examples?: Readonly<Record<string, Reference>>;
 }
 interface DocumentedResponse extends Reference {
@@ -84,6 +86,7 @@ export class DocumentedClient {
   ) {
     this.operations = operationsOf(document);
     formats.default(this.ajv);
+    this.ajv.addFormat('double-int', true);
     // ajv-formats requires a dot in the domain, RFC 5321 does not: "admin@localhost".
     this.ajv.addFormat('email', /^[^@\s]+@[^@\s]+$/);
     this.ajv.addSchema(withClosedObjects(document) as AnySchema, DOCUMENT_ID);
@@ -175,7 +178,8 @@ export class DocumentedClient {
     );
     const inPlace = `#/paths/${place.join('/')}/responses/${status}`;
     const response = responses[status]?.$ref ?? inPlace;
-    return `${DOCUMENT_ID}${response}/content/${type.replace('/', '~1')}/schema`;
+    const keyword = type.endsWith('ndjson') ? 'x-item-schema' : 'schema';
+    return `${DOCUMENT_ID}${response}/content/${type.replace('/', '~1')}/${keyword}`;
   }
 
   private checkBody(where: string, $ref: string, mediaType: string, { body, text }: Reply): void {

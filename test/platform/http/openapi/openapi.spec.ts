@@ -157,6 +157,7 @@ async function readLists({ id, token }: Visitor, order: string): Promise<void> {
   const refunded = await expectStatus(200, 'listOrders', { token, query: filters });
   expect(refunded.body.data).toHaveLength(1);
   await expectStatus(200, 'listOrders', { token, query: `?ids=${order},${UNKNOWN_ID}` });
+  await expectStatus(200, 'listOrders', { token, query: `?ids=${order}&ids=${UNKNOWN_ID}` });
   const firstPage = await expectStatus(200, 'listOrders', { token, query: '?limit=1' });
   expect(firstPage.headers.get('link')).toMatch(/rel="next"/);
   await expectStatus(200, 'listUserOrders', { token, path: { id } });
@@ -184,6 +185,7 @@ async function endSessions({ token }: Visitor): Promise<void> {
   const { body: another } = await expectStatus(201, 'logIn', { body: credentials });
   await expectStatus(200, 'listSessions', { token });
   await expectStatus(200, 'getCurrentSession', { token });
+  await expectStatus(200, 'getSession', { token, path: { id: another.id as string } });
   await expectStatus(204, 'endSession', { token, path: { id: another.id as string } });
   await expectStatus(204, 'endSessions', { token, query: '?keep=current' });
   await expectStatus(204, 'logOut', { token });
@@ -238,6 +240,15 @@ describe('the problems of an operation are as documented:', () => {
     await expectStatus(415, id, { ...requestFor(operation), headers, body: 'x' });
     await expectStatus(400, id, { ...requestFor(operation), body: '{' });
   });
+
+  it.each(API.filter(([, { parameters }]) => parameters.some(({ name }) => name === 'If-Match')))(
+    '%s with a malformed If-Match',
+    async (id, operation) => {
+      const headers = { 'If-Match': '1' };
+      const reply = await expectStatus(400, id, { ...requestFor(operation), headers });
+      expect(reply.body.code).toBe('if-match-malformed');
+    },
+  );
 
   it.each(WITH_BODY)('%s with a body that is too large', async (id, operation) => {
     const body = `"${'x'.repeat(300_000)}"`;
