@@ -56,7 +56,7 @@ const READ_STATUS = `
          ) AS "triggerArguments"
     FROM cache_epoch`;
 
-const BEAT = 'UPDATE cache_readers SET beat = beat + 1 WHERE registration = $1 AND epoch = $2';
+const BEAT = 'UPDATE cache_readers SET beat = beat + 1 WHERE registration = $1';
 const REGISTER = 'SELECT register_cache_reader($1, $2) AS done';
 const MOVE = 'SELECT move_cache_epoch($1, $2, $3) AS done';
 const REMOVE = 'DELETE FROM cache_readers WHERE registration = $1';
@@ -101,9 +101,9 @@ export class EpochTable {
     return rows[0] as EpochStatus;
   }
 
-  /** @returns whether the registration for this epoch is still there */
-  async beat(registration: string, epoch: string): Promise<boolean> {
-    const { rowCount } = await this.client.query(BEAT, [registration, epoch]);
+  /** @returns whether the registration is still there */
+  async beat(registration: string): Promise<boolean> {
+    const { rowCount } = await this.client.query(BEAT, [registration]);
     return rowCount === 1;
   }
 

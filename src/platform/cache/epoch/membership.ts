@@ -210,7 +210,7 @@ export class Membership {
     if (registration === undefined || !isListed || this.store?.epoch.id !== epoch) return false;
     const now = performance.now();
     if (now - this.lastBeatAt < MIN_BEAT_INTERVAL_MS) return true;
-    const isAlive = await table.beat(registration, epoch);
+    const isAlive = await table.beat(registration);
     if (isAlive) this.lastBeatAt = now;
     return isAlive;
   }

@@ -163,11 +163,11 @@ describe('a node', () => {
     const node = randomUUID();
     await table.register(node, epoch);
     const [reader] = (await table.readStatus()).readers;
-    expect(await table.beat(node, epoch)).toBe(true);
+    expect(await table.beat(node)).toBe(true);
     await table.removeSilent(reader!);
     expect((await table.readStatus()).readers).toHaveLength(1);
     await table.removeSilent({ ...reader!, beat: reader!.beat + 1 });
     expect((await table.readStatus()).readers).toEqual([]);
-    expect(await table.beat(node, epoch)).toBe(false);
+    expect(await table.beat(node)).toBe(false);
   });
 });

@@ -260,6 +260,14 @@ describe('a pass of a node', () => {
     const before = renewals;
     await eventually('some passes are over', () => renewals > before + PASSES);
   };
+  /** The same where passes come only when something wakes the node. */
+  const somePassesAfter = async (wake: () => Promise<unknown>): Promise<void> => {
+    const before = renewals;
+    await eventually('some passes are over', async () => {
+      await wake();
+      return renewals > before + PASSES;
+    });
+  };
   const unavailable = async (): Promise<never> => {
     throw new CacheUnavailableError('gone');
   };
@@ -292,6 +300,29 @@ describe('a pass of a node', () => {
     beforeRenewal = async () => undefined;
     cache.beforePublish = async () => undefined;
     await eventually('the gate opens', () => gate.isOpen);
+  });
+
+  it('does not prolong an open gate while a row waits that it cannot apply', async () => {
+    await startOpenNode();
+    const other = dataSource.createQueryRunner();
+    await other.connect();
+    afterThisTest(() => other.release());
+    // Another node is applying the row.
+    beforeRenewal = async () => {
+      beforeRenewal = () => undefined;
+      await enqueueSilently();
+      await other.startTransaction();
+      await other.query('SELECT FROM cache_invalidations FOR UPDATE');
+      openings = [];
+    };
+    await somePassesAfter(notify);
+    expect(openings).toEqual([]);
+    await other.query('DELETE FROM cache_invalidations');
+    await other.commitTransaction();
+    await eventually('the gate is prolonged', async () => {
+      await notify();
+      return openings.length > 0;
+    });
   });
 
   it('confirms the gate from its beginning, not from its end', async () => {

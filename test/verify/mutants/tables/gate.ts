@@ -51,10 +51,10 @@ export const GATE_MUTANTS: readonly Mutant[] = [
     ...pass,
     name: 'renewal-without-the-table',
     without: 'an open gate is prolonged without a look at the table',
-    text: 'if (store && (await this.applyWaitingRows(client, store))) this.gate.open(pass, store);',
+    text: 'if (await this.applyWaitingRows(client, store)) this.gate.open(pass, store);',
     replacement: lines(
-      'const isClear = store && (await this.applyWaitingRows(client, store));',
-      '    if (store && (this.gate.isOpen || isClear)) this.gate.open(pass, store);',
+      'const isClear = await this.applyWaitingRows(client, store);',
+      '      if (this.gate.isOpen || isClear) this.gate.open(pass, store);',
     ),
   },
   {
@@ -70,13 +70,13 @@ export const GATE_MUTANTS: readonly Mutant[] = [
     without: 'a node looks at the table first and registers as a reader then',
     text: lines(
       'const store = await this.membership.renew(client);',
-      '    if (store && (await this.applyWaitingRows(client, store))) this.gate.open(pass, store);',
+      '    if (store) await this.usePass(pass, client, store);',
     ),
     replacement: lines(
       "const { rowCount } = await client.query('SELECT FROM cache_invalidations LIMIT 1');",
       '    const store = await this.membership.renew(client);',
       '    if (store && rowCount === 0) this.gate.open(this.gate.takePass(), store);',
-      '    else if (store) await this.applyWaitingRows(client, store);',
+      '    else if (store) await this.applyWaitingRows(client, store).catch(() => undefined);',
     ),
   },
   {
@@ -97,15 +97,15 @@ export const GATE_MUTANTS: readonly Mutant[] = [
     ...pass,
     name: 'registration-not-held',
     without: 'the epoch may move between the deletion of keys and the deletion of their rows',
-    text: 'WHERE node = $1 AND epoch = $2 FOR SHARE',
-    replacement: 'WHERE node = $1 AND epoch = $2',
+    text: 'WHERE registration = $1 AND epoch = $2 FOR SHARE',
+    replacement: 'WHERE registration = $1 AND epoch = $2',
   },
   {
     ...pass,
     name: 'rows-deleted-before-keys',
     without: 'rows are gone before their keys are deleted',
     text: lines(
-      '      const unreachedKeys = await deleteReachable(',
+      '      const unreachedKeys = await this.deleteReachable(',
       '        store,',
       '        rows.flatMap(({ keys }) => keys),',
       '      );',
@@ -114,7 +114,7 @@ export const GATE_MUTANTS: readonly Mutant[] = [
       '      await client.query(DELETE_ROWS, [positionsOf(rows)]);',
       "      await client.query('COMMIT');",
       "      await client.query('BEGIN');",
-      '      const unreachedKeys = await deleteReachable(',
+      '      const unreachedKeys = await this.deleteReachable(',
       '        store,',
       '        rows.flatMap(({ keys }) => keys),',
       '      );',

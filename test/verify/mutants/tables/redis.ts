@@ -57,7 +57,7 @@ export const REDIS_MUTANTS: readonly Mutant[] = [
     ...witness,
     name: 'replica-is-used',
     without: 'a replica counts as a master',
-    text: 'const isMaster = !NOT_A_MASTER.test(info);',
+    text: 'const isMaster = options.isClustered || IS_MASTER.test(info);',
     replacement: 'const isMaster = true;',
   },
   {
