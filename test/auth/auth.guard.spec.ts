@@ -51,7 +51,12 @@ async function passGuard(given: GuardRequest): Promise<Outcome> {
   const handler = (): void => undefined;
   if (given.action !== undefined) Allow(given.action)({}, '', { value: handler });
   const { authorization, params = {} } = given;
-  const request = { headers: { authorization }, params };
+  const request = {
+    method: 'GET',
+    routeOptions: { url: '/v1/users/:id' },
+    headers: { authorization },
+    params,
+  };
   const context = {
     getHandler: () => handler,
     getClass: () => class {},
