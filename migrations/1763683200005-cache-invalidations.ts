@@ -1,8 +1,8 @@
 /**
  * Cache invalidation through the database, for a transaction that changes a cached row without
  * fencing its keys: psql, another program, a node without a connection to the cache. A trigger
- * enqueues the keys at COMMIT, so that the transaction can say before whether it fenced them. The
- * sessions of the service say so by default: `holdfast.fenced` (database/data-source.ts).
+ * enqueues the keys at COMMIT, so that the transaction can say before whether it fenced them
+ * (`holdfast.fenced`). 1763683200013-cache-epochs.ts changes what it says.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 

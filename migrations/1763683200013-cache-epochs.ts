@@ -54,10 +54,10 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
     await runner.query(`INSERT INTO cache_epoch DEFAULT VALUES`);
     await runner.query(`
       CREATE TABLE cache_readers (
-        node uuid NOT NULL,
+        registration uuid NOT NULL,
         epoch text NOT NULL,
         beat bigint NOT NULL DEFAULT 0,
-        CONSTRAINT cache_readers_pkey PRIMARY KEY (node)
+        CONSTRAINT cache_readers_pkey PRIMARY KEY (registration)
       )`);
     await runner.query(`
       CREATE FUNCTION register_cache_reader(reader uuid, expected_epoch text) RETURNS boolean
@@ -67,8 +67,7 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
         IF NOT EXISTS (SELECT FROM cache_epoch WHERE epoch = expected_epoch) THEN
           RETURN false;
         END IF;
-        INSERT INTO cache_readers (node, epoch) VALUES (reader, expected_epoch)
-          ON CONFLICT (node) DO UPDATE SET epoch = excluded.epoch, beat = cache_readers.beat + 1;
+        INSERT INTO cache_readers (registration, epoch) VALUES (reader, expected_epoch);
         RETURN true;
       END $$`);
     // A COMMIT that hangs holds the lock: the move fails then, and is tried again.
@@ -88,6 +87,10 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
         PERFORM pg_notify('holdfast_cache_invalidations', '');
         RETURN true;
       END $$`);
+    // A release before the epochs opens its gate only when it finds this table empty, and takes rows
+    // from position 1 on. So this row keeps it from its cache, which the newer nodes do not fence.
+    await runner.query(`
+      INSERT INTO cache_invalidations (position, keys) OVERRIDING SYSTEM VALUE VALUES (0, '{}')`);
     // A transaction says what it fenced: <epoch>|<arguments of a trigger>|<of another>|…
     // Only READ COMMITTED sees here which epoch it is; another isolation level counts as unfenced.
     await runner.query(`
@@ -134,6 +137,7 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
         END IF;
         ${enqueueTouchedKeys}
       END $$`);
+    await runner.query(`DELETE FROM cache_invalidations WHERE position = 0`);
     await runner.query(`DROP FUNCTION move_cache_epoch(text, text, text)`);
     await runner.query(`DROP FUNCTION register_cache_reader(uuid, text)`);
     await runner.query(`DROP TABLE cache_readers`);

@@ -38,7 +38,7 @@ const COUNT_WAITING = `
   SELECT count(*)::int AS waiting FROM outbox WHERE published_at IS NULL AND NOT held`;
 
 const MAKE_DUE = `
-  UPDATE outbox SET retry_at = now()
+  UPDATE outbox SET retry_at = date_trunc('milliseconds', now())
    WHERE published_at IS NULL AND retry_at IS NOT NULL
      AND ($1 = 'all' OR id::text = lower($1))`;
 

@@ -11,7 +11,6 @@ import {
   uniqueUsername,
 } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { expectProblem, pointersOf, validationErrorsOf } from '../support/problem.js';
 
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/;
@@ -23,7 +22,7 @@ describe('accounts', () => {
   let admin: string;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     admin = await logInAsAdmin(app);
   });
   afterAll(() => app.close());

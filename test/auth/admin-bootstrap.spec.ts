@@ -4,7 +4,6 @@ import pg from 'pg';
 import { migrateDatabase } from '../../src/platform/database/migrate.js';
 import { ADMIN, startApp, type TestApp } from '../support/app.js';
 import { logIn, PASSWORD, registerUser } from '../support/factories.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 
 describe('the admin of the configuration', () => {
@@ -25,7 +24,7 @@ describe('the admin of the configuration', () => {
   });
 
   async function start(env: Readonly<Record<string, string>> = {}): Promise<TestApp> {
-    const app = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
+    const app = await startApp(env, database.url);
     running.push(app);
     return app;
   }
@@ -76,7 +75,7 @@ describe('the admin of the configuration', () => {
     const lines: string[] = [];
     const log = { write: (line: string) => void lines.push(line) };
     const env = { MIGRATIONS: 'manual', LOG_LEVEL: 'warn' };
-    const app = await startApp(env, outdated.url, log, [LONG_TIMEOUTS]);
+    const app = await startApp(env, outdated.url, log);
     await app.close();
     await outdated.drop();
     const warning = `Did not create admin ${ADMIN.username}: migrations are pending`;

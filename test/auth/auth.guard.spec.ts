@@ -51,12 +51,8 @@ async function passGuard(given: GuardRequest): Promise<Outcome> {
   const handler = (): void => undefined;
   if (given.action !== undefined) Allow(given.action)({}, '', { value: handler });
   const { authorization, params = {} } = given;
-  const request = {
-    method: 'GET',
-    routeOptions: { url: '/v1/users/:id' },
-    headers: { authorization },
-    params,
-  };
+  const route = { method: 'GET', routeOptions: { url: '/v1/things/:id' } };
+  const request = { headers: { authorization }, params, ...route };
   const context = {
     getHandler: () => handler,
     getClass: () => class {},

@@ -17,7 +17,6 @@ import {
   type TestUser,
 } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { createTestDatabase } from '../support/postgres.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 
@@ -43,8 +42,8 @@ let database: pg.Client;
 beforeAll(async () => {
   redis = await startRedis();
   const env = { REDIS_URL: redis.url };
-  const first = await startApp(env, undefined, undefined, [LONG_TIMEOUTS]);
-  nodes = [first, await startApp(env, first.databaseUrl, undefined, [LONG_TIMEOUTS])];
+  const first = await startApp(env);
+  nodes = [first, await startApp(env, first.databaseUrl)];
   owner = await registerUser(first);
   otherUser = await registerUser(first);
   adminToken = await logInAsAdmin(first);

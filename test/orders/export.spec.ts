@@ -17,7 +17,6 @@ import {
   registerUser,
   type TestUser,
 } from '../support/factories.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { expectProblem } from '../support/problem.js';
 
 const ROWS = 50_000;
@@ -42,7 +41,7 @@ let adminToken: string;
 let database: pg.Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   support = await registerSupportUser(app);
   adminToken = await logInAsAdmin(app);
@@ -177,7 +176,7 @@ describe(`an export of ${ROWS} orders`, () => {
 
   it('to a client that reads nothing → is cut when the node stops', async () => {
     // If the client were not cut, the stop would wait for it until the test times out.
-    const node = await startApp({}, app.databaseUrl, undefined, [LONG_TIMEOUTS]);
+    const node = await startApp({}, app.databaseUrl);
     const observation = observeExport(node);
     const response = await openExport(node);
     const failed = once(response, 'error');

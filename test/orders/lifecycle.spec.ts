@@ -25,7 +25,6 @@ import {
   type TestUser,
 } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import {
   expectProblem,
   pointersOf,
@@ -82,7 +81,7 @@ let stranger: TestUser;
 let adminToken: string;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   support = await registerSupportUser(app);
   stranger = await registerUser(app);
@@ -222,7 +221,7 @@ describe('the table of transitions', () => {
     const table = TRANSITIONS as Transition[];
     const removed = table.pop() as Transition;
     try {
-      await expect(startApp({}, app.databaseUrl, undefined, [LONG_TIMEOUTS])).rejects.toThrow(
+      await expect(startApp({}, app.databaseUrl)).rejects.toThrow(
         /order-lifecycle\.ts is inconsistent: no transition leads to "refunded"/,
       );
     } finally {

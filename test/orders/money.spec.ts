@@ -15,7 +15,6 @@ import {
 import { startApp, type TestApp } from '../support/app.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { validationErrorsOf } from '../support/problem.js';
 
 const SEED = Number(process.env.MONEY_SEED ?? Date.now() % 1_000_000);
@@ -132,7 +131,7 @@ describe(`the API of orders (seed ${SEED})`, () => {
   let owner: TestUser;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     owner = await registerUser(app);
   });
   afterAll(() => app?.close());

@@ -9,7 +9,6 @@ import fc from 'fast-check';
 import { startApp, type TestApp } from '../support/app.js';
 import { logInAsAdmin, registerSupportUser, registerUser } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 import { type RedisServer, startRedis } from '../support/redis.js';
 import {
@@ -117,8 +116,8 @@ let users: Record<UserName, { readonly id: string; readonly token: string }>;
 beforeAll(async () => {
   [database, redis] = await Promise.all([createTestDatabase(), startRedis()]);
   const env = { REDIS_URL: redis.url };
-  const first = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
-  nodes = [first, await startApp(env, database.url, undefined, [LONG_TIMEOUTS])];
+  const first = await startApp(env, database.url);
+  nodes = [first, await startApp(env, database.url)];
   const token = await logInAsAdmin(first);
   const { id } = (await first.call('GET', '/v1/users/me', { token })).body as { id: string };
   users = {

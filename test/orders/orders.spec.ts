@@ -11,7 +11,6 @@ import {
   type TestUser,
 } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import {
   expectProblem,
   pointersOf,
@@ -30,7 +29,7 @@ let adminToken: string;
 let database: pg.Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   support = await registerSupportUser(app);
   adminToken = await logInAsAdmin(app);

@@ -6,7 +6,11 @@ import type { Provider } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.js';
-import { HASHING_NICENESS } from '../../src/auth/passwords/passwords.service.js';
+import {
+  ARGON2ID,
+  HASHING_OVERRIDES,
+  type HashingSettings,
+} from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
 import { CACHE_TIMING_OVERRIDES } from '../../src/platform/cache/cache-timings.js';
 import { ReadGate } from '../../src/platform/cache/read/read-gate.js';
@@ -14,6 +18,7 @@ import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
 import { eventually } from './eventually.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
 import { createTestDatabase } from './postgres.js';
+import { longTimeouts } from './timeouts.js';
 
 export interface TestApp {
   readonly app: NestFastifyApplication;
@@ -31,7 +36,19 @@ export interface TestApp {
 export const ADMIN = { username: 'root-admin', password: 'the admin of all the tests' } as const;
 
 /** On a busy machine, the service's hashing threads of low priority would hardly run. */
-const NORMAL_HASHING_PRIORITY: Provider = { provide: HASHING_NICENESS, useValue: 0 };
+const NORMAL_PRIORITY = { niceness: 0 };
+
+/** The least that argon2 accepts: most tests hash passwords only to have a user. */
+const QUICK_HASHING: Provider = {
+  provide: HASHING_OVERRIDES,
+  useValue: {
+    ...NORMAL_PRIORITY,
+    parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
+  } satisfies HashingSettings,
+};
+
+/** The service's own parameters, for tests of the hashes. Pass it to {@link startApp}. */
+export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NORMAL_PRIORITY };
 
 /** On a busy machine, a pass that keeps the gate open may come late. */
 const STEADY_GATE: Provider = {
@@ -45,7 +62,7 @@ const STEADY_GATE: Provider = {
  * @param databaseUrl a migrated database that other nodes may share; without it the node gets its
  *   own
  * @param log receives the log, one JSON object a line; set LOG_LEVEL as well
- * @param overrides providers for optional tokens, e.g. of a TestClock
+ * @param overrides providers for optional tokens, e.g. of a TestClock; they win over the tests' own
  */
 export async function startApp(
   env: Readonly<Record<string, string>> = {},
@@ -66,8 +83,9 @@ export async function startApp(
     ...env,
   });
   const app = await createApp(config, new PinoLogger(createPino(config, log)), [
-    NORMAL_HASHING_PRIORITY,
+    QUICK_HASHING,
     STEADY_GATE,
+    longTimeouts(),
     ...overrides,
   ]);
   const close = async (): Promise<void> => {

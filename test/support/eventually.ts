@@ -5,8 +5,11 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const POLL_INTERVAL_MS = 10;
-/** Only ends tests that hang: far longer than anything takes, also on a busy machine. */
-const GIVE_UP_MS = 60_000;
+/**
+ * Only ends tests that hang: far longer than anything takes, also on a busy machine. Mutants make
+ * tests hang on purpose, and set less.
+ */
+const GIVE_UP_MS = Number(process.env.HOLDFAST_GIVE_UP_MS ?? 60_000);
 
 /**
  * Resolves with the first truthy result of `condition`. An error that it throws means "not yet".

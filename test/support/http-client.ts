@@ -26,8 +26,8 @@ export interface RequestOptions {
   readonly headers?: Readonly<Record<string, string | string[]>>;
 }
 
-/** `sendRaw` stops waiting when the server has been silent for this long. */
-const RAW_IDLE_TIMEOUT_MS = 1_000;
+/** Only ends what hangs: far longer than a server takes on a busy machine. */
+const RAW_IDLE_TIMEOUT_MS = 60_000;
 
 /** Connections are reused, as clients do. */
 const AGENTS = {
@@ -82,8 +82,9 @@ export async function requestBody(
 }
 
 /**
- * Sends bytes that no HTTP client would send.
- * @returns everything that the server sends until it closes the connection or is silent for 1 s
+ * Sends bytes that no HTTP client would send. The server must answer by closing the connection.
+ * @returns everything that the server sends
+ * @throws Error when the server keeps the connection open and is silent for 60 s
  */
 export function sendRaw(port: number, bytes: string): Promise<string> {
   return new Promise((resolve, reject) => {
@@ -93,7 +94,9 @@ export function sendRaw(port: number, bytes: string): Promise<string> {
     socket.on('data', (chunk: string) => (received += chunk));
     socket.on('error', reject);
     socket.on('close', () => resolve(received));
-    socket.setTimeout(RAW_IDLE_TIMEOUT_MS, () => socket.destroy());
+    socket.setTimeout(RAW_IDLE_TIMEOUT_MS, () =>
+      socket.destroy(new Error(`The server left the connection open after: ${received}`)),
+    );
   });
 }
 

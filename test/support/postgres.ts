@@ -23,6 +23,10 @@ const FAST_FLAGS = [
   'fsync=off',
   'synchronous_commit=off',
   'full_page_writes=off',
+  // It would read pages, change plans and use the template at times of its own.
+  'autovacuum=off',
+  // In the server's own folder: a server that is killed leaves nothing in /dev/shm.
+  'dynamic_shared_memory_type=mmap',
   'max_connections=200',
   'shared_buffers=64MB',
 ];
@@ -64,7 +68,9 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 /** @returns false while another session copies the template */
 async function copyTemplate(adminUrl: string, name: string): Promise<boolean> {
   try {
-    await execute(adminUrl, `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE_DATABASE}`);
+    // Copying files takes a third of the time of copying pages through the log.
+    const sql = `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE_DATABASE} STRATEGY file_copy`;
+    await execute(adminUrl, sql);
     return true;
   } catch (error) {
     if ((error as { code?: string }).code === OBJECT_IN_USE) return false;

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { type Options, transform } from '@swc/core';
 import { SWC_OPTIONS } from '../../scripts/compile.mjs';
 import { type RunningProgram, startProgram } from './child-process.js';
+import { eventually } from './eventually.js';
 
 /** The last commit before cache epochs. */
 const COMMIT = 'f0b3d32';
@@ -55,13 +56,16 @@ export async function compilePreviousRelease(): Promise<PreviousRelease> {
   );
   return {
     async start(env) {
-      const program = await startProgram({
-        command: process.execPath,
-        args: [join(folder, 'dist/src/main.js')],
-        env: { PORT: '0', LOG_FORMAT: 'json', MIGRATIONS: 'manual', ...env },
-        readyPattern: /http:\/\/[\w.:[\]]+\d/,
-      });
-      return { ...program, url: program.ready[0] };
+      const start = (): Promise<RunningProgram> =>
+        startProgram({
+          command: process.execPath,
+          args: [join(folder, 'dist/src/main.js')],
+          env: { PORT: '0', LOG_FORMAT: 'json', MIGRATIONS: 'manual', ...env },
+          readyPattern: /http:\/\/[\w.:[\]]+\d/,
+        });
+      // On a busy machine it may not reach PostgreSQL within its own 800 ms.
+      const program = (await eventually('the release starts', start)) as RunningProgram;
+      return { ...program, url: program.ready[0] as string };
     },
     remove: () => rm(folder, { recursive: true, force: true }),
   };

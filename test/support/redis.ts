@@ -103,7 +103,7 @@ async function awaitAnswer(server: ChildProcess, port: number): Promise<void> {
   if (hasEnded(server)) throw new Error(`redis-server ended on port ${port}`);
 }
 
-/** A master named `holdfast`, a replica, and Sentinels that need 500 ms to declare it dead. */
+/** A master named `holdfast`, a replica, and Sentinels that need 1 s to declare it dead. */
 export interface RedisSentinel {
   /** `redis+sentinel://…/holdfast` */
   readonly url: string;
@@ -121,7 +121,7 @@ export async function startRedisSentinel(): Promise<RedisSentinel> {
   const master = await startRedis({ args: SYNC_AT_ONCE });
   const config = [
     `sentinel monitor holdfast 127.0.0.1 ${master.port} 2`,
-    'sentinel down-after-milliseconds holdfast 500',
+    'sentinel down-after-milliseconds holdfast 1000',
     'sentinel failover-timeout holdfast 3000',
   ].join('\n');
   const replicaOf = ['--replicaof', '127.0.0.1', String(master.port)];

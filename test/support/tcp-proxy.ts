@@ -219,7 +219,11 @@ export class TcpProxy {
     up.stop();
     down.stop();
     for (const socket of [client, target]) {
-      if (!socket.destroyed) socket.resetAndDestroy();
+      if (socket.destroyed) continue;
+      // libuv cannot reset a socket whose end is being sent: it would never close, and Node.js
+      // would wait for it in vain when the process ends.
+      if (socket.writableEnded) socket.destroy();
+      else socket.resetAndDestroy();
     }
   }
 }

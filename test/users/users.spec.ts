@@ -10,7 +10,6 @@ import {
   uniqueUsername,
 } from '../support/factories.js';
 import type { Reply } from '../support/http-client.js';
-import { LONG_TIMEOUTS } from '../support/long-timeouts.js';
 import {
   expectProblem,
   pointersOf,
@@ -25,7 +24,7 @@ describe('users', () => {
   let admin: string;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     admin = await logInAsAdmin(app);
   });
   afterAll(() => app.close());

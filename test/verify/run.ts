@@ -12,6 +12,10 @@ const TABLE: ProgramTable = {
       description: 'reads and writes of real nodes while everything around them fails',
       load: () => import('./chaos/run.js'),
     },
+    'http-register': {
+      description: 'what HTTP clients of three nodes see while everything around them fails',
+      load: () => import('./http-register/run.js'),
+    },
     crash: {
       description: 'nodes that die at each step of a write and of the relay',
       load: () => import('./crash/run.js'),
@@ -19,6 +23,10 @@ const TABLE: ProgramTable = {
     relay: {
       description: 'relays of several nodes under faults, and their throughput',
       load: () => import('./relay/run.js'),
+    },
+    mutants: {
+      description: 'parts of the service taken away one by one: the tests must notice each',
+      load: () => import('./mutants/run.js'),
     },
     'swagger-ui': {
       description: 'Swagger UI in Chromium, against what `npm run build` made',

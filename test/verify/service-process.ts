@@ -3,7 +3,7 @@
  * busy machine. Prints its URL when it serves requests.
  */
 import { createApp } from '../../src/app.js';
-import { HASHING_NICENESS } from '../../src/auth/passwords/passwords.service.js';
+import { HASHING_OVERRIDES } from '../../src/auth/passwords/passwords.service.js';
 import { loadConfig } from '../../src/config.js';
 import { DATABASE_TIMEOUTS } from '../../src/platform/database/data-source.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
@@ -14,7 +14,7 @@ const CONNECT_TIMEOUT_MS = 30_000;
 const config = loadConfig();
 const app = await createApp(config, new PinoLogger(createPino(config)), [
   { provide: DATABASE_TIMEOUTS, useValue: { connect: CONNECT_TIMEOUT_MS } },
-  { provide: HASHING_NICENESS, useValue: 0 },
+  { provide: HASHING_OVERRIDES, useValue: { niceness: 0 } },
 ]);
 await app.listen(config.port, config.host);
 process.stdout.write(`ready: API ${await app.getUrl()}/v1\n`);

@@ -25,14 +25,21 @@ export const MAX_HASHING_THREADS = Math.min(3, Math.max(1, availableParallelism(
 /** About two seconds of hashing. A request that would wait longer is rejected. */
 export const MAX_QUEUED_HASHES = 40 * MAX_HASHING_THREADS;
 
-/** Niceness of the hashing threads (setpriority(2)): the kernel runs the event loop first. */
-const THREAD_NICENESS = 15;
+export interface HashingSettings {
+  /** Of new hashes. */
+  readonly parameters: Readonly<Record<keyof typeof ARGON2ID, number>>;
+  /** Of the hashing threads (setpriority(2)): the kernel runs the event loop first. */
+  readonly niceness: number;
+}
+
+export const HASHING: HashingSettings = { parameters: ARGON2ID, niceness: 15 };
 
 /**
- * Injection token for a niceness that replaces {@link THREAD_NICENESS}. The service does not
- * provide it. Tests do: on a busy machine, threads of a low priority hardly run.
+ * Injection token for a `Partial<HashingSettings>` over {@link HASHING}. The service does not
+ * provide it. Tests do: on a busy machine, threads of a low priority hardly run, and most tests
+ * hash passwords only to have a user.
  */
-export const HASHING_NICENESS = Symbol('HashingNiceness');
+export const HASHING_OVERRIDES = Symbol('HashingOverrides');
 
 /** An unused hashing thread ends after this time. */
 const THREAD_IDLE_MS = 60_000;
@@ -51,8 +58,11 @@ export class PasswordsService implements OnApplicationShutdown {
   private readonly slots = bulkhead(MAX_HASHING_THREADS, MAX_QUEUED_HASHES);
   /** Verified in place of an unknown user's hash, so that both cost the same time. */
   private readonly decoyHash: Promise<string>;
+  private readonly parameters: HashingSettings['parameters'];
 
-  constructor(@Optional() @Inject(HASHING_NICENESS) niceness: number = THREAD_NICENESS) {
+  constructor(@Optional() @Inject(HASHING_OVERRIDES) overrides: Partial<HashingSettings> = {}) {
+    const { parameters, niceness } = { ...HASHING, ...overrides };
+    this.parameters = parameters;
     this.threads = new Piscina({
       filename: fileURLToPath(new URL('./argon2.worker.mjs', import.meta.url)),
       minThreads: 0,
@@ -75,7 +85,7 @@ export class PasswordsService implements OnApplicationShutdown {
    * @throws Problem overloaded when too many requests wait already
    */
   hash(password: string): Promise<string> {
-    const task = { password: password.normalize('NFC'), parameters: ARGON2ID };
+    const task = { password: password.normalize('NFC'), parameters: this.parameters };
     return this.runInSlot(() => this.threads.run(task) as Promise<string>);
   }
 
@@ -102,10 +112,10 @@ export class PasswordsService implements OnApplicationShutdown {
     });
   }
 
-  /** Whether a hash (a PHC string) has weaker parameters than {@link ARGON2ID}. */
+  /** Whether a hash (a PHC string) has weaker parameters than new hashes get. */
   isOutdated(passwordHash: string): boolean {
     const [, memory, passes, threads] = PHC_PARAMETERS.exec(passwordHash) ?? [];
-    const { memoryCost, timeCost, parallelism } = ARGON2ID;
+    const { memoryCost, timeCost, parallelism } = this.parameters;
     const isCurrent =
       Number(memory) >= memoryCost && Number(passes) >= timeCost && Number(threads) >= parallelism;
     return !isCurrent;

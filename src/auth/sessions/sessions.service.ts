@@ -48,7 +48,11 @@ export interface StartedSession {
 
 @Injectable()
 export class SessionsService implements OnApplicationBootstrap, OnApplicationShutdown {
-  private readonly userIdOfToken = new LRUCache<string, string>({ max: MAX_REMEMBERED_TOKENS });
+  private readonly userIdOfToken = new LRUCache<string, string>({
+    // With `max`, it would allocate all of its entries at the start.
+    maxSize: MAX_REMEMBERED_TOKENS,
+    sizeCalculation: () => 1,
+  });
   private readonly expiredSessions: PeriodicPurge;
 
   constructor(
@@ -169,6 +173,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
   async end(actor: Actor, sessionId: string): Promise<void> {
     await this.unitOfWork.run(async (transaction) => {
       transaction.observe(Session, sessionId);
+      transaction.observe(Session, actor.sessionId);
       const ids = In([actor.sessionId, sessionId]);
       const sessions = await lockSessions(transaction, { userId: actor.userId, id: ids });
       requireSessionOf(actor, sessions);
@@ -197,6 +202,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
    * @throws Problem unauthenticated when the sessions are the actor's and the request's has ended
    */
   async lockAll(transaction: Transaction, actor: Actor, userId = actor.userId): Promise<Session[]> {
+    transaction.observe(Session, actor.sessionId);
     const sessions = await lockSessions(transaction, { userId });
     if (userId === actor.userId) requireSessionOf(actor, sessions);
     return sessions;

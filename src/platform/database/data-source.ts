@@ -19,6 +19,8 @@ export interface DatabaseTimeouts {
   readonly idleInTransaction: number;
   /** The driver gives up on an answer after this time: PostgreSQL may be unreachable. */
   readonly query: number;
+  /** While not even SELECT 1 is answered, connections that have waited this long are cut. */
+  readonly silence: number;
 }
 
 export const DATABASE_TIMEOUTS_MS: DatabaseTimeouts = {
@@ -28,6 +30,8 @@ export const DATABASE_TIMEOUTS_MS: DatabaseTimeouts = {
   idleInTransaction: 5_000,
   // Longer than `statement`: PostgreSQL's own error says more than a timeout of the driver.
   query: 6_000,
+  // Below one second together with database-probe.ts: then callers get a 503.
+  silence: 600,
 };
 
 /**

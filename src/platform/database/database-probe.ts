@@ -8,10 +8,12 @@ import {
   Logger,
   type OnApplicationShutdown,
   type OnModuleInit,
+  Optional,
 } from '@nestjs/common';
 import { Pool } from 'pg';
 import { DataSource } from 'typeorm';
 import { PollingLoop } from '../timing/polling-loop.js';
+import { DATABASE_TIMEOUTS, DATABASE_TIMEOUTS_MS, type DatabaseTimeouts } from './data-source.js';
 import { pendingMigrations } from './migrate.js';
 import type { WatchedClients } from './watched-client.js';
 
@@ -20,13 +22,12 @@ export const WATCHED_CLIENTS = Symbol('WatchedClients');
 const PROBE_TIMEOUT_MS = 1_000;
 const PROBE_IDLE_TIMEOUT_MS = 60_000;
 
-// Together these stay below one second: by then a caller of a PostgreSQL that hangs gets a 503.
+// These and the timeout `silence` stay below one second together: by then a caller of a PostgreSQL
+// that hangs gets a 503.
 const POLL_INTERVAL_MS = 200;
 /** PostgreSQL counts as silent when even SELECT 1 takes this long: a slow statement does not. */
 const SILENT_AFTER_MS = 450;
 const SILENCE_CHECK_INTERVAL_MS = 90;
-/** While PostgreSQL is silent, connections that have waited this long are cut. */
-const MAX_SILENT_WAIT_MS = 600;
 
 @Injectable()
 export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
@@ -37,13 +38,16 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
     onError: (error) => this.logger.error(`Watching PostgreSQL failed: ${String(error)}`),
     retry: { minMs: POLL_INTERVAL_MS, maxMs: POLL_INTERVAL_MS },
   });
+  private readonly maxSilentWaitMs: number;
   /** Final once true: while this process runs, migrations are applied and not added. */
   private isMigrated = false;
 
   constructor(
     dataSource: DataSource,
     @Inject(WATCHED_CLIENTS) private readonly clients: WatchedClients,
+    @Optional() @Inject(DATABASE_TIMEOUTS) timeouts?: Partial<DatabaseTimeouts>,
   ) {
+    this.maxSilentWaitMs = timeouts?.silence ?? DATABASE_TIMEOUTS_MS.silence;
     const { url } = dataSource.options as { url?: string };
     this.pool = new Pool({
       connectionString: url,
@@ -91,7 +95,7 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
     let isAnswered = false;
     const cutIfSilent = (): void => {
       const isSilent = !isAnswered && performance.now() - startedAt >= SILENT_AFTER_MS;
-      if (isSilent) this.clients.cutSilent(MAX_SILENT_WAIT_MS);
+      if (isSilent) this.clients.cutSilent(this.maxSilentWaitMs);
     };
     const timer = setInterval(() => {
       // setImmediate: after a stall of this process, an answer that waits in a socket counts.
@@ -101,7 +105,7 @@ export class DatabaseProbe implements OnModuleInit, OnApplicationShutdown {
       await this.ping();
       isAnswered = true;
     } catch {
-      this.clients.cutSilent(MAX_SILENT_WAIT_MS);
+      this.clients.cutSilent(this.maxSilentWaitMs);
     } finally {
       clearInterval(timer);
     }

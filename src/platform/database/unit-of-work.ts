@@ -120,8 +120,15 @@ export class UnitOfWork {
       throw error;
     }
     await connection.release();
-    await invalidation.publish(connection.confirmedFences);
+    if (invalidation.hasChanges) await invalidation.publish(connection.confirmedFences);
+    else await this.confirmUnchanged(invalidation);
     return result;
+  }
+
+  /** The result says that nothing was left to change: an earlier attempt may have changed it. */
+  private async confirmUnchanged(invalidation: Invalidation): Promise<void> {
+    await invalidation.release();
+    await this.invalidation.invalidate(invalidation.touchedKeys);
   }
 
   /** An error that says what rows there are acknowledges the write that left them so. */

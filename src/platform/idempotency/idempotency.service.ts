@@ -91,17 +91,20 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * response. Without a key, `work` always runs.
    * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever `work` throws
    */
-  runOnce(
+  async runOnce(
     request: IdempotentRequest,
     actor: Actor,
     work: (transaction: Transaction) => Promise<IdempotentResult>,
   ): Promise<IdempotentResponse> {
-    const { key } = request;
-    return this.unitOfWork.runAs(actor, async (transaction) => {
-      if (key === undefined) return serialize(await work(transaction));
-      const { fingerprint } = request;
+    if (request.key === undefined) {
+      return this.unitOfWork.runAs(actor, async (transaction) =>
+        serialize(await work(transaction)),
+      );
+    }
+    const { key, fingerprint } = request;
+    const outcome = await this.unitOfWork.runAs(actor, async (transaction) => {
       const record = await this.claim(transaction, actor.userId, key);
-      if (record) return this.replay(record, fingerprint);
+      if (record) return record;
       const response = serialize(await work(transaction));
       const { status, headers, body } = response;
       await transaction.manager.insert(IdempotencyRecord, {
@@ -115,6 +118,8 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
       });
       return response;
     });
+    // After the transaction: its connection is free for others meanwhile.
+    return outcome instanceof IdempotencyRecord ? this.replay(outcome, fingerprint) : outcome;
   }
 
   /**

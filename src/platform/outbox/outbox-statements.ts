@@ -123,9 +123,9 @@ export const SKIP = `
            last_error = 'skipped: ' || last_error
      WHERE id = $1 AND published_at IS NULL AND retry_at IS NOT NULL
     RETURNING subject, position),
-  -- The next blocked event of the subject is due at once.
+  -- The next blocked event of the subject is due at once: rounded up, it would be due later.
   next AS (
-    UPDATE outbox SET retry_at = now()
+    UPDATE outbox SET retry_at = date_trunc('milliseconds', now())
      WHERE position = (
        SELECT min(later.position)
          FROM outbox AS later JOIN skipped USING (subject)

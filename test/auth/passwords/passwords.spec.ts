@@ -9,12 +9,11 @@ import {
   PasswordsService,
 } from '../../../src/auth/passwords/passwords.service.js';
 import { UsersService } from '../../../src/users/users.service.js';
-import { startApp, type TestApp } from '../../support/app.js';
+import { REAL_HASHING, startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { PASSWORD, registerUser, uniqueUsername } from '../../support/factories.js';
 import { Gate } from '../../support/gate.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem } from '../../support/problem.js';
 
 const WRONG_PASSWORD = 'not the password of the user';
@@ -32,7 +31,7 @@ describe('passwords', () => {
   let database: pg.Client;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp({}, undefined, undefined, [REAL_HASHING]);
     database = new pg.Client({ connectionString: app.databaseUrl });
     await database.connect();
   });

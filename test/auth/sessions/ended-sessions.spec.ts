@@ -19,7 +19,6 @@ import {
 } from '../../support/factories.js';
 import { Gate } from '../../support/gate.js';
 import type { Reply, RequestOptions } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem } from '../../support/problem.js';
 import { TestClock } from '../../support/test-clock.js';
 
@@ -100,7 +99,7 @@ describe('a session that ends during one of its requests', () => {
 
   beforeAll(async () => {
     clock = new TestClock();
-    app = await startApp({}, undefined, undefined, [clock.provider, LONG_TIMEOUTS]);
+    app = await startApp({}, undefined, undefined, [clock.provider]);
     database = await connect();
     const sessions = app.app.get(SessionsService, { strict: false });
     const authenticate = sessions.authenticate.bind(sessions);

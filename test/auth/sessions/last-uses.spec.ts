@@ -7,7 +7,6 @@ import { LastUsesService } from '../../../src/auth/sessions/last-uses.service.js
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { registerUser, type TestUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
 import { TestClock } from '../../support/test-clock.js';
 
@@ -24,7 +23,7 @@ describe('last uses of sessions', () => {
     client = new pg.Client({ connectionString: database.url });
     await client.connect();
     clock = new TestClock();
-    app = await startApp({}, database.url, undefined, [clock.provider, LONG_TIMEOUTS]);
+    app = await startApp({}, database.url, undefined, [clock.provider]);
   });
   afterAll(async () => {
     await app.close();
@@ -125,7 +124,7 @@ describe('last uses of sessions', () => {
 
   it('are written by a timer', async () => {
     const user = await registerIdleUser();
-    const node = await startApp({}, database.url, undefined, [clock.provider, LONG_TIMEOUTS]);
+    const node = await startApp({}, database.url, undefined, [clock.provider]);
     try {
       await use(node, user);
       await eventually(
@@ -140,7 +139,7 @@ describe('last uses of sessions', () => {
   it('are written at shutdown', async () => {
     const user = await registerIdleUser();
     const written = await lastSeenAtOf(user);
-    const node = await startApp({}, database.url, undefined, [clock.provider, LONG_TIMEOUTS]);
+    const node = await startApp({}, database.url, undefined, [clock.provider]);
     await stopTimer(node);
     await use(node, user);
     expect(await lastSeenAtOf(user)).toEqual(written);

@@ -22,7 +22,6 @@ import { eventually } from '../../support/eventually.js';
 import { logInAsAdmin, ORDER, PASSWORD, uniqueUsername } from '../../support/factories.js';
 import { Gate } from '../../support/gate.js';
 import type { Reply, RequestOptions } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { Random } from '../../support/random.js';
 import { type RedisServer, sendRedisCommand, startRedis } from '../../support/redis.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
@@ -143,9 +142,7 @@ beforeAll(async () => {
     await TcpProxy.start(redis.port, random.fork('second')),
   ];
   const start = (link: TcpProxy, databaseUrl?: string): Promise<TestApp> =>
-    startApp({ REDIS_URL: `redis://127.0.0.1:${link.port}` }, databaseUrl, undefined, [
-      LONG_TIMEOUTS,
-    ]);
+    startApp({ REDIS_URL: `redis://127.0.0.1:${link.port}` }, databaseUrl);
   const first = await start(links[0]);
   nodes = [first, await start(links[1], first.databaseUrl)];
   database = new pg.Client({ connectionString: first.databaseUrl });

@@ -6,7 +6,6 @@ import { MAX_SESSIONS_PER_USER } from '../../../src/auth/sessions/sessions.servi
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { PASSWORD, registerUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
 
 describe('a user with the maximum of sessions logs in on two nodes at once', () => {
@@ -18,7 +17,7 @@ describe('a user with the maximum of sessions logs in on two nodes at once', () 
   beforeAll(async () => {
     redis = await startRedis();
     const start = (databaseUrl?: string): Promise<TestApp> =>
-      startApp({ REDIS_URL: redis.url }, databaseUrl, undefined, [LONG_TIMEOUTS]);
+      startApp({ REDIS_URL: redis.url }, databaseUrl);
     const first = await start();
     nodes = [first, await start(first.databaseUrl)];
     database = new pg.Client({ connectionString: first.databaseUrl });

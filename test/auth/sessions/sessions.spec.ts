@@ -7,7 +7,6 @@ import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { logIn, PASSWORD, registerUser, type TestUser } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem, pointersOf, withoutRequestFields } from '../../support/problem.js';
 import { TestClock } from '../../support/test-clock.js';
 
@@ -19,7 +18,7 @@ describe('sessions', () => {
   let app: TestApp;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
   });
   afterAll(() => app.close());
 
@@ -393,7 +392,7 @@ describe('sessions as time passes', () => {
       SESSION_IDLE_SECONDS: String(IDLE_MS / 1000),
       SESSION_ABSOLUTE_SECONDS: String(ABSOLUTE_MS / 1000),
     };
-    app = await startApp(env, undefined, undefined, [clock.provider, LONG_TIMEOUTS]);
+    app = await startApp(env, undefined, undefined, [clock.provider]);
   });
   afterAll(() => app.close());
 

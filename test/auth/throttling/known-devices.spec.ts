@@ -7,7 +7,6 @@ import {
 } from '../../../src/auth/throttling/known-devices.service.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { PASSWORD, registerUser, type TestUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 
 describe('known devices', () => {
   let app: TestApp;
@@ -15,7 +14,7 @@ describe('known devices', () => {
   let user: TestUser;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     database = new pg.Client({ connectionString: app.databaseUrl });
     await database.connect();
   });

@@ -16,7 +16,6 @@ import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { logIn, PASSWORD, registerUser, uniqueUsername } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem, withoutRequestFields } from '../../support/problem.js';
 import { type RedisServer, sendRedisCommand, startRedis } from '../../support/redis.js';
 
@@ -91,7 +90,7 @@ describe('failed logins at one node', () => {
   let app: TestApp;
 
   beforeAll(async () => {
-    app = await startApp({ TRUST_PROXY: '127.0.0.1' }, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp({ TRUST_PROXY: '127.0.0.1' });
   });
   afterAll(() => app.close());
 
@@ -240,8 +239,8 @@ describe('failed logins at two nodes', () => {
   beforeAll(async () => {
     redis = await startRedis();
     const env = { REDIS_URL: redis.url, TRUST_PROXY: '127.0.0.1' };
-    const first = await startApp(env, undefined, undefined, [LONG_TIMEOUTS]);
-    nodes = [first, await startApp(env, first.databaseUrl, undefined, [LONG_TIMEOUTS])];
+    const first = await startApp(env);
+    nodes = [first, await startApp(env, first.databaseUrl)];
     stores = [await connectPatiently(), await connectPatiently()];
     throttles = [new LoginThrottle(stores[0].client), new LoginThrottle(stores[1].client)];
     // The nodes count through the patient clients, too.
@@ -357,7 +356,7 @@ describe('failed logins at two nodes', () => {
 
 it('failed logins are still limited, in each process, while Redis is gone', async () => {
   const redis = await startRedis();
-  const app = await startApp({ REDIS_URL: redis.url }, undefined, undefined, [LONG_TIMEOUTS]);
+  const app = await startApp({ REDIS_URL: redis.url });
   try {
     const { username } = await registerUser(app);
     await redis.kill();

@@ -13,7 +13,6 @@ import {
   type TestUser,
 } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem, pointersOf, validationErrorsOf } from '../../support/problem.js';
 
 const MAX_UNIT_PRICE = 1e12;
@@ -26,7 +25,7 @@ let adminToken: string;
 let database: pg.Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   support = await registerSupportUser(app);
   adminToken = await logInAsAdmin(app);

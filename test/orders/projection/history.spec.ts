@@ -11,7 +11,6 @@ import {
   type TestUser,
 } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem, pointersOf } from '../../support/problem.js';
 
 const HOUR_MS = 3_600_000;
@@ -26,7 +25,7 @@ let id: string;
 const states: Record<string, unknown>[] = [];
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   owner = await registerUser(app);
   support = await registerSupportUser(app);
   adminToken = await logInAsAdmin(app);

@@ -27,7 +27,6 @@ import {
   registerUser,
   type TestUser,
 } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 
 interface FrozenEvent extends StoredOrderChange {
   readonly before: OrderState | null;
@@ -135,7 +134,7 @@ describe('the table order_events', () => {
   let database: pg.Client;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     owner = await registerUser(app);
     adminToken = await logInAsAdmin(app);
     database = new pg.Client({ connectionString: app.databaseUrl });
@@ -265,7 +264,7 @@ describe('the table order_events', () => {
       const url = new URL(app.databaseUrl);
       url.username = role;
       url.password = 'service';
-      service = await startApp({ MIGRATIONS: 'manual' }, url.href, undefined, [LONG_TIMEOUTS]);
+      service = await startApp({ MIGRATIONS: 'manual' }, url.href);
       connection = new pg.Client({ connectionString: url.href });
       await connection.connect();
     });

@@ -19,7 +19,6 @@ import {
 } from '../../../src/platform/access/policy.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { logInAsAdmin, registerSupportUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem, withoutRequestFields } from '../../support/problem.js';
 import { AccessScenes, type Caller, CALLERS } from './scenes.js';
 
@@ -112,7 +111,7 @@ describe('access', () => {
   let actions: ReadonlyMap<string, string>;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     scenes = await AccessScenes.create(app);
     actions = new Map(
       guardedRoutes(app.app.get(ModulesContainer)).map(({ method, path, action }) => [

@@ -4,7 +4,6 @@ import { FIELDS, type Party } from '../../../src/platform/access/policy.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { ORDER, PASSWORD, placeOrder, uniqueUsername } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { validationErrorsOf } from '../../support/problem.js';
 import { AccessScenes } from './scenes.js';
 
@@ -28,7 +27,7 @@ describe('fields', () => {
   let orderId: string;
 
   beforeAll(async () => {
-    app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+    app = await startApp();
     scenes = await AccessScenes.create(app);
     orderId = (await placeOrder(app, scenes.owner.token)).id as string;
   });

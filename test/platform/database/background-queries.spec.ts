@@ -17,7 +17,6 @@ import {
 } from '../../../src/platform/outbox/outbox-statements.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { registerUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { type Cost, expectNoScanOrSort, explain, StatementRecorder } from './query-plans.js';
 
 /** Rows that one batch of a purge removes. It reads them to choose, to lock and to delete them. */
@@ -28,7 +27,7 @@ let app: TestApp;
 let psql: Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   psql = new Client({ connectionString: app.databaseUrl });
   await psql.connect();
   // Without triggers and foreign keys: other tests check those, and they take time.

@@ -242,7 +242,7 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   cache_invalidations_pkey: samePosition('cache_invalidations', 'keys', `'{}'`),
   cache_epoch_pkey: twice('cache_epoch', 'only_row'),
   cache_epoch_is_one: withEach('cache_epoch', 'only_row', { 'a second row': false }),
-  cache_readers_pkey: twice('cache_readers', 'node'),
+  cache_readers_pkey: twice('cache_readers', 'registration'),
 };
 
 /** One item for each value of a member. */

@@ -8,6 +8,7 @@ import {
 } from '../../../src/platform/database/data-source.js';
 import { FENCE_MS } from '../../../src/platform/cache/cache-timings.js';
 import { startApp, type TestApp } from '../../support/app.js';
+import { REAL_TIMEOUTS } from '../../support/timeouts.js';
 
 const SETTINGS = `
   SELECT name, setting::int AS ms FROM pg_settings
@@ -24,7 +25,7 @@ describe('a connection of the service', () => {
   const settings = (): Promise<unknown> => app!.app.get(DataSource).query(SETTINGS);
 
   it('has the default timeouts', async () => {
-    app = await startApp();
+    app = await startApp({}, undefined, undefined, [REAL_TIMEOUTS]);
 
     expect(await settings()).toEqual([
       { name: 'idle_in_transaction_session_timeout', ms: DATABASE_TIMEOUTS_MS.idleInTransaction },

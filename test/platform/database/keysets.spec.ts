@@ -9,7 +9,6 @@ import { Client } from 'pg';
 import { DataSource } from 'typeorm';
 import { startApp, type TestApp } from '../../support/app.js';
 import { logInAsAdmin, registerUser, type TestUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { type Cost, explain, type Statement, StatementRecorder } from './query-plans.js';
 
 const ORDERS = 60_000;
@@ -83,7 +82,7 @@ let userWithFew: string;
 const recorder = new StatementRecorder();
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   [owner, adminToken] = await Promise.all([registerUser(app), logInAsAdmin(app)]);
   psql = new Client({ connectionString: app.databaseUrl });
   await psql.connect();

@@ -10,7 +10,6 @@ import { Replicas } from '../../../src/platform/database/replicas.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { logInAsAdmin, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { startTestPostgres, type TestPostgres } from '../../support/postgres.js';
 
 const DAY_MS = 86_400_000;
@@ -37,7 +36,7 @@ beforeAll(async () => {
   replica = await primary.replicate();
   [onPrimary, onReplica] = await Promise.all([connect(primary.url), connect(replica.url)]);
   const env = { DATABASE_REPLICA_URLS: replica.url };
-  app = await startApp(env, primary.url, undefined, [LONG_TIMEOUTS]);
+  app = await startApp(env, primary.url);
   adminToken = await logInAsAdmin(app);
   user = await registerUser(app);
   await placeOrder(app, user.token);

@@ -86,7 +86,7 @@ const ROW_OF_TABLE = {
   }),
   cache_invalidations: () => ({ keys: ['a'] }),
   cache_epoch: () => ({ only_row: true }),
-  cache_readers: () => ({ node: randomUUID(), epoch: 'e' }),
+  cache_readers: () => ({ registration: randomUUID(), epoch: 'e' }),
 } satisfies Record<string, (owner: { userId: string; orderId: string }) => Row>;
 
 export type Table = keyof typeof ROW_OF_TABLE;

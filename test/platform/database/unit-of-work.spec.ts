@@ -5,7 +5,11 @@
 import { randomUUID } from 'node:crypto';
 import { beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Session } from '../../../src/auth/sessions/session.entity.js';
-import { CacheUnavailableError } from '../../../src/platform/cache/store/cache-store.js';
+import { Order } from '../../../src/orders/order.entity.js';
+import {
+  CacheUnavailableError,
+  deleteKeys,
+} from '../../../src/platform/cache/store/cache-store.js';
 import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
 import { WriteRejectedError } from '../../../src/platform/cache/write/invalidation.service.js';
 import { sqlStateOf } from '../../../src/platform/database/sql-state.js';
@@ -83,6 +87,25 @@ describe('a committed write', () => {
     expect(during).toEqual(['fence', 'fence']);
     expect(await Promise.all(keys.map(stateOf))).toEqual(['absent', 'absent']);
     expect(await test.node.userState(user.id)).toBe('value');
+  });
+
+  it('that places an order fences the list of its user', async () => {
+    const { id: userId } = await test.createUser();
+    const key = `order:ofUser:${userId}`;
+    let during = '';
+    await test.node.unitOfWork.run(async (transaction) => {
+      await transaction.insert(Order, {
+        id: randomUUID(),
+        userId,
+        status: 'placed',
+        currency: 'EUR',
+        items: [{ sku: 'S', name: 'N', quantity: 1, unitPrice: 1 }],
+        total: 1,
+      });
+      during = await test.node.stateOf(key);
+    });
+
+    expect([during, await test.node.stateOf(key)]).toEqual(['fence', 'absent']);
   });
 
   it('that touches no cached row does nothing to the cache', async () => {
@@ -285,6 +308,63 @@ describe('a write whose work throws', () => {
 
     expect(await rejection).toMatchObject({ message: 'at once' });
     expect(await test.node.userState(user.id)).toBe('absent');
+  });
+});
+
+describe('a write that is rejected because of the rows that it found', () => {
+  const REJECTION = new Error('the row has another version');
+  const reject = (): Promise<never> => Promise.reject(REJECTION);
+
+  /** The cache does not know the row, as if the write of an earlier attempt was not published. */
+  async function createUnpublishedUser(): Promise<User> {
+    const user = await test.createUser();
+    const key = `user:id:${user.id}`;
+    const epoch = pretendEpoch(test.node.store);
+    await deleteKeys(epoch, [key]);
+    await epoch.lease([key], 'reader', 60_000);
+    await epoch.fill('reader', [{ key, version: 0, payload: null, ttlMs: 60_000 }]);
+    expect(await test.node.users.findById(user.id)).toBeNull();
+    return user;
+  }
+
+  it.each<[how: string, look: (transaction: Transaction, id: string) => unknown]>([
+    ['locked', (transaction, id) => transaction.lock(User, id)],
+    ['locked for reading', (transaction, id) => transaction.lock(User, id, 'share')],
+    ['observed', (transaction, id) => transaction.observe(User, id)],
+  ])('is answered when no node shows older rows than those that it %s', async (_, look) => {
+    const user = await createUnpublishedUser();
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      await look(transaction, user.id);
+      await reject();
+    });
+
+    expect(await rejectionOf(writing)).toBe(REJECTION);
+
+    expect(await test.node.users.findById(user.id)).toEqual(user);
+  });
+
+  it('leaves the keys of a conflict to the database when the cache is gone', async () => {
+    const existing = await test.createUser();
+    const unavailable = (): Promise<never> => Promise.reject(new CacheUnavailableError('gone'));
+    test.node.store.before = { fence: unavailable, publish: unavailable, unfence: unavailable };
+
+    const writing = test.createUser(newUser(existing.username as string));
+
+    expect(sqlStateOf(await rejectionOf(writing))).toBe('23505');
+    expect(await test.enqueuedKeys()).toContain(`user:username:${existing.username}`);
+  });
+
+  it('does nothing to the cache when it failed without a look at the rows', async () => {
+    const user = await createUnpublishedUser();
+    test.node.store.steps.length = 0;
+    const writing = test.node.unitOfWork.run(async (transaction) => {
+      await transaction.lock(User, user.id);
+      await transaction.manager.query('SELECT 1 / 0');
+    });
+
+    expect(sqlStateOf(await rejectionOf(writing))).toBe('22012');
+
+    expect(test.node.store.steps).toEqual([]);
   });
 });
 

@@ -11,6 +11,7 @@ import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
 import { startTestPostgres, type TestPostgres } from '../../support/postgres.js';
+import { LONG_TIMEOUT_MS, longTimeouts, REAL_TIMEOUTS } from '../../support/timeouts.js';
 
 let postgres: TestPostgres;
 let app: TestApp;
@@ -20,7 +21,7 @@ let orderId: string;
 beforeAll(async () => {
   // An acknowledged write must survive the kill.
   postgres = await startTestPostgres(['synchronous_commit=on']);
-  app = await startApp({}, postgres.url);
+  app = await startApp({}, postgres.url, undefined, [REAL_TIMEOUTS]);
   user = await registerUser(app);
   orderId = (await placeOrder(app, user.token)).id as string;
 });
@@ -143,26 +144,27 @@ describe.each(OUTAGES)('after PostgreSQL was %s', (_, beginOutage, endOutage) =>
 });
 
 describe('a request while PostgreSQL is hung', () => {
+  let node: TestApp;
   let waiting: pg.Client;
   afterEach(async () => {
     postgres.resume();
     await waiting.end();
+    await node.close();
     await awaitRecovery();
   });
 
   it('is answered long before the timeout of its query', async () => {
-    // A query of another client has the same timeout, and begins before the request.
-    waiting = new pg.Client({
-      connectionString: postgres.url,
-      query_timeout: DATABASE_TIMEOUTS_MS.query,
-    });
+    // A query of another client has the same timeout as those of this node, and begins earlier.
+    const timeouts = longTimeouts({ silence: DATABASE_TIMEOUTS_MS.silence });
+    node = await startApp({}, postgres.url, undefined, [timeouts]);
+    waiting = new pg.Client({ connectionString: postgres.url, query_timeout: LONG_TIMEOUT_MS });
     await waiting.connect();
     postgres.pause();
     const timeout = waiting.query('SELECT 1').then(
       () => 'answered',
       () => 'timed out',
     );
-    const request = app.call('GET', '/v1/users/me', {
+    const request = node.call('GET', '/v1/users/me', {
       token: user.token,
       headers: { 'Cache-Control': 'no-cache' },
     });

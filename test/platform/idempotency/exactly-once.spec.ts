@@ -13,17 +13,21 @@ import {
   jest,
 } from '@jest/globals';
 import pg from 'pg';
+import { createClient } from 'redis';
 import { DataSource } from 'typeorm';
 import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
 import { PeriodicPurge } from '../../../src/platform/database/purge.js';
 import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
-import { IdempotencyService } from '../../../src/platform/idempotency/idempotency.service.js';
+import type { Transaction } from '../../../src/platform/database/transaction.js';
+import {
+  IdempotencyService,
+  type IdempotentResult,
+} from '../../../src/platform/idempotency/idempotency.service.js';
 import { OutboxService } from '../../../src/platform/outbox/outbox.service.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
 import { expectProblem } from '../../support/problem.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
@@ -37,8 +41,8 @@ let client: pg.Client;
 beforeAll(async () => {
   [database, redis] = await Promise.all([createTestDatabase(), startRedis()]);
   const env = { REDIS_URL: redis.url, DATABASE_POOL: '30' };
-  const first = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
-  nodes = [first, await startApp(env, database.url, undefined, [LONG_TIMEOUTS])];
+  const first = await startApp(env, database.url);
+  nodes = [first, await startApp(env, database.url)];
   owner = await registerUser(first);
   client = new pg.Client({ connectionString: database.url });
   await client.connect();
@@ -168,6 +172,99 @@ describe('a retry on the other node', () => {
   });
 });
 
+describe('a repetition of a write that its node has committed and not published', () => {
+  const connectRedis = () => createClient({ url: redis.url });
+  type RedisClient = ReturnType<typeof connectRedis>;
+
+  /** The text of an order in the cache, once it has one. */
+  async function cachedText(cache: RedisClient, id: string): Promise<[key: string, text: string]> {
+    const readIt = async (): Promise<[string, string] | undefined> => {
+      await nodeOf(0).call('GET', `/v1/orders/${id}`, { token: owner.token });
+      const [key = ''] = await cache.keys(`hf:*:order:id:${id}`);
+      const text = (await cache.get(key)) ?? '';
+      return text.startsWith('V') ? [key, text] : undefined;
+    };
+    return (await eventually('the order is cached', readIt)) as [string, string];
+  }
+
+  it('→ is acknowledged only when every node shows the write', async () => {
+    const cache = await connectRedis().connect();
+    try {
+      const { id } = await placeOrder(nodeOf(0), owner.token);
+      const [, oldText] = await cachedText(cache, id);
+      const key = crypto.randomUUID();
+      const paid = await act(nodeOf(0), id, 'pay', key);
+      const [redisKey, newText] = await cachedText(cache, id);
+      expect(newText).not.toBe(oldText);
+      const readStatus = async (): Promise<unknown> =>
+        (await nodeOf(1).call('GET', `/v1/orders/${id}`, { token: owner.token })).body.status;
+      // As a node leaves it that has lost its fence before its COMMIT, and died after it.
+      await cache.set(redisKey, oldText);
+      expect(await readStatus()).toBe('placed');
+
+      const repetition = await act(nodeOf(1), id, 'pay', key);
+
+      expect([repetition.status, repetition.text]).toEqual([200, paid.text]);
+      expect(await readStatus()).toBe('paid');
+    } finally {
+      cache.destroy();
+    }
+  });
+});
+
+describe('two requests with one key, of which the first commits', () => {
+  /** Runs `before` when the transaction is about to lock the key. */
+  function beforeLock(transaction: Transaction, before: () => Promise<unknown>): Transaction {
+    const { manager } = transaction;
+    const query = async (sql: string, values?: unknown[]): Promise<unknown> => {
+      if (sql.includes('pg_try_advisory_xact_lock')) await before();
+      return manager.query(sql, values);
+    };
+    const watched = new Proxy(manager, {
+      get: (target, name) => (name === 'query' ? query : bound(target, name)),
+    });
+    return new Proxy(transaction, {
+      get: (target, name) => (name === 'manager' ? watched : bound(target, name)),
+    });
+  }
+
+  function bound(target: object, name: string | symbol): unknown {
+    const value: unknown = Reflect.get(target, name, target);
+    return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+  }
+
+  it('while the second looks for the key → the second gets the response of the first', async () => {
+    const { app } = nodeOf(0);
+    const request = { key: crypto.randomUUID(), fingerprint: 'the same' };
+    const actor = {
+      userId: owner.id,
+      roles: [],
+      sessionId: crypto.randomUUID(),
+      lockSession: async () => undefined,
+    };
+    const ran: string[] = [];
+    const workOf = (name: string) => async (): Promise<IdempotentResult> => {
+      ran.push(name);
+      return { status: 201, headers: {}, body: { name } };
+    };
+    const first = (): Promise<unknown> =>
+      app.get(IdempotencyService).runOnce(request, actor, workOf('first'));
+    const unitOfWork = app.get(UnitOfWork);
+    const runAs: UnitOfWork['runAs'] = (caller, work) =>
+      unitOfWork.runAs(caller, (transaction) => work(beforeLock(transaction, first)));
+    const late = new IdempotencyService(
+      Object.assign(Object.create(unitOfWork) as UnitOfWork, { runAs }),
+      app.get(DataSource),
+      app.get(InvalidationService),
+    );
+
+    const response = await late.runOnce(request, actor, workOf('second'));
+
+    expect([response.replayed, response.body]).toEqual([true, '{"name":"first"}']);
+    expect(ran).toEqual(['first']);
+  });
+});
+
 describe('a key whose request failed', () => {
   afterEach(() => void jest.restoreAllMocks());
 
@@ -183,9 +280,36 @@ describe('a key whose request failed', () => {
     expect(await countOrdersWithNote(note)).toBe(1);
   });
 
+  it('at its COMMIT → leaves no order, no event and no key, and works later', async () => {
+    const key = crypto.randomUUID();
+    const note = `refused ${key}`;
+    const countAll = async (): Promise<number[]> => {
+      const tables = ['orders', 'order_events', 'outbox', 'inbox', 'idempotency_keys'];
+      const counts: number[] = [];
+      for (const table of tables) counts.push(await countOf(table));
+      return counts;
+    };
+    const before = await countAll();
+    await client.query(`
+      CREATE FUNCTION refuse_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN
+        RAISE EXCEPTION 'no' USING ERRCODE = 'check_violation';
+      END $$`);
+    await client.query(`
+      CREATE CONSTRAINT TRIGGER zz_refuse_commit AFTER INSERT ON orders
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.note LIKE 'refused %')
+        EXECUTE FUNCTION refuse_commit()`);
+    const refused = await place(nodeOf(0), key, { ...ORDER, note });
+    await client.query('DROP FUNCTION refuse_commit() CASCADE');
+    expect(refused.status).toBeGreaterThanOrEqual(400);
+    expect(await countAll()).toEqual(before);
+    const retry = await place(nodeOf(1), key, { ...ORDER, note });
+    expect([retry.status, retry.headers.get('idempotent-replayed')]).toEqual([201, null]);
+  });
+
   it('because of the rate limit → is unused', async () => {
     const env = { REDIS_URL: redis.url, RATE_LIMIT_PER_MINUTE: '1' };
-    const limited = await startApp(env, database.url, undefined, [LONG_TIMEOUTS]);
+    const limited = await startApp(env, database.url);
     try {
       const key = crypto.randomUUID();
       await place(limited, crypto.randomUUID());

@@ -10,14 +10,13 @@ import {
   type TestUser,
 } from '../../support/factories.js';
 import type { Reply } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { expectProblem } from '../../support/problem.js';
 
 let app: TestApp;
 let database: pg.Client;
 
 beforeAll(async () => {
-  app = await startApp({}, undefined, undefined, [LONG_TIMEOUTS]);
+  app = await startApp();
   database = new pg.Client({ connectionString: app.databaseUrl });
   await database.connect();
 });

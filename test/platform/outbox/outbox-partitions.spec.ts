@@ -149,7 +149,10 @@ it('skip waits until the relay that has locked the partition unlocks it', async 
   await relayPartitions.lock(rows[0]?.partition as number, async () => {
     skipping = partitions.skip(rejectedId);
     await eventually('skip waits for the lock', async () => {
-      const { rowCount } = await psql.query('SELECT FROM pg_locks WHERE NOT granted');
+      const { rowCount } = await psql.query(
+        `SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
+          WHERE NOT granted AND datname = current_database()`,
+      );
       return rowCount === 1;
     });
   });

@@ -8,11 +8,13 @@ import { createServer, type Server } from 'node:http';
 import net, { type AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import { DATABASE_TIMEOUTS_MS } from '../../../src/platform/database/data-source.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, uniqueUsername } from '../../support/factories.js';
 import type { Reply, RequestOptions } from '../../support/http-client.js';
 import { type RedisServer, sendRedisCommand, startRedis } from '../../support/redis.js';
+import { longTimeouts } from '../../support/timeouts.js';
 
 /** Where the tests search. */
 const PLACES = [
@@ -312,9 +314,9 @@ describe('a password or token', () => {
       ADMIN_USERNAME: 'canary-admin',
       ADMIN_PASSWORD: secret('the password of the administrator'),
     };
-    const jsonNode = await startApp(env, undefined, {
-      write: (line) => record('the JSON log', line),
-    });
+    const timeouts = [longTimeouts({ lock: DATABASE_TIMEOUTS_MS.lock })];
+    const jsonLog = { write: (line: string) => record('the JSON log', line) };
+    const jsonNode = await startApp(env, undefined, jsonLog, timeouts);
     nodes.push(jsonNode);
     const { databaseUrl } = jsonNode;
     secret('the password of the database', new URL(databaseUrl).password || randomUUID());
@@ -323,9 +325,9 @@ describe('a password or token', () => {
     await new Scenario(jsonNode).run();
 
     // One after the other: Nest has one logger in a process, and the newest node takes it over.
-    const textNode = await startApp({ ...env, LOG_FORMAT: 'pretty' }, databaseUrl, {
-      write: (line) => record('the text log', line),
-    });
+    const textLog = { write: (line: string) => record('the text log', line) };
+    const textEnv = { ...env, LOG_FORMAT: 'pretty' };
+    const textNode = await startApp(textEnv, databaseUrl, textLog, timeouts);
     nodes.push(textNode);
     await new Scenario(textNode).run();
 

@@ -16,7 +16,6 @@ import {
   uniqueUsername,
 } from '../../support/factories.js';
 import type { RequestOptions } from '../../support/http-client.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 
 /** Sent wherever a caller can send text. It must not be in the log. */
 const TYPED_TEXT = 'nothing that anyone should read';
@@ -33,7 +32,7 @@ describe('the security log', () => {
   let adminToken: string;
 
   beforeAll(async () => {
-    app = await startApp({ LOG_LEVEL: 'info' }, undefined, log, [LONG_TIMEOUTS]);
+    app = await startApp({ LOG_LEVEL: 'info' }, undefined, log);
     user = await registerUser(app);
     otherUser = await registerUser(app);
     adminToken = await logInAsAdmin(app);

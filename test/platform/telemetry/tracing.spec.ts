@@ -12,7 +12,6 @@ import pg from 'pg';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
-import { LONG_TIMEOUTS } from '../../support/long-timeouts.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
 
 // Numbers of the OTLP protocol (opentelemetry-proto, trace.proto).
@@ -144,7 +143,7 @@ describe('traces', () => {
       LOG_LEVEL: 'debug',
     };
     const log = { write: (line: string) => void lines.push(line) };
-    app = await startApp(env, undefined, log, [LONG_TIMEOUTS]);
+    app = await startApp(env, undefined, log);
     user = await registerUser(app);
     sql = new pg.Client({ connectionString: app.databaseUrl });
     await sql.connect();

@@ -8,7 +8,7 @@ import type { Subject } from './history.js';
  * order, in the user agent of a session and in the local part of a user's email.
  */
 const CREATE_AUDIT = `
-  CREATE UNLOGGED TABLE chaos_audit (
+  CREATE TABLE chaos_audit (
     entity text, id uuid, version bigint, is_deleted boolean, stamp text, username text,
     owner_id uuid, total bigint
   );

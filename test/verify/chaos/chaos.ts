@@ -1,19 +1,17 @@
 /**
- * Rounds of a few scenarios, on one Redis server and under Sentinels at the same time: in the short
- * form until each kind of fault was inflicted, in the long form until enough reads were checked.
- * The result is counts; a history that breaks a promise becomes a file.
+ * Rounds of scenarios, in several lanes at the same time: in the short form until each kind of
+ * fault was inflicted, in the long form until enough reads were checked and every scenario had a
+ * round. The result is counts; a history that breaks a promise becomes a file.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
-import { createTestDatabase } from '../../support/postgres.js';
 import { Random } from '../../support/random.js';
 import { Cluster } from './cluster.js';
-import type { Times } from './faults.js';
 import type { Exemption, Rule } from './history-checker.js';
-import type { RedisSite } from './redis-faults.js';
-import { runRound, type RoundOptions, type RoundResult } from './round.js';
-import { NODE_COUNTS, type Scenario, scenariosOf } from './scenarios.js';
+import { type Load, runRound, type RoundOptions, type RoundResult } from './round.js';
+import { type Lane, longLanes, type Scenario, shortLanes } from './scenarios.js';
+import type { Times } from './schedules.js';
 
 export interface ChaosOptions {
   readonly form: 'short' | 'long';
@@ -53,18 +51,15 @@ const TIMES_DIVISOR = { short: 5, long: 1 } as const;
 /** How much longer than a fence an exempt read may be late. */
 const BOUND_MARGIN_MS = 10_000;
 const LONG_ROUND_MS = 30_000;
-const SHORT_LOAD: RoundOptions['load'] = {
-  readers: 12,
-  writers: 3,
-  maxReadRestMs: 6,
-  maxWriteRestMs: 30,
-};
+/** The share of the writes that rest with their fences, and of the fence's time, at most. */
+const RESTS = { restingShare: 0.05, maxFenceShare: 0.4 };
+const SHORT_LOAD = { readers: 4, writers: 3, maxReadRestMs: 20, maxWriteRestMs: 60 };
 const MAX_LOGGED_CHARACTERS = 6_000;
 
 /** TEST_POSTGRES_URL must name a server (test/support/postgres.ts). */
 export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
   const run = new ChaosRun(options);
-  await run.runAllSites();
+  await run.runAllLanes();
   return run.report();
 }
 
@@ -79,10 +74,10 @@ class ChaosRun {
     this.times = { fenceMs: DEFAULT_CACHE_TIMINGS.fenceMs / divisor, divisor };
   }
 
-  /** @throws the first error of a site, when all have ended */
-  async runAllSites(): Promise<void> {
-    const sites: RedisSite['kind'][] = ['one server', 'sentinels'];
-    const results = await Promise.allSettled(sites.map((site) => this.runSite(site)));
+  /** @throws the first error of a lane, when all have ended */
+  async runAllLanes(): Promise<void> {
+    const lanes = this.options.form === 'short' ? shortLanes(this.times) : longLanes(this.times);
+    const results = await Promise.allSettled(lanes.map((lane) => this.runLane(lane)));
     for (const result of results) {
       if (result.status === 'rejected') throw result.reason;
     }
@@ -93,32 +88,23 @@ class ChaosRun {
     return { seed: this.options.seed, seconds: this.seconds(), totals, files };
   }
 
-  private async runSite(site: RedisSite['kind']): Promise<void> {
-    const random = new Random(this.options.seed).fork(site);
-    const database = await createTestDatabase();
+  private async runLane({ scenarios, ...lane }: Lane): Promise<void> {
+    const random = new Random(this.options.seed).fork(scenarios[0]?.name ?? '');
+    const timesDivisor = this.times.divisor;
     let cluster: Cluster | undefined;
     try {
-      cluster = await Cluster.start({
-        site,
-        databaseUrl: database.url,
-        nodes: NODE_COUNTS[site],
-        timesDivisor: this.times.divisor,
-        random,
-      });
-      const scenarios = scenariosOf(site, this.options.form, this.times);
-      for (let round = 0; this.goesOn(round, scenarios); round++) {
+      cluster = await Cluster.start({ ...lane, timesDivisor, random });
+      for (let round = 0; round < scenarios.length || this.needsReads(); round++) {
         const scenario = scenarios[round % scenarios.length] as Scenario;
         this.add(await runRound(cluster, this.roundOptions(scenario, random)));
       }
     } finally {
       await cluster?.stop();
-      await database.drop();
     }
   }
 
-  private goesOn(round: number, scenarios: readonly Scenario[]): boolean {
-    if (this.options.form === 'short') return round < scenarios.length;
-    return this.checkedReads() < this.options.reads;
+  private needsReads(): boolean {
+    return this.options.form === 'long' && this.checkedReads() < this.options.reads;
   }
 
   private roundOptions(scenario: Scenario, random: Random): RoundOptions {
@@ -129,9 +115,14 @@ class ChaosRun {
       fenceMs,
       boundMs: fenceMs + BOUND_MARGIN_MS,
     };
-    if (this.options.form === 'short') return { ...common, pauseFactor: 1.5, load: SHORT_LOAD };
+    const { restingShare, maxFenceShare } = RESTS;
+    const rests = { restingShare, maxFenceRestMs: Math.round(maxFenceShare * fenceMs) };
+    if (this.options.form === 'short') {
+      return { ...common, pauseFactor: 1, load: { ...SHORT_LOAD, ...rests } };
+    }
     const pauseFactor = random.pick([3, 10, 30]);
-    return { ...common, maxMs: LONG_ROUND_MS, pauseFactor, load: heavyLoad(random) };
+    const load = { ...heavyLoad(random), ...rests };
+    return { ...common, maxMs: LONG_ROUND_MS, pauseFactor, load };
   }
 
   private add(result: RoundResult): void {
@@ -174,10 +165,10 @@ class ChaosRun {
   }
 }
 
-function heavyLoad(random: Random): RoundOptions['load'] {
+function heavyLoad(random: Random): Omit<Load, 'restingShare' | 'maxFenceRestMs'> {
   return {
-    readers: random.pick([60, 120, 200]),
-    maxReadRestMs: 0,
+    readers: random.pick([20, 60, 120]),
+    maxReadRestMs: random.pick([0, 5, 20]),
     writers: random.between(2, 5),
     maxWriteRestMs: random.pick([5, 20, 60]),
   };

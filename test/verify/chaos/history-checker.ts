@@ -1,11 +1,12 @@
 /**
  * Checks one round's history after the round. Each subject is a register; its versions are those
- * that the audit lists as committed. The rules are {@link Rule}. Where the promise itself ends
- * (docs/design/cache-protocol.md, G2), a read is measured against a bound instead: each such
- * exemption is one branch of `exemptionOf` or `mayReadsDisagree`.
+ * that the audit lists as committed. The rules are {@link Rule}. Where a promise ends, a read is
+ * measured instead: writes past the service have a bound (G2), and reads may disagree about a write
+ * that is in progress and not fenced (`mayReadsDisagree`).
  */
 import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.service.js';
 import {
+  type AcknowledgedEvent,
   type FaultRecord,
   type Invalidated,
   type Read,
@@ -42,7 +43,6 @@ export interface History {
   readonly writes: readonly WriteEvent[];
   readonly committed: readonly CommittedVersion[];
   readonly faults: readonly FaultRecord[];
-  /** With `allow` nothing is promised about reads that precede an acknowledgement. */
   readonly degradedWrites: DegradedWrites;
   readonly fenceMs: number;
   /** An exempt read that is later than this is a violation all the same. */
@@ -76,16 +76,18 @@ export interface CheckResult {
   readonly exemptions: Readonly<Record<string, Exemption>>;
 }
 
-/** Faults by which Redis may lose entries, fences among them, without a loss of connection. */
-export const EVICTIONS: readonly string[] = ['FLUSHALL', 'evictions'];
-/** Those, and faults that begin another incarnation of Redis. */
-const LOSSES: readonly string[] = [
-  ...EVICTIONS,
-  ...['Redis back empty', 'Redis back with an old dataset'],
-  ...['failover by command', 'master killed', 'master hangs'],
+/** Faults by which a cache may lose fences without becoming another cache. */
+const FENCE_LOSSES: readonly string[] = [
+  ...['FLUSHALL', 'evictions'],
+  ...['FLUSHALL of a shard', 'shard killed', 'shard failover', 'slot moved'],
 ];
-/** No node can reach Redis. */
-const OUTAGES: readonly string[] = ['outage'];
+/** Those, and faults after which nodes may use another cache. */
+const CACHE_CHANGES: readonly string[] = [
+  ...FENCE_LOSSES,
+  ...['Redis back empty', 'Redis back with an old dataset', 'address leads elsewhere'],
+  ...['failover by command', 'master killed', 'master hangs'],
+  ...['PostgreSQL killed', 'SIGSTOP'],
+];
 
 const MAX_VIOLATIONS = 5;
 
@@ -96,7 +98,8 @@ interface Write {
   readonly begin: number;
   /** Infinity when the write was not acknowledged. */
   readonly acknowledgedAt: number;
-  readonly invalidated: Invalidated;
+  /** Undefined when the writer died before it could say. */
+  readonly invalidated: Invalidated | undefined;
 }
 
 /** The greatest version that was known at each moment. */
@@ -177,9 +180,8 @@ class Register {
 class HistoryChecker {
   private readonly registers: readonly Register[];
   private readonly users: readonly SubjectIndex[];
-  private readonly evictions: readonly FaultRecord[];
-  private readonly losses: readonly FaultRecord[];
-  private readonly outages: readonly FaultRecord[];
+  private readonly fenceLosses: readonly FaultRecord[];
+  private readonly cacheChanges: readonly FaultRecord[];
   private readonly violationCounts: Partial<Record<Rule, number>> = {};
   private readonly violations: Violation[] = [];
   private readonly exemptions: Record<string, Exemption> = {};
@@ -193,9 +195,8 @@ class HistoryChecker {
     this.users = [...subjects.keys()].filter((index) => subjects[index]?.kind === 'user');
     const faultsOf = (kinds: readonly string[]): FaultRecord[] =>
       faults.filter(({ kind }) => kinds.includes(kind));
-    this.evictions = faultsOf(EVICTIONS);
-    this.losses = faultsOf(LOSSES);
-    this.outages = faultsOf(OUTAGES);
+    this.fenceLosses = faultsOf(FENCE_LOSSES);
+    this.cacheChanges = faultsOf(CACHE_CHANGES);
   }
 
   check(): CheckResult {
@@ -211,9 +212,12 @@ class HistoryChecker {
   private recordWrites(): void {
     const { committed, writes } = this.history;
     const begins = new Map<number, number>();
+    const failures = new Map<number, Invalidated>();
     for (const event of writes) {
       if (event.event === 'begun') begins.set(event.stamp, event.at);
+      if (event.event === 'failed') failures.set(event.stamp, event.invalidated);
     }
+    this.failed = failures.size;
     for (const commit of committed) {
       const register = this.registerOf(commit.subject);
       register.committed.set(commit.version, commit);
@@ -222,11 +226,10 @@ class HistoryChecker {
         // A node that died may not have reported that the write began.
         begin: begins.get(commit.stamp) ?? 0,
         acknowledgedAt: Infinity,
-        invalidated: 'fenced',
+        invalidated: failures.get(commit.stamp),
       });
     }
     for (const event of writes) {
-      if (event.event === 'failed') this.failed++;
       if (event.event === 'acknowledged') {
         this.recordAcknowledged(event, begins.get(event.stamp) ?? 0);
       }
@@ -235,7 +238,7 @@ class HistoryChecker {
   }
 
   private recordAcknowledged(
-    { stamp, at, invalidated, written }: Extract<WriteEvent, { event: 'acknowledged' }>,
+    { stamp, at, invalidated, written }: AcknowledgedEvent,
     begin: number,
   ): void {
     this.acknowledged++;
@@ -277,7 +280,6 @@ class HistoryChecker {
       this.reportStale(register, read, { seen, required, what: `version ${seen}` });
       return;
     }
-    if (this.history.degradedWrites === 'wait') return;
     const returned = register.returned.before(begin);
     if (seen < returned) this.reportOlderThanEarlier(register, read, seen, returned);
   }
@@ -334,14 +336,13 @@ class HistoryChecker {
       .writesBetween(seen, required)
       .filter(({ acknowledgedAt }) => acknowledgedAt < begin);
     const lateMs = (begin - Math.min(...missed.map((write) => write.acknowledgedAt))) / 1000;
-    const reasons = missed.map((write) => this.exemptionOf(write, end));
-    const notExempt = missed.filter((_, index) => reasons[index] === undefined);
-    const isExempt = notExempt.length === 0;
+    const ofService = missed.filter(({ invalidated }) => invalidated !== 'outside');
+    const isExempt = ofService.length === 0;
     if (isExempt && lateMs <= this.history.boundMs) {
-      this.exempt(reasons[0] as string, lateMs);
+      this.exempt('written past the service', lateMs);
       return;
     }
-    const worst = notExempt[0] ?? (missed[0] as Write);
+    const worst = ofService[0] ?? (missed[0] as Write);
     const missedWrite = `version ${worst.version} (${worst.invalidated})`;
     const late = `begun ${lateMs.toFixed(1)} ms after ${missedWrite} was acknowledged`;
     const overBound = isExempt ? `, over the bound of ${this.history.boundMs} ms` : '';
@@ -377,27 +378,17 @@ class HistoryChecker {
   }
 
   /**
-   * Why a read that ended at `end` need not show this acknowledged write.
-   * @returns undefined when it must show it
+   * Whether reads may disagree about this write, which was not acknowledged when they began. While
+   * its fence exists, all of them see PostgreSQL.
    */
-  private exemptionOf({ begin, acknowledgedAt, invalidated }: Write, end: number) {
-    if (invalidated === 'outside') return 'written past the service';
-    if (invalidated === 'unfenced') {
-      // Degraded writes are for one writer that cannot reach Redis. When no node can, G1 holds.
-      const isOutage = this.outages.some(({ from, to }) => from <= begin && acknowledgedAt <= to);
-      return isOutage ? undefined : 'writer cut off';
-    }
-    if (invalidated === 'unpublished' && overlaps(this.evictions, begin, end)) {
-      // The fence that replaces the failed publication may be evicted: the model's residual risk.
-      return 'fence evicted and publication lost';
-    }
-    return undefined;
-  }
-
-  /** Whether reads may disagree about this write, which is not acknowledged. */
-  private mayReadsDisagree({ begin }: Write, end: number): boolean {
+  private mayReadsDisagree({ begin, acknowledgedAt, invalidated }: Write, end: number): boolean {
+    if (invalidated === 'unfenced' || invalidated === 'outside') return true;
     const hasFenceExpired = end - begin > this.history.fenceMs * 1000;
-    return hasFenceExpired || overlaps(this.losses, begin, end);
+    if (hasFenceExpired || overlaps(this.fenceLosses, begin, end)) return true;
+    if (acknowledgedAt < Infinity) return false;
+    // It may have been fenced in an epoch that was over at its COMMIT, or not at all.
+    const mayBeUnfenced = invalidated === undefined && this.history.degradedWrites === 'wait';
+    return mayBeUnfenced || overlaps(this.cacheChanges, begin, end);
   }
 
   private exempt(reason: string, lateMs: number): void {

@@ -53,8 +53,8 @@ export function* unpackReads(packed: Float64Array): Generator<Read> {
 }
 
 /**
- * How a write was invalidated. `unfenced`: committed without its fences. `unpublished`: its keys
- * were enqueued in the database. `outside`: written past the service.
+ * How a write was invalidated. `unfenced`: committed without its fences, or after their epoch.
+ * `unpublished`: its keys were enqueued in the database. `outside`: written past the service.
  */
 export type Invalidated = 'fenced' | 'unfenced' | 'unpublished' | 'outside';
 
@@ -66,6 +66,7 @@ export type WriteEvent =
       readonly event: 'failed';
       readonly stamp: number;
       readonly at: number;
+      readonly invalidated: Invalidated;
       readonly reason: string;
     };
 

@@ -14,6 +14,9 @@ export interface Plan {
   /** Milliseconds that a client rests between two steps, at most. */
   readonly maxReadRestMs: number;
   readonly maxWriteRestMs: number;
+  /** The share of the writes that rest between their fences and COMMIT, and how long, at most. */
+  readonly restingShare: number;
+  readonly maxFenceRestMs: number;
 }
 
 /** The steps of a write at which a node can kill itself. */
@@ -23,6 +26,10 @@ export type Step = (typeof STEPS)[number];
 export type Command =
   | { readonly do: 'begin'; readonly plan: Plan }
   | { readonly do: 'die'; readonly step: Step }
+  /** From now on the wall clock is wrong by `ms`. */
+  | { readonly do: 'jump'; readonly ms: number }
+  /** End in order, as after SIGTERM. */
+  | { readonly do: 'leave' }
   /** Stop the clients and wait for what is in progress. Answered with `ended`. */
   | { readonly do: 'end' }
   /** Read every row and list once. Answered with `versions`. */
@@ -47,7 +54,7 @@ export interface EndedMessage {
   readonly hangingCalls: number;
   /** Reads may fail while PostgreSQL cannot be reached. */
   readonly failedReads: number;
-  /** How the cache answered: hit, miss, fenced, bypass, unavailable. */
+  /** How the cache answered (hit, miss, fenced, …), with refreshes and rests of writes. */
   readonly outcomes: Readonly<Record<string, number>>;
 }
 

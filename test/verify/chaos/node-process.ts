@@ -1,10 +1,12 @@
 /** One node's process over its starts and deaths, as the cluster sees it. */
 import type { ChildProcess } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { killProcess, spawnBound } from '../../support/child-process.js';
 import type { TcpProxy } from '../../support/tcp-proxy.js';
 import type { LinkName } from './faults.js';
 import type { Command, EndedMessage, Message, MessageOf, Plan, Step } from './node-messages.js';
+import type { CacheAccess } from './redis-site.js';
 
 const PROGRAM = fileURLToPath(new URL('./node.js', import.meta.url));
 
@@ -14,6 +16,7 @@ const END_TIMEOUT_MS = 120_000;
 const READ_ALL_TIMEOUT_MS = 120_000;
 /** How long a node may take to reach the step at which it is to die. */
 const STEP_TIMEOUT_MS = 120_000;
+const LEAVE_TIMEOUT_MS = 10_000;
 const MAX_OUTPUT_CHARACTERS = 2_000;
 
 /** Counts the processes of all nodes: the stamps of their writes begin with it. */
@@ -34,6 +37,8 @@ export class NodeProcess {
   constructor(
     private readonly env: NodeJS.ProcessEnv,
     readonly links: Readonly<Partial<Record<LinkName, TcpProxy>>>,
+    /** The value of REDIS_URL with which it uses another cache. */
+    readonly otherUrls: CacheAccess['otherUrls'],
   ) {}
 
   get isAlive(): boolean {
@@ -42,12 +47,13 @@ export class NodeProcess {
 
   /**
    * Resolves when the node serves.
+   * @param env replaces variables
    * @throws Error with its output when it does not start in time
    */
-  async start(): Promise<void> {
+  async start(env: NodeJS.ProcessEnv = {}): Promise<void> {
     processCount++;
     const child = spawnBound(process.execPath, [PROGRAM], {
-      env: { ...this.env, CHAOS_PROCESS_NUMBER: String(processCount) },
+      env: { ...this.env, ...env, CHAOS_PROCESS_NUMBER: String(processCount) },
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       serialization: 'advanced',
     });
@@ -100,6 +106,21 @@ export class NodeProcess {
     });
     this.send({ do: 'die', step });
     return died;
+  }
+
+  /** Makes its wall clock wrong by `ms`. */
+  jumpClock(ms: number): void {
+    this.send({ do: 'jump', ms });
+  }
+
+  /** Ends in order, or by SIGKILL when that takes too long. */
+  async leave(): Promise<void> {
+    const { child } = this;
+    if (!child) return;
+    const closed = new Promise<void>((resolve) => child.once('close', () => resolve()));
+    this.send({ do: 'leave' });
+    await Promise.race([closed, sleep(LEAVE_TIMEOUT_MS)]);
+    await this.kill();
   }
 
   signal(name: NodeJS.Signals): void {

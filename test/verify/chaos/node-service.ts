@@ -15,6 +15,7 @@ import {
   type CachedRow,
   cachedRepositoryToken,
 } from '../../../src/platform/cache/cached.decorator.js';
+import { REFRESH_POLICY } from '../../../src/platform/cache/read/key-loader.js';
 import type { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
 import {
   type DegradedWrites,
@@ -30,6 +31,7 @@ import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { User } from '../../../src/users/user.entity.js';
 
 const START_RETRY_MS = 100;
+const COUNTED_METRICS = ['holdfast_cache_requests_total', 'holdfast_cache_refreshes_total'];
 
 const divisor = Number(process.env.CHAOS_TIMES_DIVISOR);
 const config = loadConfig();
@@ -40,6 +42,8 @@ const cacheTimings = {
   fenceMs: DEFAULT_CACHE_TIMINGS.fenceMs / divisor,
   leaseMs: DEFAULT_CACHE_TIMINGS.leaseMs / divisor,
 };
+/** Few readers then suffice to make a row hot. */
+Object.assign(REFRESH_POLICY, { window: 0.5, reads: 2 });
 const databaseTimeouts: Partial<DatabaseTimeouts> = {
   statement: DATABASE_TIMEOUTS_MS.statement / divisor,
   lock: DATABASE_TIMEOUTS_MS.lock / divisor,
@@ -83,7 +87,7 @@ export class NodeService {
   readonly unitOfWork: UnitOfWork;
   private readonly invalidations: InvalidationService;
 
-  private constructor(app: INestApplicationContext) {
+  private constructor(private readonly app: INestApplicationContext) {
     const repositoryOf = <E extends CachedRow>(entity: Type<E>): CachedRepository<E> =>
       app.get<CachedRepository<E>>(cachedRepositoryToken(entity), { strict: false });
     this.orders = repositoryOf(Order);
@@ -107,18 +111,24 @@ export class NodeService {
     }
   }
 
+  close(): Promise<void> {
+    return this.app.close();
+  }
+
   /** Rounds differ in this setting; the nodes go on. */
   setDegradedWrites(degradedWrites: DegradedWrites): void {
     Object.assign(this.invalidations, { degradedWrites });
   }
 
-  /** How the cache answered since the last call, by outcome. */
+  /** How the cache answered, and how refreshes ended, since the last call, by outcome. */
   async takeOutcomes(): Promise<Record<string, number>> {
     const outcomes: Record<string, number> = {};
-    const metric = await registry.getSingleMetric('holdfast_cache_requests_total')?.get();
-    for (const { labels, value } of metric?.values ?? []) {
-      const outcome = String((labels as Record<string, unknown>).outcome);
-      outcomes[outcome] = (outcomes[outcome] ?? 0) + value;
+    for (const name of COUNTED_METRICS) {
+      const metric = await registry.getSingleMetric(name)?.get();
+      for (const { labels, value } of metric?.values ?? []) {
+        const outcome = String((labels as Record<string, unknown>).outcome);
+        outcomes[outcome] = (outcomes[outcome] ?? 0) + value;
+      }
     }
     registry.resetMetrics();
     return outcomes;

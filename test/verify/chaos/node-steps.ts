@@ -6,6 +6,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import pg from 'pg';
 import { GuardedStore } from '../../../src/platform/cache/store/guarded-store.js';
+import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
 import { Invalidation } from '../../../src/platform/cache/write/invalidation.service.js';
 import type { Invalidated } from './history.js';
 import type { Step } from './node-messages.js';
@@ -23,6 +24,13 @@ export function dieAt(step: Step | undefined): void {
   deadlyStep = step;
 }
 
+let rest: () => Promise<void> = () => Promise.resolve();
+
+/** From now on each write does this between its fences and its COMMIT. */
+export function restBeforeCommit(newRest: () => Promise<void>): void {
+  rest = newRest;
+}
+
 /** To be called by a write that has reached this step. */
 export function reach(step: Step): void {
   if (deadlyStep === step && currentWrite.getStore()) process.kill(process.pid, 'SIGKILL');
@@ -30,7 +38,7 @@ export function reach(step: Step): void {
 
 /**
  * Runs one write.
- * @param write gets the record of how it was invalidated, which is complete when the write resolves
+ * @param write gets the record of how it was invalidated, which is complete when the write ends
  */
 export function trackWrite<T>(write: (tracked: Readonly<CurrentWrite>) => Promise<T>): Promise<T> {
   const tracked: CurrentWrite = { invalidated: 'fenced' };
@@ -57,8 +65,16 @@ wrapMethod(Invalidation.prototype, 'awaitFences', async (awaitFences) => {
   const isFenced = await awaitFences();
   const write = currentWrite.getStore();
   if (write && !isFenced) write.invalidated = 'unfenced';
+  if (write) await rest();
   reach('fenced');
   return isFenced;
+});
+
+// A write that is published and waits all the same was not fenced in the epoch of its COMMIT.
+wrapMethod(DatabaseInvalidations.prototype, 'awaitInvalidation', (awaitInvalidation) => {
+  const write = currentWrite.getStore();
+  if (write?.invalidated === 'fenced') write.invalidated = 'unfenced';
+  return awaitInvalidation();
 });
 
 wrapMethod(GuardedStore.prototype, 'publish', async (publish) => {

@@ -54,16 +54,21 @@ export class NodeWriter {
     lastStamp++;
     const stamp = lastStamp;
     recordWrite({ event: 'begun', stamp, at: beginMicros() });
-    try {
-      await trackWrite(async (tracked) => {
+    const error = await trackWrite(async (tracked) => {
+      try {
         const written = await carryOut(stamp);
         const { invalidated } = tracked;
         recordWrite({ event: 'acknowledged', stamp, at: endMicros(), invalidated, written });
-      });
-    } catch (error) {
-      recordWrite({ event: 'failed', stamp, at: endMicros(), reason: reasonOf(error) });
-      if (!(error instanceof WriteAbandonedError)) await sleep(FAILURE_REST_MS);
-    }
+        return undefined;
+      } catch (cause) {
+        const { invalidated } = tracked;
+        const reason = reasonOf(cause);
+        recordWrite({ event: 'failed', stamp, at: endMicros(), invalidated, reason });
+        return cause;
+      }
+    });
+    const isFault = error !== undefined && !(error instanceof WriteAbandonedError);
+    if (isFault) await sleep(FAILURE_REST_MS);
   }
 
   private idOf(subject: SubjectIndex): string {

@@ -11,7 +11,7 @@ import { type Command, type Plan, UNREADABLE } from './node-messages.js';
 import { NodeReader } from './node-reader.js';
 import { flush, send, startReporting } from './node-recorder.js';
 import { NodeService } from './node-service.js';
-import { dieAt } from './node-steps.js';
+import { dieAt, restBeforeCommit } from './node-steps.js';
 import { NodeWriter } from './node-writer.js';
 import { RoundSubjects } from './round-subjects.js';
 
@@ -29,6 +29,7 @@ class NodeRound {
   private isOver = false;
   private callsInProgress = 0;
   private failedReads = 0;
+  private rests = 0;
 
   constructor(
     private readonly service: NodeService,
@@ -39,6 +40,7 @@ class NodeRound {
     this.reader = new NodeReader(service, subjects);
     // A node that starts again within a round goes on with other numbers.
     this.random = new Random(plan.seed + Number(process.env.CHAOS_PROCESS_NUMBER));
+    restBeforeCommit(() => this.restBeforeCommit());
     this.startClients(plan.readers, (random) => this.reader.read(random), plan.maxReadRestMs);
     this.startClients(plan.writers, (random) => writer.write(random), plan.maxWriteRestMs);
   }
@@ -47,7 +49,7 @@ class NodeRound {
   async end(): Promise<void> {
     this.isOver = true;
     await Promise.race([Promise.all(this.clients), sleep(END_TIMEOUT_MS)]);
-    const outcomes = await this.service.takeOutcomes();
+    const outcomes = { ...(await this.service.takeOutcomes()), rests: this.rests };
     flush();
     const { callsInProgress: hangingCalls, failedReads } = this;
     send({ type: 'ended', hangingCalls, failedReads, outcomes });
@@ -59,6 +61,13 @@ class NodeRound {
     const versions = await Promise.all([...this.plan.subjects.keys()].map(readVersion));
     flush();
     send({ type: 'versions', versions });
+  }
+
+  private async restBeforeCommit(): Promise<void> {
+    const { restingShare, maxFenceRestMs } = this.plan;
+    if (!this.random.chance(restingShare)) return;
+    this.rests++;
+    await sleep(this.random.between(0, maxFenceRestMs));
   }
 
   private startClients(count: number, act: ClientAction, maxRestMs: number): void {
@@ -87,6 +96,7 @@ class NodeRound {
   }
 }
 
+const now = Date.now.bind(Date);
 const service = await NodeService.start();
 let round: NodeRound | undefined;
 
@@ -99,6 +109,14 @@ async function obey(command: Command): Promise<void> {
       return;
     case 'die':
       dieAt(command.step);
+      return;
+    case 'jump':
+      Date.now = () => now() + command.ms;
+      return;
+    case 'leave':
+      await service.close();
+      flush();
+      process.disconnect();
       return;
     case 'end':
       return round?.end();

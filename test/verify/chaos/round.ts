@@ -22,6 +22,9 @@ import {
 import { insertRows } from './new-rows.js';
 import type { Message, Plan } from './node-messages.js';
 
+/** How much the clients of each node do. */
+export type Load = Omit<Plan, 'seed' | 'degradedWrites' | 'subjects' | 'ownerId'>;
+
 export interface RoundOptions {
   readonly name: string;
   readonly seed: number;
@@ -33,7 +36,7 @@ export interface RoundOptions {
   readonly pauseFactor: number;
   /** No fault begins after this time. Without it each schedule is passed through once. */
   readonly maxMs?: number;
-  readonly load: Pick<Plan, 'readers' | 'writers' | 'maxReadRestMs' | 'maxWriteRestMs'>;
+  readonly load: Load;
   readonly fenceMs: number;
   readonly boundMs: number;
 }
@@ -54,7 +57,7 @@ export interface RoundResult extends CheckResult {
 /** Between the writes past the service, in milliseconds. */
 const OUTSIDE_REST_MS = [20, 150] as const;
 /** A round waits until this much was read and written, but no longer. */
-const TRAFFIC = { reads: 1_000, writes: 20, timeoutMs: 10_000 } as const;
+const TRAFFIC = { reads: 500, writes: 20, timeoutMs: 10_000 } as const;
 
 /** What the nodes report during a round. */
 class Recording {

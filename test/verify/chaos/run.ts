@@ -19,8 +19,8 @@ const DEFAULT_READS = 10_000_000;
 const OPTIONS = '[--form short|long] [--reads <number>] [--seed <number>] [--report <file>]';
 
 export const USAGE = `${CALL} ${OPTIONS}
---form short inflicts every kind of fault in about a minute. --form long, the default, checks
-${DEFAULT_READS} reads, or --reads, and writes docs/benchmarks/chaos.md.
+--form short inflicts every kind of fault in about a minute. --form long, the default, has a round
+of every scenario, checks ${DEFAULT_READS} reads, or --reads, and writes docs/benchmarks/chaos.md.
 --report writes the counts as JSON.`;
 
 const FAILURES_FOLDER = '.data/chaos';

@@ -1,17 +1,24 @@
 /** The scenarios that rounds are made of: which faults, on which Redis, with which promise. */
 import {
+  ADDRESS_SCHEDULE,
+  clockSchedule,
+  clockSchedules,
+  commitSchedule,
+  CONFIGURATIONS,
+  configurationSchedule,
   EVICTION_SCHEDULE,
   FAILOVER_SCHEDULE,
-  type FaultSchedule,
   fullNodeSchedules,
-  type LinkName,
   linkSchedule,
+  linkSchedules,
   LISTEN_SCHEDULE,
-  nodeSchedules,
+  POSTGRES_SCHEDULE,
   REDIS_SCHEDULE,
+  SHARD_SCHEDULE,
+  sharedNodeSchedules,
   type Times,
-} from './faults.js';
-import type { RedisSite } from './redis-faults.js';
+} from './schedules.js';
+import type { SiteKind } from './redis-site.js';
 import type { RoundOptions } from './round.js';
 
 export type Scenario = Pick<
@@ -19,62 +26,122 @@ export type Scenario = Pick<
   'name' | 'degradedWrites' | 'hasOutsideWriter' | 'schedules'
 >;
 
-export const NODE_COUNTS = { 'one server': 3, sentinels: 2 } as const;
-
-type Form = 'short' | 'long';
-
-/** In the short form each kind of fault occurs; in the long form every node gets every kind. */
-export function scenariosOf(site: RedisSite['kind'], form: Form, times: Times): Scenario[] {
-  const isLong = form === 'long';
-  return site === 'sentinels'
-    ? [sentinelScenario(isLong, times)]
-    : [rejectScenario(isLong, times), allowScenario(isLong, times)];
+/** Scenarios that follow each other on the same nodes. Different lanes run at the same time. */
+export interface Lane {
+  readonly site: SiteKind;
+  readonly nodes: number;
+  /** Whether it has a PostgreSQL server of its own, which may be killed. */
+  readonly ownsPostgres: boolean;
+  readonly scenarios: readonly Scenario[];
 }
 
-function sentinelScenario(isLong: boolean, times: Times): Scenario {
-  const nodes = NODE_COUNTS.sentinels;
-  const longSchedules = [
-    ...linkSchedules(nodes, ['postgres'], times),
-    ...fullNodeSchedules(nodes, times),
+const SITE_NAMES: Readonly<Record<SiteKind, string>> = {
+  'one server': 'one server',
+  sentinels: 'Sentinels',
+  cluster: 'Cluster',
+  memory: 'memory',
+};
+
+const MODE_NAMES = {
+  reject: 'degraded writes are rejected',
+  wait: 'degraded writes wait',
+} as const;
+
+type Schedules = RoundOptions['schedules'];
+
+function scenario(
+  site: SiteKind,
+  degradedWrites: Scenario['degradedWrites'],
+  schedules: Schedules,
+): Scenario {
+  const hasOutsideWriter = site === 'one server' && degradedWrites === 'wait';
+  const suffix = hasOutsideWriter ? ', with writes past the service' : '';
+  const name = `${SITE_NAMES[site]}, ${MODE_NAMES[degradedWrites]}${suffix}`;
+  return { name, degradedWrites, hasOutsideWriter, schedules };
+}
+
+/** Each kind of fault occurs. Every scenario has two nodes of its own, since most of them wait. */
+export function shortLanes(times: Times): Lane[] {
+  const lane = (site: SiteKind, mode: Scenario['degradedWrites'], schedules: Schedules): Lane => ({
+    site,
+    nodes: 2,
+    ownsPostgres: site === 'memory',
+    scenarios: [scenario(site, mode, schedules)],
+  });
+  return [
+    lane('one server', 'reject', [
+      linkSchedule(0, 'redis', times),
+      linkSchedule(1, 'postgres', times),
+      ...sharedNodeSchedules(2, times),
+      ...[REDIS_SCHEDULE, EVICTION_SCHEDULE],
+    ]),
+    lane('one server', 'wait', [
+      linkSchedule(0, 'redis', times),
+      configurationSchedule(1, times),
+      clockSchedule(0),
+      commitSchedule(times),
+      ...[REDIS_SCHEDULE, ADDRESS_SCHEDULE, EVICTION_SCHEDULE, LISTEN_SCHEDULE],
+    ]),
+    lane('sentinels', 'reject', [
+      FAILOVER_SCHEDULE,
+      linkSchedule(0, 'sentinel 1', times),
+      linkSchedule(0, 'sentinel 2', times),
+    ]),
+    lane('cluster', 'wait', [SHARD_SCHEDULE]),
+    lane('memory', 'wait', [POSTGRES_SCHEDULE, clockSchedule(1)]),
   ];
-  return {
-    name: 'Sentinels, writes rejected without Redis',
-    degradedWrites: 'reject',
-    hasOutsideWriter: false,
-    schedules: [FAILOVER_SCHEDULE, ...(isLong ? longSchedules : [])],
-  };
 }
 
-function rejectScenario(isLong: boolean, times: Times): Scenario {
-  const nodes = NODE_COUNTS['one server'];
-  return {
-    name: 'one server, writes rejected without Redis',
-    degradedWrites: 'reject',
-    hasOutsideWriter: false,
-    schedules: [
-      ...linkSchedules(nodes, ['redis', 'postgres'], times),
-      ...(isLong ? fullNodeSchedules(nodes, times) : nodeSchedules(nodes, times, true)),
-      ...[REDIS_SCHEDULE, EVICTION_SCHEDULE, LISTEN_SCHEDULE],
-    ],
-  };
-}
+const SENTINEL_LINKS = ['sentinel 1', 'sentinel 2', 'sentinel 3'] as const;
 
-function allowScenario(isLong: boolean, times: Times): Scenario {
-  const nodes = NODE_COUNTS['one server'];
-  return {
-    name: 'one server, writes allowed without Redis, and writes past the service',
-    degradedWrites: 'wait',
-    hasOutsideWriter: true,
-    schedules: [
-      ...linkSchedules(isLong ? nodes : 1, ['redis', 'postgres'], times),
-      ...(isLong ? nodeSchedules(nodes, times, false) : []),
-      ...[REDIS_SCHEDULE, EVICTION_SCHEDULE, LISTEN_SCHEDULE],
-    ],
+/** Every node gets every kind of fault. */
+export function longLanes(times: Times): Lane[] {
+  const lane = (
+    site: SiteKind,
+    nodes: number,
+    modes: readonly Scenario['degradedWrites'][],
+    schedules: Schedules,
+  ): Lane => {
+    const common = [
+      ...linkSchedules(nodes, ['postgres'], times),
+      ...clockSchedules(nodes),
+      ...[commitSchedule(times), LISTEN_SCHEDULE],
+    ];
+    const all = [...common, ...schedules];
+    return {
+      site,
+      nodes,
+      ownsPostgres: site === 'memory',
+      scenarios: modes.map((mode) => scenario(site, mode, all)),
+    };
   };
-}
-
-function linkSchedules(nodes: number, links: readonly LinkName[], times: Times): FaultSchedule[] {
-  return Array.from({ length: nodes }, (_, node) =>
-    links.map((link) => linkSchedule(node, link, times)),
-  ).flat();
+  return [
+    lane(
+      'one server',
+      3,
+      ['reject', 'wait'],
+      [
+        ...linkSchedules(3, ['redis'], times),
+        ...fullNodeSchedules(3, times, CONFIGURATIONS),
+        ...[REDIS_SCHEDULE, ADDRESS_SCHEDULE, EVICTION_SCHEDULE],
+      ],
+    ),
+    lane(
+      'sentinels',
+      2,
+      ['reject', 'wait'],
+      [
+        ...linkSchedules(2, SENTINEL_LINKS, times),
+        ...fullNodeSchedules(2, times, ['no REDIS_URL']),
+        FAILOVER_SCHEDULE,
+      ],
+    ),
+    lane(
+      'cluster',
+      2,
+      ['reject', 'wait'],
+      [...fullNodeSchedules(2, times, ['no REDIS_URL']), SHARD_SCHEDULE],
+    ),
+    lane('memory', 2, ['wait'], [...fullNodeSchedules(2, times), POSTGRES_SCHEDULE]),
+  ];
 }

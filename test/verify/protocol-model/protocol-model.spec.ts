@@ -3,8 +3,13 @@
  * taken away breaks the promise that it is there for. HOLDFAST_MODEL=long, or
  * `npm run verify -- protocol-model`, explores also what takes minutes.
  */
-import { describe, expect, it } from '@jest/globals';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { compile } from '../../../scripts/compile.mjs';
 import { CLAIMS } from './claims.js';
+import type { Answer } from './explorer.js';
 import { COMPLETE } from './many-nodes/parts.js';
 import { SCENARIOS } from './many-nodes/scenarios.js';
 import { AS_SHIPPED } from './one-key/variants.js';
@@ -14,11 +19,27 @@ const MAX_EXPLORATION_MS = 1_800_000;
 
 describe('the protocol model', () => {
   const explored = CLAIMS.filter(({ isLong }) => isLongForm || !isLong);
+  let compiled: Awaited<ReturnType<typeof compile>>;
+  let explorer: Worker;
+
+  beforeAll(async () => {
+    compiled = await compile();
+    explorer = new Worker(join(compiled.folder, 'test/verify/protocol-model/explorer.js'));
+  });
+  afterAll(async () => {
+    await explorer?.terminate();
+    await compiled?.remove();
+  });
+
+  it('has a name for each claim', () => {
+    expect(new Set(CLAIMS.map(({ name }) => name)).size).toBe(CLAIMS.length);
+  });
 
   it.each(explored)(
     '$model: $name → $expected',
-    ({ name, expected, explore }) => {
-      const { outcome, trace } = explore();
+    async ({ name, expected }) => {
+      explorer.postMessage(name);
+      const [{ outcome, trace }] = (await once(explorer, 'message')) as [Answer];
       if (outcome === expected) return;
       throw new Error(`${name}: expected ${expected}, found\n${trace.join('\n') || outcome}`);
     },

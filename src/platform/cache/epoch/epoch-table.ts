@@ -46,7 +46,8 @@ export const DECLARE_NEW_ROWS = `
 const READ_STATUS = `
   SELECT epoch, cache, server AS "epochServer", ${SERVER} AS server,
          ${IS_OLDER_RELEASE_PRESENT} AS "isOlderReleasePresent",
-         (SELECT coalesce(json_agg(json_build_object('node', node, 'epoch', epoch, 'beat', beat)),
+         (SELECT coalesce(json_agg(json_build_object(
+            'registration', registration, 'epoch', epoch, 'beat', beat)),
                           '[]')
             FROM cache_readers) AS readers,
          (SELECT coalesce(json_object_agg(tgrelid::regclass::text, arguments), '{}')
@@ -55,11 +56,15 @@ const READ_STATUS = `
          ) AS "triggerArguments"
     FROM cache_epoch`;
 
-const BEAT = 'UPDATE cache_readers SET beat = beat + 1 WHERE node = $1 AND epoch = $2';
+const BEAT = 'UPDATE cache_readers SET beat = beat + 1 WHERE registration = $1 AND epoch = $2';
 const REGISTER = 'SELECT register_cache_reader($1, $2) AS done';
 const MOVE = 'SELECT move_cache_epoch($1, $2, $3) AS done';
-const REMOVE = 'DELETE FROM cache_readers WHERE node = $1';
-const REMOVE_SILENT = 'DELETE FROM cache_readers WHERE node = $1 AND beat = $2';
+const REMOVE = 'DELETE FROM cache_readers WHERE registration = $1';
+/** One that holds its registration (FOR SHARE) is alive, or ends by its own timeouts. */
+const REMOVE_SILENT = `
+  DELETE FROM cache_readers WHERE registration = (
+    SELECT registration FROM cache_readers WHERE registration = $1 AND beat = $2
+       FOR UPDATE SKIP LOCKED)`;
 /** Others may have waited for this node to go. */
 const ANNOUNCE = `SELECT pg_notify('holdfast_cache_invalidations', '')`;
 
@@ -67,7 +72,7 @@ const ANNOUNCE = `SELECT pg_notify('holdfast_cache_invalidations', '')`;
 const LOCK_NOT_AVAILABLE = '55P03';
 
 export interface CacheReader {
-  readonly node: string;
+  readonly registration: string;
   readonly epoch: string;
   /** Increased by the node while it lives. */
   readonly beat: number;
@@ -96,15 +101,15 @@ export class EpochTable {
     return rows[0] as EpochStatus;
   }
 
-  /** @returns whether the node is registered for this epoch */
-  async beat(node: string, epoch: string): Promise<boolean> {
-    const { rowCount } = await this.client.query(BEAT, [node, epoch]);
+  /** @returns whether the registration for this epoch is still there */
+  async beat(registration: string, epoch: string): Promise<boolean> {
+    const { rowCount } = await this.client.query(BEAT, [registration, epoch]);
     return rowCount === 1;
   }
 
-  /** @returns whether the epoch is still the current one, and the node is registered for it */
-  async register(node: string, epoch: string): Promise<boolean> {
-    const { rows } = await this.client.query<{ done: boolean }>(REGISTER, [node, epoch]);
+  /** @returns whether the epoch is still the current one, and the registration is for it */
+  async register(registration: string, epoch: string): Promise<boolean> {
+    const { rows } = await this.client.query<{ done: boolean }>(REGISTER, [registration, epoch]);
     return rows[0]?.done === true;
   }
 
@@ -122,14 +127,14 @@ export class EpochTable {
     }
   }
 
-  async remove(node: string): Promise<void> {
-    const { rowCount } = await this.client.query(REMOVE, [node]);
+  async remove(registration: string): Promise<void> {
+    const { rowCount } = await this.client.query(REMOVE, [registration]);
     if (rowCount === 1) await this.client.query(ANNOUNCE);
   }
 
   /** Removes a node that has not changed its beat. */
-  async removeSilent({ node, beat }: CacheReader): Promise<void> {
-    await this.client.query(REMOVE_SILENT, [node, beat]);
+  async removeSilent({ registration, beat }: CacheReader): Promise<void> {
+    await this.client.query(REMOVE_SILENT, [registration, beat]);
   }
 }
 

@@ -43,13 +43,15 @@ interface SeenReader {
 @Injectable()
 export class Membership {
   private readonly logger = new Logger('Cache');
-  /** This process in `cache_readers`. */
-  readonly node = randomUUID();
   private currentState: MembershipState = 'joining';
   private store: EpochStore | undefined;
+  /**
+   * This node in `cache_readers`. A new one for each registration: what arrives late on a broken
+   * connection concerns an earlier one.
+   */
+  private registration: string | undefined;
   /** What every transaction declares before the epoch: see {@link declarationOf}. */
   private declaredKeys = '';
-  private mayBeRegistered = false;
   private lastBeatAt = Number.NEGATIVE_INFINITY;
   private readonly seenReaders = new Map<string, SeenReader>();
   /** The server on which the epoch did not begin, and when it was first seen. */
@@ -69,6 +71,11 @@ export class Membership {
   get state(): MembershipState {
     const hasLostCache = this.currentState === 'member' && !this.epochStore;
     return hasLostCache ? 'no-cache' : this.currentState;
+  }
+
+  /** For a transaction that holds it: nobody can remove it then, and the epoch cannot move. */
+  get registrationId(): string | undefined {
+    return this.registration;
   }
 
   /** The cache of the epoch that this node is registered for; undefined while it may use none. */
@@ -95,7 +102,9 @@ export class Membership {
     const status = await table.readStatus();
     await this.removeSilentReaders(table, status);
     const identity = await this.findIdentity();
-    const obstacle = this.findObstacle(status, identity);
+    // Without this node's own registration, which may end in between.
+    const others = this.othersAmong(status.readers);
+    const obstacle = this.findObstacle(status, others, identity);
     const mayJoin = obstacle === undefined && identity !== undefined;
     if (mayJoin) {
       const isRegistered = await this.stayRegistered(table, status);
@@ -103,23 +112,22 @@ export class Membership {
       return isRegistered ? this.useEpoch(status, identity) : undefined;
     }
     await this.leave(client);
-    await this.moveEpoch(table, status, identity);
+    if (others.length === 0) await this.moveEpoch(table, status, identity);
     this.setState(obstacle ?? 'joining');
     return undefined;
   }
 
   /** Closes the gate, then ends the registration. */
   async leave(client: Client): Promise<void> {
-    if (!this.mayBeRegistered) return;
-    this.gate.close();
-    this.store = undefined;
-    await new EpochTable(client).remove(this.node);
-    this.mayBeRegistered = false;
+    const { registration } = this;
+    if (registration === undefined) return;
+    this.forgetRegistration();
+    await new EpochTable(client).remove(registration);
   }
 
-  /** PostgreSQL does not answer. The registration remains until another node removes it. */
-  loseDatabase(): void {
-    this.setState('no-database');
+  /** PostgreSQL does not answer as it should. The registration remains until others remove it. */
+  loseDatabase(cause: string): void {
+    this.setState('no-database', cause);
   }
 
   /** Of the cache, if it answers: a node that hangs must not hold writers back by registering. */
@@ -137,6 +145,7 @@ export class Membership {
   /** @returns why this node must not be registered for the current epoch */
   private findObstacle(
     status: EpochStatus,
+    others: readonly CacheReader[],
     identity: string | undefined,
   ): MembershipState | undefined {
     const tables = this.entities.tables();
@@ -145,8 +154,7 @@ export class Membership {
     if (status.epochServer !== null && status.epochServer !== status.server) return 'new-server';
     if (identity === undefined) return 'no-cache';
     if (status.cache === identity) return undefined;
-    const hasOtherReaders = status.readers.some(({ node }) => node !== this.node);
-    return hasOtherReaders ? 'other-cache' : 'joining';
+    return others.length > 0 ? 'other-cache' : 'joining';
   }
 
   /** Begins an epoch that this node may join, once nobody is registered for the current one. */
@@ -155,8 +163,7 @@ export class Membership {
     status: EpochStatus,
     identity: string | undefined,
   ): Promise<void> {
-    const { epoch, cache, epochServer, server, readers, isOlderReleasePresent } = status;
-    if (readers.some(({ node }) => node !== this.node)) return;
+    const { epoch, cache, epochServer, server, isOlderReleasePresent } = status;
     if (!this.mayTrustRegistry(status)) return;
     // An older release invalidates its own keys only, so ours must never be read again.
     const nextCache = isOlderReleasePresent ? null : (identity ?? null);
@@ -182,22 +189,38 @@ export class Membership {
 
   /** @returns whether this node is registered for the current epoch */
   private async stayRegistered(table: EpochTable, status: EpochStatus): Promise<boolean> {
-    const { epoch, readers } = status;
+    if (await this.showLife(table, status)) return true;
+    // Never registered, or not any more, or for an earlier epoch.
+    this.forgetRegistration();
+    const registration = randomUUID();
     const now = performance.now();
-    const isRegistered = readers.some(
-      (reader) => reader.node === this.node && reader.epoch === epoch,
+    this.registration = registration;
+    const isRegistered = await table.register(registration, status.epoch);
+    if (isRegistered) this.lastBeatAt = now;
+    else this.registration = undefined;
+    return isRegistered;
+  }
+
+  /** @returns whether the registration is still there, and others have seen or will see it live */
+  private async showLife(table: EpochTable, { epoch, readers }: EpochStatus): Promise<boolean> {
+    const { registration } = this;
+    const isListed = readers.some(
+      (reader) => reader.registration === registration && reader.epoch === epoch,
     );
-    if (isRegistered && this.store?.epoch.id === epoch) {
-      if (now - this.lastBeatAt < MIN_BEAT_INTERVAL_MS) return true;
-      this.lastBeatAt = now;
-      if (await table.beat(this.node, epoch)) return true;
-    }
-    // Not registered any more, or for an earlier epoch.
-    this.gate.close();
+    if (registration === undefined || !isListed || this.store?.epoch.id !== epoch) return false;
+    const now = performance.now();
+    if (now - this.lastBeatAt < MIN_BEAT_INTERVAL_MS) return true;
+    const isAlive = await table.beat(registration, epoch);
+    if (isAlive) this.lastBeatAt = now;
+    return isAlive;
+  }
+
+  /** Closes the gate. What is left of the registration counts as a silent reader's. */
+  private forgetRegistration(): void {
+    this.registration = undefined;
+    this.lastBeatAt = Number.NEGATIVE_INFINITY;
+    if (this.store) this.gate.close();
     this.store = undefined;
-    this.mayBeRegistered = true;
-    this.lastBeatAt = now;
-    return table.register(this.node, epoch);
   }
 
   private useEpoch(status: EpochStatus, identity: string): EpochStore {
@@ -212,27 +235,33 @@ export class Membership {
   /** A node that has shown no life for so long has closed its gate by itself. */
   private async removeSilentReaders(table: EpochTable, { readers }: EpochStatus): Promise<void> {
     const now = performance.now();
-    const others = readers.filter(({ node }) => node !== this.node);
-    for (const node of this.seenReaders.keys()) {
-      if (!others.some((reader) => reader.node === node)) this.seenReaders.delete(node);
+    const others = this.othersAmong(readers);
+    const present = new Set(others.map(({ registration }) => registration));
+    for (const registration of this.seenReaders.keys()) {
+      if (!present.has(registration)) this.seenReaders.delete(registration);
     }
-    const isSilent = ({ node, beat }: CacheReader): boolean => {
-      const seen = this.seenReaders.get(node);
+    const isSilent = ({ registration, beat }: CacheReader): boolean => {
+      const seen = this.seenReaders.get(registration);
       if (seen?.beat === beat) return now - seen.since >= this.timings.gateTimeoutMs;
-      this.seenReaders.set(node, { beat, since: now });
+      this.seenReaders.set(registration, { beat, since: now });
       return false;
     };
     for (const reader of others.filter(isSilent)) {
       await table.removeSilent(reader);
-      this.logger.warn(`Node ${reader.node} shows no life: it counts as a reader no longer`);
+      this.logger.warn('A node shows no life: it counts as a reader of the cache no longer');
     }
   }
 
-  private setState(state: MembershipState): void {
+  private othersAmong(readers: readonly CacheReader[]): CacheReader[] {
+    return readers.filter(({ registration }) => registration !== this.registration);
+  }
+
+  private setState(state: MembershipState, cause?: string): void {
     if (state === this.currentState) return;
     this.currentState = state;
     this.metrics.setMembership(state, Object.keys(MEMBERSHIP_STATES));
-    const line = `Cache membership: ${state}: ${MEMBERSHIP_STATES[state]}`;
+    const reason = cause === undefined ? '' : ` (${cause})`;
+    const line = `Cache membership: ${state}: ${MEMBERSHIP_STATES[state]}${reason}`;
     if (state === 'member' || state === 'joining') this.logger.log(line);
     else this.logger.warn(`${line}; reads go to PostgreSQL`);
   }

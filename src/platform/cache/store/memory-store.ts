@@ -1,6 +1,7 @@
 /**
- * The fenced cache in this process's memory, for a single node and for tests. It has the states and
- * steps of the Redis scripts (redis/redis-scripts.ts), branch by branch in the same order.
+ * The fenced cache in this process's memory. Several such processes are safe: each has an identity
+ * of its own, so at most one of them answers from its cache. The states and steps are those of the
+ * Redis scripts (redis/redis-scripts.ts), branch by branch in the same order.
  *
  * Invariant: each step is atomic because it never awaits. As in Redis, any entry may disappear at
  * any time, fences included.

@@ -67,14 +67,16 @@ const TAKE_ROWS = `
 
 const DELETE_ROWS = 'DELETE FROM cache_invalidations WHERE position = ANY($1)';
 
-const FIND_LAST_POSITION = 'SELECT max(position) AS position FROM cache_invalidations';
+const FIND_LAST_POSITION =
+  'SELECT max(position) AS position FROM cache_invalidations WHERE position > 0';
 
 /** Rows that another node has locked are still visible: they count as waiting. */
 const ARE_ROWS_WAITING =
-  'SELECT EXISTS (SELECT FROM cache_invalidations WHERE position <= $1) AS waiting';
+  'SELECT EXISTS (SELECT FROM cache_invalidations WHERE position BETWEEN 1 AND $1) AS waiting';
 
 /** Held until the rows are deleted: nobody can take the registration out and move the epoch. */
-const HOLD_REGISTRATION = 'SELECT FROM cache_readers WHERE node = $1 AND epoch = $2 FOR SHARE';
+const HOLD_REGISTRATION =
+  'SELECT FROM cache_readers WHERE registration = $1 AND epoch = $2 FOR SHARE';
 
 interface InvalidationRow {
   readonly position: string;
@@ -217,11 +219,11 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   }
 
   private handleFailedPass(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error);
     this.connection.close();
-    this.membership.loseDatabase();
+    this.membership.loseDatabase(reason);
     // The closed gate has woken the loop, but the reconnection must not skip its pause.
     this.loop.clearWake();
-    const reason = error instanceof Error ? error.message : String(error);
     this.logger.debug(`Could not apply cache invalidations: ${reason}`);
   }
 
@@ -260,7 +262,7 @@ export class DatabaseInvalidations implements OnApplicationBootstrap, OnApplicat
   ): Promise<string[]> {
     return inTransaction(client, async () => {
       const { rowCount } = await client.query(HOLD_REGISTRATION, [
-        this.membership.node,
+        this.membership.registrationId,
         store.epoch.id,
       ]);
       if (rowCount !== 1) return [];

@@ -40,8 +40,9 @@ export class WriteRejectedError extends Error {
 }
 
 /**
- * The write is committed, but neither the cache nor PostgreSQL took its invalidation: other nodes
- * may show older data for as long as its fences hold. It must not be acknowledged.
+ * The write is committed, but neither the cache nor PostgreSQL took its invalidation. Its fences
+ * are renewed until one of both does; if they are lost, other nodes may show older data until then.
+ * It must not be acknowledged.
  */
 export class UnconfirmedWriteError extends Error {
   override readonly name = 'UnconfirmedWriteError';
@@ -139,6 +140,11 @@ export class Invalidation {
     return [...this.fencedKeys];
   }
 
+  /** Whether a statement changed a cached row. */
+  get hasChanges(): boolean {
+    return this.changeCount > 0;
+  }
+
   /** The transaction looks at this row, and may fail for what it finds. */
   observe<E extends CachedRow>(entity: Type<E>, id: string): void {
     this.observedKeys.add(this.context.entities.get(entity).rowKey(id));
@@ -177,7 +183,6 @@ export class Invalidation {
    * @throws UnconfirmedWriteError when the write must not be acknowledged
    */
   async publish(confirmedFences: number): Promise<void> {
-    if (this.fencedKeys.size === 0) return;
     const isFenced = this.fenceFailure === undefined && confirmedFences >= this.changeCount;
     let publishError: unknown;
     try {
@@ -186,7 +191,6 @@ export class Invalidation {
     } catch (error) {
       publishError = error;
     }
-    if (this.changeCount === 0) return;
     // Unfenced, the transaction itself has enqueued the keys at its COMMIT.
     if (isFenced) await this.enqueueUnpublishedKeys(publishError);
     await this.context.database.awaitInvalidation(this.keys);
@@ -317,7 +321,6 @@ export class InvalidationService implements OnApplicationShutdown {
   /** The cache's side of a transaction that begins now. */
   begin(): Invalidation {
     const { membership, entities, degradedWrites, database, unanswered, logger } = this;
-    const { fenceMs } = this.timings;
     const store = membership.epochStore;
     return new Invalidation({
       store,
@@ -326,7 +329,7 @@ export class InvalidationService implements OnApplicationShutdown {
       degradedWrites,
       database,
       unanswered,
-      fenceMs,
+      fenceMs: this.timings.fenceMs,
       logger,
     });
   }

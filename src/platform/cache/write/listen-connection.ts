@@ -12,6 +12,7 @@ export const INVALIDATION_CHANNEL = 'holdfast_cache_invalidations';
  * Milliseconds without an answer after which the connection counts as dead, also if TCP does not.
  */
 const MAX_SILENCE_MS = 2_000;
+const MAX_LOCK_WAIT_MS = 500;
 
 export interface ListenConnectionOptions {
   readonly url: string | undefined;
@@ -37,6 +38,10 @@ export class ListenConnection {
       connectionString: this.options.url,
       connectionTimeoutMillis: MAX_SILENCE_MS,
       query_timeout: MAX_SILENCE_MS,
+      // A node that hangs in a transaction must not hold up the others.
+      statement_timeout: MAX_SILENCE_MS,
+      lock_timeout: MAX_LOCK_WAIT_MS,
+      idle_in_transaction_session_timeout: MAX_SILENCE_MS,
       keepAlive: true,
       // Not the name that older releases use: by that one they are recognised.
       application_name: 'holdfast-cache',
@@ -46,7 +51,8 @@ export class ListenConnection {
     client.on('notification', () => this.options.onNotification());
     try {
       await client.connect();
-      await client.query(`LISTEN ${INVALIDATION_CHANNEL}`);
+      // A registration must outlive a crash of PostgreSQL.
+      await client.query(`SET synchronous_commit = on; LISTEN ${INVALIDATION_CHANNEL}`);
     } catch (error) {
       void client.end().catch(() => undefined);
       throw error;

@@ -19,8 +19,10 @@ interface CounterOptions {
 }
 
 class BoundedMemory extends RateLimiterMemory {
+  // With `max`, each counter would allocate all of its entries at the start.
   private readonly keys = new LRUCache<string, true>({
-    max: MAX_KEYS,
+    maxSize: MAX_KEYS,
+    sizeCalculation: () => 1,
     dispose: (_, key, reason) => {
       if (reason === 'evict') void this.delete(key);
     },

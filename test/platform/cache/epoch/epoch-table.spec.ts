@@ -150,7 +150,8 @@ describe('a node', () => {
     const registered = table.register(randomUUID(), epoch);
     await eventually('the registration waits', async () => {
       const { rowCount } = await mover.query(
-        `SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`,
+        `SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = database
+          WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()`,
       );
       return rowCount === 1;
     });

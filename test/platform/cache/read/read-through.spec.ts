@@ -48,7 +48,10 @@ class UserTable {
     return {
       metadata: connection.getMetadata(User),
       createQueryBuilder: () => ({
-        where: (_sql: string, { ids }: { ids: string[] }) => ({ getMany: () => getMany(ids) }),
+        // Their usernames are their ids.
+        where: (_sql: string, { ids, values }: { ids?: string[]; values?: string[] }) => ({
+          getMany: () => getMany(ids ?? values ?? []),
+        }),
       }),
     } as unknown as Repository<User>;
   }
@@ -83,6 +86,28 @@ class Fixture {
   createNode(cache: CacheStore = this.cache): CachedRepository<User> {
     const gate = cache === this.cache ? this.gate : openGateTo(pretendEpoch(cache));
     return new CachedRepository(this.cached, cache, this.metrics, gate);
+  }
+
+  /** Puts a row under the key of an id, as a reader with the lease does. */
+  fill(id: string, row: User, token = 'reader'): Promise<void> {
+    return this.putEntry(id, this.cached.seal(row, LONG_MS), token);
+  }
+
+  /** Puts a payload in the envelope of the right key. */
+  fillPayload(id: string, payload: string): Promise<void> {
+    return this.putEntry(id, sealEnvelope(this.cached.options.schema, id, payload, LONG_MS));
+  }
+
+  /** As many values as the row has columns, all of them numbers. */
+  fillDamaged(id: string): Promise<void> {
+    const { columns } = connection.getMetadata(User);
+    return this.fillPayload(id, JSON.stringify(columns.map((_, index) => index)));
+  }
+
+  private async putEntry(id: string, payload: string, token = 'reader'): Promise<void> {
+    const key = this.cached.rowKey(id);
+    await this.store.lease([key], token, LONG_MS);
+    await this.store.fill(token, [{ key, version: 3, payload, ttlMs: LONG_MS }]);
   }
 
   /** @returns the outcome and the id that was found */
@@ -144,6 +169,58 @@ describe('one read', () => {
     expect(await fixture.read('ada')).toBe('bypass: ada');
   });
 
+  it('a read does not use what a lease command found when the gate closes meanwhile', async () => {
+    const fixture = new Fixture();
+    const { cache, gate } = fixture;
+    const lease = cache.lease.bind(cache);
+    cache.lease = async (...args) => {
+      cache.lease = lease;
+      // Another reader has filled the key since the GET.
+      await fixture.fill('ada', createUser('ada'));
+      const entries = await lease(...args);
+      gate.close();
+      return entries;
+    };
+    expect(await fixture.read('ada')).toBe('bypass: ada');
+  });
+
+  it('a read does not use the fill that it waited for when the gate closes meanwhile', async () => {
+    const fixture = new Fixture();
+    const { cache, gate, store, cached } = fixture;
+    await store.lease([cached.rowKey('ada')], 'another reader', LONG_MS);
+    const get = cache.get.bind(cache);
+    cache.get = async (keys) => {
+      const isPoll = cache.reads > 0;
+      if (isPoll) await fixture.fill('ada', createUser('ada'), 'another reader');
+      const entries = await get(keys);
+      if (isPoll) gate.close();
+      return entries;
+    };
+    expect(await fixture.read('ada')).toBe('miss: ada');
+    expect(fixture.table.queries).toBe(1);
+  });
+
+  it('a read by an alias does not trust the alias without its row', async () => {
+    const fixture = new Fixture();
+    const payload = sealEnvelope(1, 'old-name', 'ada', LONG_MS);
+    const key = 'user:username:old-name';
+    await fixture.store.lease([key], 'reader', LONG_MS);
+    await fixture.store.fill('reader', [{ key, version: 3, payload, ttlMs: LONG_MS }]);
+    expect(await fixture.users.findByAlias('username', 'old-name')).toBeNull();
+    expect((await fixture.users.findByAlias('username', 'ada'))?.id).toBe('ada');
+  });
+
+  it.each([
+    ['of another key', (fixture: Fixture) => fixture.fill('ada', createUser('bob'))],
+    ['with a damaged row', (fixture: Fixture) => fixture.fillPayload('ada', '[1,2,3]')],
+    ['with a row of the wrong types', (fixture: Fixture) => fixture.fillDamaged('ada')],
+  ])('a payload %s is not used', async (_, fill) => {
+    const fixture = new Fixture();
+    await fill(fixture);
+    expect(await fixture.read('ada')).toBe('miss: ada');
+    expect(fixture.table.queries).toBe(1);
+  });
+
   it('a read while the cache is unavailable reads PostgreSQL', async () => {
     const fixture = new Fixture();
     const users = fixture.createNode(createBrokenStore());
@@ -172,7 +249,8 @@ describe('one read', () => {
   it('a read of an entry of an earlier release is a miss and deletes the entry', async () => {
     const fixture = new Fixture();
     const key = fixture.cached.rowKey('ada');
-    const payload = sealEnvelope(0, 'ada', '["another form"]', LONG_MS);
+    // Its form happens to fit the columns of today.
+    const payload = sealEnvelope(0, 'ada', fixture.cached.codec.encode(createUser('ada')), LONG_MS);
     await fixture.store.lease([key], 'earlier release', LONG_MS);
     await fixture.store.fill('earlier release', [{ key, version: 3, payload, ttlMs: LONG_MS }]);
     expect(await fixture.read('ada')).toBe('miss: ada');

@@ -155,6 +155,32 @@ describe('when an entry is refreshed, by an injected clock', () => {
     expect(table.loads).toBe(1 + refreshes);
   });
 
+  it('two nodes that find an entry hot at the same moment refresh it once', async () => {
+    store = new MemoryStore({ now: () => nowMs });
+    const { table, nodes, id } = new Fixture(store, 60, REFRESH_AT_EVERY_READ);
+    await nodes[0].read(id);
+    await Promise.all(nodes.map((node) => node.read(id)));
+    await settle();
+    const counts = await Promise.all(
+      nodes.flatMap((node) => [node.countRefreshes('refreshed'), node.countRefreshes('lost')]),
+    );
+    expect(counts.reduce((sum, count) => sum + count, 0)).toBe(2);
+    expect(table.loads).toBe(2);
+  });
+
+  it('an entry is not replaced by an older row', async () => {
+    store = new MemoryStore({ now: () => nowMs });
+    const fixture = new Fixture(store, 60, REFRESH_AT_EVERY_READ);
+    const { nodes, id } = fixture;
+    fixture.setVersion(2);
+    await nodes[0].read(id);
+    fixture.setVersion(1);
+    expect(await nodes[0].read(id)).toBe('hit 2');
+    await settle();
+    expect(await nodes[0].read(id)).toBe('hit 2');
+    expect(await nodes[0].countRefreshes('lost')).toBe(1);
+  });
+
   it('an entry is not refreshed before the tenth read in its hot window', async () => {
     store = new MemoryStore({ now: () => nowMs });
     const { table, nodes, id } = new Fixture(store, 60, { ...REFRESH_AT_EVERY_READ, reads: 10 });

@@ -8,6 +8,8 @@ import {
 } from '../../../../src/platform/cache/store/cache-store.js';
 import { GuardedStore } from '../../../../src/platform/cache/store/guarded-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
+import { eventually } from '../../../support/eventually.js';
+import { Gate } from '../../../support/gate.js';
 
 /** Longer than an open breaker waits before it lets a ping through. */
 const PROBE_DELAY_MS = 500;
@@ -113,6 +115,22 @@ describe('reads in one turn of the event loop', () => {
     await store.get(['a']);
     await store.get(['a']);
     expect(inner.commands).toEqual(['get a', 'get a']);
+  });
+
+  it('a caller does not join a command that has no answer yet', async () => {
+    const mayAnswer = new Gate();
+    const get = inner.get.bind(inner);
+    inner.get = async (keys) => {
+      const entries = await get(keys);
+      await mayAnswer.opened;
+      return entries;
+    };
+    const first = store.get(['a']);
+    await eventually('the command is sent', () => inner.commands.length === 1);
+    const second = store.get(['a']);
+    await eventually('the next command is sent', () => inner.commands.length === 2);
+    mayAnswer.open();
+    expect(await second).toEqual(await first);
   });
 
   it('more keys than one command may have go into another command', async () => {

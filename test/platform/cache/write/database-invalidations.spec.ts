@@ -11,10 +11,11 @@ import { CacheMetrics } from '../../../../src/platform/cache/cache-metrics.js';
 import { DEFAULT_CACHE_TIMINGS } from '../../../../src/platform/cache/cache-timings.js';
 import { CachedEntities } from '../../../../src/platform/cache/cached-entity.js';
 import { Membership } from '../../../../src/platform/cache/epoch/membership.js';
-import { ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
+import { type GatePass, ReadGate } from '../../../../src/platform/cache/read/read-gate.js';
 import {
   type CacheSteps,
   type CacheStore,
+  CacheUnavailableError,
   deleteKeys,
 } from '../../../../src/platform/cache/store/cache-store.js';
 import type { EpochStore } from '../../../../src/platform/cache/store/epoch-store.js';
@@ -25,6 +26,7 @@ import { RedisStore } from '../../../../src/platform/cache/store/redis/redis-sto
 import { DatabaseInvalidations } from '../../../../src/platform/cache/write/database-invalidations.js';
 import { dataSourceOptions } from '../../../../src/platform/database/data-source.js';
 import { eventually } from '../../../support/eventually.js';
+import { Gate } from '../../../support/gate.js';
 import { createTestDatabase, type TestDatabase } from '../../../support/postgres.js';
 import { type RedisCluster, startRedisCluster } from '../../../support/redis.js';
 import { registerCleanup } from '../cleanup.js';
@@ -54,7 +56,7 @@ afterAll(async () => {
 });
 
 async function readWaitingKeys(): Promise<string[][]> {
-  const sql = 'SELECT keys FROM cache_invalidations ORDER BY position';
+  const sql = 'SELECT keys FROM cache_invalidations WHERE position > 0 ORDER BY position';
   const rows = await dataSource.query<{ keys: string[] }[]>(sql);
   return rows.map(({ keys }) => keys);
 }
@@ -74,6 +76,7 @@ function createInvalidations(
   store: CacheStore,
   gate: ReadGate,
   source: DataSource = dataSource,
+  watchMembership: (membership: Membership) => void = () => undefined,
 ): DatabaseInvalidations {
   const metrics = new CacheMetrics(new Registry());
   const membership = new Membership(
@@ -83,6 +86,7 @@ function createInvalidations(
     metrics,
     DEFAULT_CACHE_TIMINGS,
   );
+  watchMembership(membership);
   const invalidations = new DatabaseInvalidations(
     store,
     source,
@@ -153,6 +157,21 @@ describe('when a node looks into cache_invalidations', () => {
     await eventually('the gate opens', () => gate.isOpen);
   });
 
+  it('the LISTEN connection is cut → the gate closes before the next poll', async () => {
+    const { gate } = await startNode();
+    const close = gate.close.bind(gate);
+    const closings: number[] = [];
+    gate.close = () => {
+      closings.push(performance.now());
+      close();
+    };
+    await dataSource.query(
+      `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name = 'holdfast-cache' AND datname = current_database()`,
+    );
+    await eventually('the gate closes', () => closings.length > 0);
+  });
+
   it('PostgreSQL cannot be reached → the node pauses before each new attempt', async () => {
     let attempts = 0;
     const server = createServer((socket) => {
@@ -177,6 +196,153 @@ describe('when a node looks into cache_invalidations', () => {
       jest.advanceTimersByTime(POLL_INTERVAL_MS);
       return attempts > 1;
     });
+  });
+});
+
+describe('a pass of a node', () => {
+  const PASSES = 3;
+
+  /** A cache that is out of reach, or waits, for those who delete keys. */
+  class StoppedStore extends MemoryStore {
+    beforePublish: () => Promise<void> = async () => undefined;
+    publications = 0;
+
+    override async publish(...args: Parameters<MemoryStore['publish']>): Promise<void> {
+      this.publications++;
+      await this.beforePublish();
+      await super.publish(...args);
+    }
+  }
+
+  let cache: StoppedStore;
+  let gate: ReadGate;
+  /** What the node does before and after the step of its membership, in each pass. */
+  let beforeRenewal: () => unknown;
+  let afterRenewal: () => unknown;
+  let renewals: number;
+  /** The passes with which the gate was opened. */
+  let openings: GatePass[];
+
+  beforeEach(() => {
+    cache = new StoppedStore();
+    gate = new ReadGate(DEFAULT_CACHE_TIMINGS);
+    beforeRenewal = afterRenewal = () => undefined;
+    renewals = 0;
+    openings = [];
+    const open = gate.open.bind(gate);
+    gate.open = (pass, store) => {
+      openings.push(pass);
+      open(pass, store);
+    };
+    afterThisTest(() => dataSource.query('TRUNCATE cache_invalidations, cache_readers'));
+  });
+
+  const startNode = async (): Promise<DatabaseInvalidations> => {
+    const invalidations = createInvalidations(cache, gate, dataSource, (membership) => {
+      const renew = membership.renew.bind(membership);
+      membership.renew = async (client) => {
+        await beforeRenewal();
+        const store = await renew(client);
+        await afterRenewal();
+        renewals++;
+        return store;
+      };
+    });
+    await invalidations.onApplicationBootstrap();
+    return invalidations;
+  };
+  const startOpenNode = async (): Promise<[EpochStore, DatabaseInvalidations]> => {
+    const invalidations = await startNode();
+    const store = (await eventually('the gate opens', () => gate.store)) as EpochStore;
+    return [store, invalidations];
+  };
+  const somePasses = async (): Promise<void> => {
+    const before = renewals;
+    await eventually('some passes are over', () => renewals > before + PASSES);
+  };
+  const unavailable = async (): Promise<never> => {
+    throw new CacheUnavailableError('gone');
+  };
+  const removeRegistrations = (): Promise<unknown> => dataSource.query('DELETE FROM cache_readers');
+  const enqueueSilently = (): Promise<unknown> =>
+    dataSource.query(`INSERT INTO cache_invalidations (keys) VALUES ('{k}')`);
+  /** Wakes the node for its next pass. */
+  const notify = (): Promise<unknown> =>
+    dataSource.query(`SELECT pg_notify('holdfast_cache_invalidations', '')`);
+
+  it('finds a row that is committed just before the registration of its node', async () => {
+    cache.beforePublish = unavailable;
+    const isRegistered = async (): Promise<boolean> => {
+      const rows = await dataSource.query<unknown[]>('SELECT FROM cache_readers');
+      return rows.length === 1;
+    };
+    beforeRenewal = async () => {
+      if (!(await isRegistered())) await enqueueSilently();
+    };
+    // Only the row of the pass that registers stays: an earlier look has found none.
+    afterRenewal = async () => {
+      if (!(await isRegistered())) await dataSource.query('TRUNCATE cache_invalidations');
+    };
+    await startNode();
+    await eventually('the node is registered', isRegistered);
+    await somePasses();
+    // Each registration that cannot reach the cache ends at once, and the next one has its own row.
+    expect([gate.isOpen, openings]).toEqual([false, []]);
+    expect(await readWaitingKeys()).toContainEqual(['k']);
+    beforeRenewal = async () => undefined;
+    cache.beforePublish = async () => undefined;
+    await eventually('the gate opens', () => gate.isOpen);
+  });
+
+  it('confirms the gate from its beginning, not from its end', async () => {
+    const renewedAt: number[] = [];
+    beforeRenewal = () => renewedAt.push(performance.now());
+    await startOpenNode();
+    const [opening] = openings;
+    const [lastRenewal] = renewedAt.slice(-1);
+    expect(opening!.takenAt).toBeLessThanOrEqual(lastRenewal!);
+  });
+
+  it('does not prolong the gate while a row is not applied', async () => {
+    const [, invalidations] = await startOpenNode();
+    cache.beforePublish = unavailable;
+    await invalidations.enqueue(['k']);
+    await eventually('the row is tried', () => cache.publications > 0);
+    const openingsBefore = openings.length;
+    const publicationsBefore = cache.publications;
+    await eventually('the row is tried again', async () => {
+      await notify();
+      return cache.publications > publicationsBefore + PASSES;
+    });
+    expect(openings.length).toBe(openingsBefore);
+    cache.beforePublish = async () => undefined;
+    await eventually('the gate is prolonged', () => openings.length > openingsBefore);
+  });
+
+  it('applies no row when its registration has ended meanwhile', async () => {
+    const [store, invalidations] = await startOpenNode();
+    await fillKeys(store, ['k']);
+    afterRenewal = removeRegistrations;
+    await removeRegistrations();
+    await invalidations.enqueue(['k']);
+    await somePasses();
+    expect([await readWaitingKeys(), cache.publications]).toEqual([[['k']], 0]);
+    afterRenewal = () => undefined;
+    await eventually('the row is applied', async () => (await readWaitingKeys()).length === 0);
+  });
+
+  it('keeps its registration and the row until the keys are deleted', async () => {
+    const [, invalidations] = await startOpenNode();
+    const mayPublish = new Gate();
+    afterThisTest(() => mayPublish.open());
+    cache.beforePublish = () => mayPublish.opened;
+    await invalidations.enqueue(['k']);
+    await eventually('the keys are being deleted', () => cache.publications > 0);
+    const locked = dataSource.query('SELECT FROM cache_readers FOR UPDATE NOWAIT');
+    await expect(locked).rejects.toMatchObject({ code: '55P03' });
+    expect(await readWaitingKeys()).toEqual([['k']]);
+    mayPublish.open();
+    await eventually('the row is deleted', async () => (await readWaitingKeys()).length === 0);
   });
 });
 
@@ -234,7 +400,7 @@ describe('a Redis Cluster without its third master', () => {
       'INSERT INTO cache_invalidations (keys) SELECT ARRAY[key] FROM unnest($1::text[]) AS key',
       [lostKeys],
     );
-    afterThisTest(() => dataSource.query('DELETE FROM cache_invalidations'));
+    afterThisTest(() => dataSource.query('DELETE FROM cache_invalidations WHERE position > 0'));
   };
 
   it('a row with reachable keys is applied although unreachable rows precede it', async () => {

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import ts from 'typescript';
+import { transformSync } from '@swc/core';
 import { networkOf } from '../../../../src/platform/http/server/client-address.js';
 import { startApp, type TestApp } from '../../../support/app.js';
 import {
@@ -209,5 +209,14 @@ it('only client-address.ts and config.ts read the address of a request', () => {
   expect(files.filter(readsAddress)).toEqual([]);
 });
 
-const withoutComments = (source: string): string =>
-  ts.transpile(source, { removeComments: true, target: ts.ScriptTarget.ESNext });
+function withoutComments(source: string): string {
+  const { code } = transformSync(source, {
+    jsc: {
+      target: 'es2022',
+      parser: { syntax: 'typescript', decorators: true },
+      minify: { compress: false, mangle: false, format: { comments: false } },
+    },
+    minify: true,
+  });
+  return code;
+}

@@ -22,6 +22,7 @@ afterAll(() => app.close());
 const CLOSING = 'Host: x\r\nConnection: close\r\n';
 const CHUNKED = 'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n';
 const CHUNKS = '2\r\n{}\r\n0\r\n\r\n';
+const LIVE = 'GET /health/live HTTP/1.1\r\nConnection: close\r\n';
 const get = (fields: string): string => `GET /v1/users HTTP/1.1\r\n${fields}\r\n`;
 const post = (fields: string, body: string): string =>
   `POST /v1/users HTTP/1.1\r\n${fields}${CLOSING}\r\n${body}`;
@@ -92,9 +93,9 @@ describe('a request with', () => {
 
   it.each([
     ['an unknown expectation', `GET /health/live HTTP/1.1\r\nExpect: tea\r\n${CLOSING}\r\n`],
-    ['an offer to upgrade', 'GET /health/live HTTP/1.1\r\nUpgrade: x\r\nHost: x\r\n\r\n'],
-    ['a Host of IPv6 with a port', `GET /health/live HTTP/1.1\r\nHost: [::1]:80\r\n\r\n`],
-    ['an empty Host', 'GET /health/live HTTP/1.1\r\nHost:\r\n\r\n'],
+    ['an offer to upgrade', `GET /health/live HTTP/1.1\r\nUpgrade: x\r\n${CLOSING}\r\n`],
+    ['a Host of IPv6 with a port', `${LIVE}Host: [::1]:80\r\n\r\n`],
+    ['an empty Host', `${LIVE}Host:\r\n\r\n`],
     ['HTTP/1.0 and no Host', 'GET /health/live HTTP/1.0\r\n\r\n'],
     ['chunks in capitals', `${post(CHUNKED.replace('chunked', 'Chunked'), CHUNKS)}`],
   ])('%s is served', async (_, bytes) => {

@@ -19,7 +19,7 @@ const MASTER_REPLICATION_ID = /^master_replid:(\w{8})/m;
 /** Of a cluster's node: raised by each failover to it and each import of a slot (CLUSTER INFO). */
 const NODE_CONFIG_EPOCH = /^cluster_my_epoch:(\d+)/m;
 const LATEST_CONFIG_EPOCH = /^cluster_current_epoch:(\d+)/m;
-const NOT_A_MASTER = /^role:(?!master)/m;
+const IS_MASTER = /^role:master\b/m;
 
 /**
  * The server ran the command in another incarnation than the one that the command's keys name. The
@@ -179,7 +179,7 @@ export class IncarnationWitness {
     this.latestConfigEpoch = Number(LATEST_CONFIG_EPOCH.exec(info)?.[1] ?? 0);
     const prefixBefore = identity.prefix;
     // A replica holds copies of another server's keys, and old keys of its own.
-    const isMaster = !NOT_A_MASTER.test(info);
+    const isMaster = options.isClustered || IS_MASTER.test(info);
     identity.prefix = isMaster ? `hf:${identity.runId}.${fact}:` : undefined;
     if (identity.prefix !== prefixBefore) options.onChange();
     if (identity.prefix === undefined) throw new CacheUnavailableError('Redis is a replica');

@@ -1,8 +1,8 @@
 /**
- * The master that Redis Sentinels name, and one connection to it. Invariant: at no moment do two
- * processes use different masters, even while a demoted one still answers: after a failover by hand
- * it answers as a master for up to 8 s, behind a partition longer
- * (docs/adr/0004-redis-topologies.md).
+ * The master that Redis Sentinels name, and one connection to it. A demoted master may still
+ * answer: after a failover by hand for up to 8 s, behind a partition longer. Processes that use
+ * different masters have different identities, so only those of one answer from the cache
+ * (docs/adr/0019-redis-edges.md).
  */
 import { PollingLoop } from '../../../timing/polling-loop.js';
 import { CacheUnavailableError } from '../cache-store.js';
@@ -46,11 +46,9 @@ interface Master {
  * has been named for MASTER_LEASE_MS.
  *
  * Two majorities share a Sentinel, and that one named the old master before the new one. So no
- * process uses the old master when another begins to use the new one. Each process needs only its
- * own stopwatch. Without a majority in reach the cache is unavailable.
- *
- * Not covered by G1 but by G2 (docs/design/cache-protocol.md): a Sentinel that forgets its config
- * epoch, and stopwatches that differ by more than the waits.
+ * process uses the old master when another begins to use the new one. Without a majority in reach
+ * the cache is unavailable. This keeps the nodes on the majority's master, for speed: a Sentinel
+ * that forgets its config epoch, or whose clock jumps, breaks no promise.
  */
 export class RedisSentinels implements RedisTopology {
   readonly isSharded = false;

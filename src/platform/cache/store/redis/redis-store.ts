@@ -88,8 +88,8 @@ interface ScriptCall {
 }
 
 /**
- * A {@link CacheStore} in Redis 6 or later: one server, Sentinels or a Cluster. The eviction policy
- * may be any but `noeviction`.
+ * A {@link CacheStore} in Redis 6.2 or later: one server, Sentinels or a Cluster. The eviction
+ * policy may be any but `noeviction`.
  */
 export class RedisStore implements CacheStore {
   /** For other modules that share the connections. */

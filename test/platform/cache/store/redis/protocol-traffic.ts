@@ -10,6 +10,7 @@ import { eventually } from '../../../../support/eventually.js';
 const LONG_MS = 60_000;
 const WRITERS = 4;
 const READERS = 12;
+const MAX_REST_MS = 8;
 
 export interface TrafficCounts {
   readonly hits: number;
@@ -64,7 +65,8 @@ export class ProtocolTraffic {
     while (this.isRunning) {
       try {
         await step(pickRandom(this.stores), pickRandom(this.keys));
-        await sleep(0);
+        // Without a rest, the clients would take a processor for as long as a failover lasts.
+        await sleep(Math.random() * MAX_REST_MS);
       } catch (error) {
         if (error instanceof CacheUnavailableError) this.counts.unavailable++;
         else this.violations.push(String(error));

@@ -6,6 +6,7 @@ import { describe, expect, it } from '@jest/globals';
 import { CacheUnavailableError } from '../../../../../src/platform/cache/store/cache-store.js';
 import { slotOf } from '../../../../../src/platform/cache/store/redis/redis-cluster.js';
 import type { RedisStore } from '../../../../../src/platform/cache/store/redis/redis-store.js';
+import { moveSlot } from '../../../../support/cluster-slots.js';
 import { eventually } from '../../../../support/eventually.js';
 import {
   sendRedisCommand,
@@ -14,7 +15,7 @@ import {
 } from '../../../../support/redis.js';
 import { show } from '../store-contract.js';
 import { ProtocolTraffic } from './protocol-traffic.js';
-import { awaitKeys, moveSlot, RedisFixtures } from './redis-fixtures.js';
+import { awaitKeys, RedisFixtures } from './redis-fixtures.js';
 
 const LONG_MS = 60_000;
 /** As in production: a failover must not block callers longer. */

@@ -7,8 +7,13 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { CacheUnavailableError } from '../../../../../src/platform/cache/store/cache-store.js';
-import { slotOf } from '../../../../../src/platform/cache/store/redis/redis-cluster.js';
+import {
+  RedisCluster,
+  slotOf,
+} from '../../../../../src/platform/cache/store/redis/redis-cluster.js';
 import type { RedisStore } from '../../../../../src/platform/cache/store/redis/redis-store.js';
+import { moveSlot } from '../../../../support/cluster-slots.js';
+import { parseRedisUrl } from '../../../../../src/platform/cache/store/redis/redis-url.js';
 import { eventually } from '../../../../support/eventually.js';
 import {
   type RedisServer,
@@ -17,9 +22,11 @@ import {
   startRedisSentinel,
 } from '../../../../support/redis.js';
 import { show } from '../store-contract.js';
-import { holdsKey, moveSlot, RedisFixtures } from './redis-fixtures.js';
+import { holdsKey, RedisFixtures } from './redis-fixtures.js';
 
 const LONG_MS = 60_000;
+/** Longer than Redis itself waits for the end of a failover by hand: 5 s. */
+const MANUAL_FAILOVER_MS = 6_000;
 const fixtures = new RedisFixtures();
 
 /** Caches version 1 of a row. @returns the key's name in Redis */
@@ -184,10 +191,30 @@ describe('Sentinels', () => {
 });
 
 describe('a Cluster', () => {
+  /** The identity of all these stores, once it is the same, and none that it was before. */
+  const agreedIdentity = (
+    stores: readonly RedisStore[],
+    before: readonly string[] = [],
+  ): Promise<string> =>
+    eventually('the stores agree', () => {
+      const [first, ...others] = stores.map(({ identity }) => identity);
+      const isAgreed = others.every((identity) => identity === first);
+      return isAgreed && first !== undefined && !before.includes(first) ? first : '';
+    });
+
   const SLOTS_PER_MASTER = 16_384 / 3;
   const KEYS = Array.from({ length: 60 }, (_, index) => `row:${index}`);
   const keyOfMaster = (master: 0 | 1 | 2): string =>
     KEYS.find((key) => Math.floor(slotOf(`{${key}}`) / SLOTS_PER_MASTER) === master)!;
+
+  /** On a busy machine, a failover by hand may time out; Redis does not try again. */
+  const failOverTo = (server: RedisServer): Promise<boolean> =>
+    eventually('the server is a master', async () => {
+      await sendRedisCommand(server.port, 'CLUSTER FAILOVER');
+      const isMaster = async (): Promise<boolean> =>
+        (await sendRedisCommand(server.port, 'INFO replication')).includes('role:master');
+      return eventually('the failover ends', isMaster, MANUAL_FAILOVER_MS);
+    });
 
   it('slotOf computes the slots that Redis computes', async () => {
     const { masters } = await fixtures.keep(startRedisCluster());
@@ -210,6 +237,7 @@ describe('a Cluster', () => {
       'both stores use the same name',
       () => storeB.redisKeyOf(key) === firstRedisKey,
     );
+    const identities = [await agreedIdentity([storeA, storeB])];
 
     await moveSlot(slot, serverA, serverB, [serverC]);
     expect(await holdsKey(serverB, firstRedisKey)).toBe(true);
@@ -219,12 +247,29 @@ describe('a Cluster', () => {
     await storeA.fence([key], 'writer', LONG_MS);
     await storeA.publish('writer', [{ key, version: 2, payload: 'new', ttlMs: LONG_MS }]);
     expect((await storeB.get([key])).map(show)).toEqual(['new@2']);
+    identities.push(await agreedIdentity([storeA, storeB], identities));
 
     await moveSlot(slot, serverB, serverA, [serverC]);
     expect(await holdsKey(serverA, firstRedisKey)).toBe(true);
     await expectNeverShown(storeA, key, 'old@1');
     await expectNeverShown(storeB, key, 'old@1');
     expect(currentRunId(storeA, key)).toBe(runIdIn(firstRedisKey));
+    identities.push(await agreedIdentity([storeA, storeB], identities));
+  });
+
+  it('a key has moved → the cluster has no identity until its masters are known', async () => {
+    const { url, masters } = await fixtures.keep(startRedisCluster());
+    const options = { commandTimeoutMs: 10_000 };
+    const cluster = new RedisCluster(parseRedisUrl(url)!, options, () => undefined);
+    fixtures.afterThisTest(() => cluster.close());
+    const name = `{${keyOfMaster(0)}}`;
+    await eventually('the masters are known', () => cluster.identity !== undefined);
+
+    const moved = new Error(`MOVED ${slotOf(name)} 127.0.0.1:${masters[1].port}`);
+    expect(cluster.followRedirect(name, moved)).toBe(true);
+
+    expect(cluster.identity).toBeUndefined();
+    await eventually('the masters are known again', () => cluster.identity !== undefined);
   });
 
   it('a node raises its config epoch → the next command uses its new incarnation', async () => {
@@ -263,12 +308,12 @@ describe('a Cluster', () => {
     const firstRunId = runIdIn(firstRedisKey);
     await awaitReply(replica, 'DBSIZE', ':1\r\n');
 
-    await sendRedisCommand(replica.port, 'CLUSTER FAILOVER');
+    await failOverTo(replica);
     await awaitOtherRunId(store, key, firstRunId);
     await expectNeverShown(store, key, 'old@1');
     await awaitReply(masters[0], 'INFO replication', 'master_link_status:up');
 
-    await sendRedisCommand(masters[0].port, 'CLUSTER FAILOVER');
+    await failOverTo(masters[0]);
     await awaitRunId(store, key, firstRunId);
     expect(await holdsKey(masters[0], firstRedisKey)).toBe(true);
     await expectNeverShown(store, key, 'old@1');

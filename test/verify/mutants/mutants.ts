@@ -1,0 +1,27 @@
+/** All mutants. */
+import type { Mutant, MutantTable } from './mutant.js';
+import { EPOCH_MUTANTS } from './tables/epoch.js';
+import { EVENT_MUTANTS } from './tables/events.js';
+import { GATE_MUTANTS } from './tables/gate.js';
+import { IDEMPOTENCY_MUTANTS } from './tables/idempotency.js';
+import { READ_MUTANTS } from './tables/reads.js';
+import { REDIS_MUTANTS } from './tables/redis.js';
+import { SCRIPT_MUTANTS } from './tables/scripts.js';
+import { SESSION_MUTANTS } from './tables/sessions.js';
+import { UNIT_OF_WORK_MUTANTS } from './tables/unit-of-work.js';
+import { WRITE_MUTANTS } from './tables/writes.js';
+
+export const TABLES: readonly MutantTable[] = [
+  { area: 'The steps of a cache key', mutants: SCRIPT_MUTANTS },
+  { area: 'Redis servers and their incarnations', mutants: REDIS_MUTANTS },
+  { area: 'Reads through the cache', mutants: READ_MUTANTS },
+  { area: 'The read gate and the rows of the database', mutants: GATE_MUTANTS },
+  { area: 'Membership and epochs', mutants: EPOCH_MUTANTS },
+  { area: 'Writes through the cache', mutants: WRITE_MUTANTS },
+  { area: 'The unit of work', mutants: UNIT_OF_WORK_MUTANTS },
+  { area: 'Idempotency', mutants: IDEMPOTENCY_MUTANTS },
+  { area: 'Outbox and inbox', mutants: EVENT_MUTANTS },
+  { area: 'Sessions', mutants: SESSION_MUTANTS },
+];
+
+export const MUTANTS: readonly Mutant[] = TABLES.flatMap(({ mutants }) => mutants);

@@ -1,0 +1,78 @@
+/** A request that is sent again. */
+import type { Mutant } from '../mutant.js';
+
+const service = {
+  file: 'src/platform/idempotency/idempotency.service.ts',
+  specs: ['test/platform/idempotency/exactly-once.spec.ts'],
+};
+const http = {
+  file: 'src/platform/idempotency/idempotency.service.ts',
+  specs: ['test/platform/idempotency/idempotency.spec.ts'],
+};
+
+export const IDEMPOTENCY_MUTANTS: readonly Mutant[] = [
+  {
+    ...service,
+    name: 'claim-without-the-lock',
+    without: 'two requests with one key run at the same time',
+    text: "'SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked',",
+    replacement: "'SELECT $1::text IS NOT NULL AS locked',",
+  },
+  {
+    ...service,
+    name: 'claim-without-a-second-look',
+    without: 'a key that was committed between the look and the lock is used again',
+    text: 'if (committed) return committed;',
+    replacement: 'void committed;',
+  },
+  {
+    ...http,
+    name: 'fingerprint-not-compared',
+    without: 'another request with the same key gets the response of the first',
+    text: 'if (fingerprint !== requestFingerprint) throw idempotencyProblems.reused();',
+    replacement: 'void [fingerprint, requestFingerprint];',
+  },
+  {
+    ...http,
+    name: 'fingerprint-without-the-body',
+    without: 'two requests with different bodies count as the same request',
+    file: 'src/platform/idempotency/idempotent.decorator.ts',
+    text: '[method, path, body ?? null, headers',
+    replacement: '[method, path, typeof body, headers',
+  },
+  {
+    ...service,
+    name: 'repetition-only-acknowledges',
+    without: 'a repetition does not invalidate the write that it acknowledges',
+    text: 'await this.invalidation.invalidate(cacheKeys);',
+    replacement: 'void cacheKeys;',
+  },
+  {
+    ...service,
+    name: 'record-without-the-keys',
+    without: 'a record does not name the cache keys of its write',
+    text: 'cacheKeys: transaction.cacheKeys,',
+    replacement: 'cacheKeys: [],',
+  },
+  {
+    ...service,
+    name: 'record-in-a-transaction-of-its-own',
+    without: 'the record of a key is committed although the write is rolled back',
+    text: 'await transaction.manager.insert(IdempotencyRecord, {',
+    replacement: 'await transaction.manager.connection.manager.insert(IdempotencyRecord, {',
+  },
+  {
+    ...http,
+    name: 'expired-record-replayed',
+    without: 'a key is remembered for longer than 24 hours',
+    text: "'record.createdAt > now() - make_interval(hours => :hours)'",
+    replacement: "'record.createdAt > now() - make_interval(days => :hours)'",
+  },
+  {
+    ...http,
+    name: 'key-of-every-user',
+    without: 'the key of one user is the key of another',
+    text: "'record.userId = :userId AND record.key = :key'",
+    replacement: "'record.key = :key AND :userId::uuid IS NOT NULL'",
+  },
+];
