@@ -63,17 +63,21 @@ it('a replica without the last commits is promoted → nothing that they wrote i
   });
   const { token } = await registerUser(first);
   const { id } = await placeOrder(first, token);
-  const patch = (node: TestApp, version: number, note: string) =>
-    node.call('PATCH', `/v1/orders/${id}`, {
+  // Nobody writes it after the failover.
+  const { id: idleId, note: idleNote } = await placeOrder(first, token);
+  const patch = (node: TestApp, version: number, note: string, orderId = id) =>
+    node.call('PATCH', `/v1/orders/${orderId}`, {
       token,
       body: { note },
       headers: { 'If-Match': `"${version}"` },
     });
-  const read = (node: TestApp) => node.call('GET', `/v1/orders/${id}`, { token });
+  const read = (node: TestApp, orderId = id) =>
+    node.call('GET', `/v1/orders/${orderId}`, { token });
 
-  // The replica has the order, and receives nothing more.
-  await eventually('the replica has the order', async () => {
-    return (await run(replica, `SELECT FROM orders WHERE id = '${id}'`)).length === 1;
+  // The replica has the orders, and receives nothing more.
+  await eventually('the replica has the orders', async () => {
+    const ids = [id, idleId].map((orderId) => `'${orderId}'`).join();
+    return (await run(replica, `SELECT FROM orders WHERE id IN (${ids})`)).length === 2;
   });
   await run(replica, `ALTER SYSTEM SET wal_retrieve_retry_interval = '1h'`);
   await run(replica, 'SELECT pg_reload_conf()');
@@ -84,11 +88,14 @@ it('a replica without the last commits is promoted → nothing that they wrote i
   });
   expect((await patch(first, 1, 'lost')).body.version).toBe(2);
   expect((await patch(second, 2, 'lost as well')).body.version).toBe(3);
-  const cached = await read(second);
-  expect([cached.body.note, cached.headers.get('cache-status')]).toEqual([
-    'lost as well',
-    'holdfast; hit',
-  ]);
+  expect((await patch(first, 1, 'lost as well', idleId)).body.version).toBe(2);
+  for (const orderId of [id, idleId]) {
+    const cached = await read(second, orderId);
+    expect([cached.body.note, cached.headers.get('cache-status')]).toEqual([
+      'lost as well',
+      'holdfast; hit',
+    ]);
+  }
 
   await primary.kill();
   address.cut();
@@ -102,18 +109,25 @@ it('a replica without the last commits is promoted → nothing that they wrote i
     if (reply.status === 200 || reply.status === 412) return true;
     throw new Error(reply.text);
   });
-  const seen = await Promise.all(nodes.map(async (node) => (await read(node)).body));
-  expect(seen.map(({ version, note }) => ({ version, note }))).toEqual(
-    nodes.map(() => ({ version: 2, note: 'after the failover' })),
-  );
+  const orders = [
+    { orderId: id, version: 2, note: 'after the failover' },
+    { orderId: idleId, version: 1, note: idleNote as unknown },
+  ];
+  for (const { orderId, version, note } of orders) {
+    const seen = await Promise.all(nodes.map(async (node) => (await read(node, orderId)).body));
+    expect(seen.map((body) => [body.version, body.note])).toEqual(nodes.map(() => [version, note]));
+  }
   await eventually('both nodes use the cache again', async () => {
     return (await isMember(first)) && (await isMember(second));
   });
-  for (const node of nodes) {
+  const pairs = nodes.flatMap((node) => orders.map((order) => ({ node, ...order })));
+  const stale: string[] = [];
+  for (const { node, orderId, version, note } of pairs) {
     await eventually('the node answers from the cache', async () => {
-      const { body, headers } = await read(node);
-      expect([body.version, body.note]).toEqual([2, 'after the failover']);
+      const { body, headers } = await read(node, orderId);
+      if (body.version !== version || body.note !== note) stale.push(JSON.stringify(body));
       return headers.get('cache-status') === 'holdfast; hit';
     });
   }
+  expect(stale).toEqual([]);
 });
