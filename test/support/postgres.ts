@@ -133,8 +133,9 @@ export interface TestPostgres {
   /**
    * Shuts the server down, copies its files, starts it again, and starts a streaming replica on the
    * copy. Resolves when both answer.
+   * @param port where the replica reaches this server, if not directly
    */
-  replicate(): Promise<TestPostgres>;
+  replicate(port?: number): Promise<TestPostgres>;
   /** Shuts the server down if it runs, then starts it. After `kill()` it recovers from its log. */
   restart(): Promise<void>;
 }
@@ -190,13 +191,14 @@ async function serverIn(dataDir: string, flags: string[]): Promise<TestPostgres>
       signalAll(childrenOf(server.pid), 'SIGSTOP');
     },
     resume,
-    async replicate() {
+    async replicate(viaPort?: number) {
       await shutDown();
       const copy = await makeTestFolder();
       await fs.cp(dataDir, copy, { recursive: true, preserveTimestamps: true });
       await fs.writeFile(join(copy, 'postgres', 'standby.signal'), '');
       await restart();
-      const { username, password, port } = new URL(server.url);
+      const { username, password, port: ownPort } = new URL(server.url);
+      const port = viaPort ?? ownPort;
       const primary = `host=127.0.0.1 port=${port} user=${username} password=${password}`;
       return serverIn(copy, [...flags, `primary_conninfo=${primary}`]);
     },

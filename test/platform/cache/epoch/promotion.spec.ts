@@ -18,7 +18,10 @@ const DEFAULT_TIMINGS: Provider = { provide: CACHE_TIMING_OVERRIDES, useValue: {
 let primary: TestPostgres;
 let replica: TestPostgres;
 let redis: RedisServer;
+/** Where the nodes reach PostgreSQL. */
 let address: TcpProxy;
+/** Where the replica reaches the primary. */
+let replication: TcpProxy;
 let nodes: TestApp[];
 
 async function run(server: TestPostgres, sql: string): Promise<Record<string, unknown>[]> {
@@ -35,7 +38,8 @@ async function run(server: TestPostgres, sql: string): Promise<Record<string, un
 
 beforeAll(async () => {
   [primary, redis] = await Promise.all([startTestPostgres(), startRedis()]);
-  replica = await primary.replicate();
+  replication = await TcpProxy.start(primary.port);
+  replica = await primary.replicate(replication.port);
   address = await TcpProxy.start(primary.port);
   const url = new URL(primary.url);
   url.port = String(address.port);
@@ -46,6 +50,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await Promise.all((nodes ?? []).map((node) => node.close()));
   address?.close();
+  replication?.close();
   await replica?.stop();
   await primary?.stop();
   await redis?.stop();
@@ -79,12 +84,9 @@ it('a replica without the last commits is promoted → nothing that they wrote i
     const ids = [id, idleId].map((orderId) => `'${orderId}'`).join();
     return (await run(replica, `SELECT FROM orders WHERE id IN (${ids})`)).length === 2;
   });
-  await run(replica, `ALTER SYSTEM SET wal_retrieve_retry_interval = '1h'`);
-  await run(replica, 'SELECT pg_reload_conf()');
-  await eventually('the replica receives nothing', async () => {
-    // It comes back for as long as it has not read the setting.
-    await run(primary, 'SELECT pg_terminate_backend(pid) FROM pg_stat_replication');
-    return (await run(replica, 'SELECT FROM pg_stat_wal_receiver')).length === 0;
+  replication.refuse();
+  await eventually('the primary sends nothing any more', async () => {
+    return (await run(primary, 'SELECT FROM pg_stat_replication')).length === 0;
   });
   expect((await patch(first, 1, 'lost')).body.version).toBe(2);
   expect((await patch(second, 2, 'lost as well')).body.version).toBe(3);
