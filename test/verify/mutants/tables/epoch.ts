@@ -149,8 +149,8 @@ export const EPOCH_MUTANTS: readonly Mutant[] = [
     ...member,
     name: 'registration-not-checked',
     without: 'a node does not notice that its registration has ended',
-    text: 'if (registration === undefined || !isListed || this.store?.epoch.id !== epoch) return false;',
-    replacement: 'if (registration === undefined || isListed === null) return false;',
+    text: '!isListed || this.store?.epoch.id !== epoch) return false;',
+    replacement: 'isListed === null) return false;',
   },
   {
     ...member,
