@@ -128,6 +128,9 @@ function checkAccept(request: FastifyRequest, path: string): Problem | undefined
   return problems.notAcceptable(`This resource is available only as ${produced}`);
 }
 
+/** Every route may answer so. Swagger UI accepts only this where a success has no body (204). */
+const PROBLEM_TYPE = 'application/problem+json';
+
 const producedBy = ({ routeOptions }: FastifyRequest): readonly string[] =>
   routeOptions.config.produces ?? ['application/json'];
 
@@ -136,7 +139,8 @@ function isAcceptable(request: FastifyRequest): boolean {
   // What most clients send, without parsing it.
   if (accept === '' || accept === '*/*') return true;
   const ranges = { headers: { accept: withoutParameters(accept) } };
-  return accepts(ranges as IncomingMessage).type([...producedBy(request)]) !== false;
+  const types = [...producedBy(request), PROBLEM_TYPE];
+  return accepts(ranges as IncomingMessage).type(types) !== false;
 }
 
 /** `;name=value` of a media range, with a token or a quoted string (RFC 9110, section 5.6.6). */
