@@ -87,6 +87,7 @@ describe('Accept', () => {
   it.each(casesOf(READS))('%s accepts its media type and ranges with it', async (_, route) => {
     const type = typeOf(route);
     const acceptable = [
+      'application/problem+json',
       type,
       '*/*',
       'application/*',
