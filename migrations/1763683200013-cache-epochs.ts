@@ -87,8 +87,8 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
         PERFORM pg_notify('holdfast_cache_invalidations', '');
         RETURN true;
       END $$`);
-    // A release before the epochs opens its gate only when it finds this table empty, and takes rows
-    // from position 1 on. So this row keeps it from its cache, which the newer nodes do not fence.
+    // A release before the epochs opens its gate only when it finds this table empty, and takes
+    // rows from position 1 on. So this row keeps it from its cache, which the newer nodes do not fence.
     await runner.query(`
       INSERT INTO cache_invalidations (position, keys) OVERRIDING SYSTEM VALUE VALUES (0, '{}')`);
     // A transaction says what it fenced: <epoch>|<arguments of a trigger>|<of another>|…

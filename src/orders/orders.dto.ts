@@ -143,8 +143,8 @@ export class ListOrdersQuery extends UserOrdersQuery {
       ...{ style: 'form', explode: false },
     },
     description:
-      'Up to 100 ids, without any other parameter: `ids=a,b` or `ids=a&ids=b`. Returns the orders ' +
-      'that exist and that the caller may see, each once, in this order.',
+      'Up to 100 ids, without any other parameter: `ids=a,b` or `ids=a&ids=b`. Returns the ' +
+      'orders that exist and that the caller may see, each once, in this order.',
   })
   ids?: string[];
 

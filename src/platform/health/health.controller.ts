@@ -95,7 +95,8 @@ export class HealthController {
     summary: 'Check that this process can take requests',
     description:
       '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
-      'down. 200 when only Redis, the cache or the broker cannot be used: that part is then `degraded`.',
+      'down. 200 when only Redis, the cache or the broker cannot be used: that part is then ' +
+      '`degraded`.',
     type: HealthView,
     returns: 'The process can take requests.',
     headers: ['Cache-Control'],

@@ -488,11 +488,11 @@ describe('a write that fails in a way that may pass', () => {
     expect(runs).toBe(3);
     const versions = [await test.rowOf(a.id), await test.rowOf(b.id)].map((row) => row?.version);
     expect(versions).toEqual([3, 3]);
-    // Stored by the later publication, or deleted when the earlier one comes last.
-    const states = await Promise.all([a.id, b.id].map(node.userState));
-    for (const state of states) expect(['value', 'absent']).toContain(state);
     const cached = await Promise.all([a.id, b.id].map((id) => node.users.findById(id)));
     expect(cached.map((row) => row?.version)).toEqual([3, 3]);
+    // Stored by the later publication, or by this read where the earlier publication came last: a
+    // fence that was left behind would keep the reader from storing it.
+    expect(await Promise.all([a.id, b.id].map(node.userState))).toEqual(['value', 'value']);
   });
 
   it('is tried again after a serialization failure', async () => {

@@ -67,6 +67,34 @@ it('a batch leaves data above the bound in PostgreSQL and reports its size', asy
   expect(batch?.events[0]?.dataBytes).toBeGreaterThan(MAX_DATA_BYTES);
 });
 
+it('a batch has the events of a subject in the order in which they were appended', async () => {
+  const appended = [await append(), await append(), await append()];
+
+  const [batch] = await partitions.take(await onlyBusyPartition());
+
+  expect(batch).toMatchObject({ state: 'free', events: appended, queued: [] });
+});
+
+it('a batch with a retry has its subject in order, with what came meanwhile', async () => {
+  const { rejectedId, nextId } = await appendRejected();
+  const { id: laterId } = await append();
+  await psql.query('UPDATE outbox SET retry_at = now() WHERE id = $1', [rejectedId]);
+
+  const [batch] = await partitions.take(await onlyBusyPartition());
+
+  const ids = [{ id: rejectedId }, { id: nextId }, { id: laterId }];
+  expect(batch).toMatchObject({ state: 'retrying', events: ids, queued: [] });
+});
+
+it('a batch publishes no new event of a subject whose retry is not due', async () => {
+  await appendRejected();
+  const later = await append();
+
+  const [batch] = await partitions.take(await onlyBusyPartition());
+
+  expect(batch).toMatchObject({ state: 'blocked', events: [], queued: [{ id: later.id }] });
+});
+
 it('a settlement records confirms, rejections and the events behind them', async () => {
   const [published, retried, parked, queued, due, untouched] = [
     await append(),

@@ -265,8 +265,8 @@ export class Invalidation {
     } catch (error) {
       this.keepFences();
       throw new UnconfirmedWriteError(
-        `Could neither publish nor enqueue ${keys.length} keys of a committed write; their fences ` +
-          `are renewed until one of both succeeds: ${String(error)}`,
+        `Could neither publish nor enqueue ${keys.length} keys of a committed write; their ` +
+          `fences are renewed until one of both succeeds: ${String(error)}`,
         { cause: error },
       );
     }
