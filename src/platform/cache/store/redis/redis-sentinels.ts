@@ -28,27 +28,20 @@ interface SentinelReport {
   /** Address and config epoch. Two Sentinels agree if their identities are equal. */
   readonly identity: string;
   readonly address: RedisAddress;
-  /** Milliseconds for which the Sentinel has said so, at least. */
-  readonly ageMs: number;
 }
 
 interface Master {
   readonly identity: string;
   readonly node: RedisNode;
-  /** By performance.now(), as is {@link usableUntil}. */
-  readonly usableFrom: number;
+  /** By performance.now(). */
   usableUntil: number;
 }
 
 /**
  * A master counts as named when more than half of the Sentinels in the URL name it. It is used for
- * MASTER_LEASE_MS after the start of the last poll that named it. A new master is used only once it
- * has been named for MASTER_LEASE_MS.
- *
- * Two majorities share a Sentinel, and that one named the old master before the new one. So no
- * process uses the old master when another begins to use the new one. Without a majority in reach
- * the cache is unavailable. This keeps the nodes on the majority's master, for speed: a Sentinel
- * that forgets its config epoch, or whose clock jumps, breaks no promise.
+ * MASTER_LEASE_MS after the start of the last poll that named it: without a majority in reach the
+ * cache is unavailable. This keeps all nodes on the majority's master, for speed. No promise needs
+ * it: a node on another master has another identity, and cannot open its gate.
  */
 export class RedisSentinels implements RedisTopology {
   readonly isSharded = false;
@@ -85,9 +78,7 @@ export class RedisSentinels implements RedisTopology {
 
   nodeOf(): RedisNode | undefined {
     const { master } = this;
-    if (!master) return undefined;
-    const now = performance.now();
-    const isUsable = now >= master.usableFrom && now < master.usableUntil;
+    const isUsable = master !== undefined && performance.now() < master.usableUntil;
     return isUsable ? master.node : undefined;
   }
 
@@ -129,24 +120,22 @@ export class RedisSentinels implements RedisTopology {
     this.onChange();
     const report = findMajority(reports);
     if (report) {
-      if (report.identity !== this.master?.identity) this.followMaster(report);
-      if (this.master) this.master.usableUntil = beganAt + MASTER_LEASE_MS;
+      const usableUntil = beganAt + MASTER_LEASE_MS;
+      this.master = { ...this.masterOf(report), usableUntil };
     }
     this.onChange();
     return this.nodes.length > 0 ? POLL_INTERVAL_MS : URGENT_POLL_INTERVAL_MS;
   }
 
-  private followMaster({ identity, address, ageMs }: SentinelReport): void {
-    const now = performance.now();
-    const waitMs = ageMs >= MASTER_LEASE_MS ? 0 : MASTER_LEASE_MS;
-    const oldNode = this.master?.node;
-    const isSameAddress =
-      oldNode?.address.host === address.host && oldNode.address.port === address.port;
-    const node = isSameAddress
-      ? oldNode
-      : new RedisNode(this.target, address, this.options, this.onChange);
-    this.master = { identity, node, usableFrom: now + waitMs, usableUntil: now };
-    if (oldNode !== node) oldNode?.close();
+  /** The master that the Sentinels name. Ends the connection to another one. */
+  private masterOf({ identity, address }: SentinelReport): Omit<Master, 'usableUntil'> {
+    const { master } = this;
+    if (master?.identity === identity) return master;
+    const { host, port } = master?.node.address ?? {};
+    // After a failover and back, the address is the same, and the node notices what has changed.
+    if (master && host === address.host && port === address.port) return { ...master, identity };
+    master?.node.close();
+    return { identity, node: new RedisNode(this.target, address, this.options, this.onChange) };
   }
 
   private async askForMaster(sentinel: RedisConnection): Promise<SentinelReport> {
@@ -180,30 +169,22 @@ function parseReport(reply: readonly string[]): SentinelReport {
   for (let index = 0; index + 1 < reply.length; index += 2) {
     fields[reply[index]!] = reply[index + 1]!;
   }
-  const { ip, port, 'config-epoch': epoch, 'role-reported-time': age } = fields;
+  const { ip, port, 'config-epoch': epoch } = fields;
   if (!ip || !port || !epoch) {
     throw new CacheUnavailableError('The Sentinel does not name the master');
   }
   return {
     identity: `${ip} ${port} ${epoch}`,
     address: { host: ip, port: Number(port) },
-    ageMs: Number(age ?? 0),
   };
 }
 
-/**
- * @param reports one for each Sentinel of the URL; undefined for those that did not answer
- * @returns what more than half of them say, with the least of their ages
- */
+/** @returns what more than half of the Sentinels say; those that did not answer count, too */
 function findMajority(
   reports: readonly (SentinelReport | undefined)[],
 ): SentinelReport | undefined {
-  for (const candidate of reports) {
-    if (!candidate) continue;
-    const agreeing = reports.filter((report) => report?.identity === candidate.identity);
-    if (agreeing.length <= reports.length / 2) continue;
-    const ages = agreeing.map((report) => report!.ageMs);
-    return { ...candidate, ageMs: Math.min(...ages) };
-  }
-  return undefined;
+  return reports.find((candidate) => {
+    const agreeing = reports.filter((report) => report?.identity === candidate?.identity);
+    return candidate && agreeing.length > reports.length / 2;
+  });
 }
