@@ -528,7 +528,8 @@ describe('a write that fails in a way that may pass', () => {
 
     expect(ids).toHaveLength(3);
     expect(ids[2]).toBe(user.id);
-    const versions = await Promise.all(ids.map(async (id) => (await test.rowOf(id))?.version));
+    const versions: (number | undefined)[] = [];
+    for (const id of ids) versions.push((await test.rowOf(id))?.version);
     expect(versions).toEqual([undefined, undefined, 1]);
     const states = await Promise.all(ids.map(test.node.userState));
     expect(states).toEqual(['absent', 'absent', 'value']);
