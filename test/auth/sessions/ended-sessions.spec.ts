@@ -164,14 +164,14 @@ describe('a session that ends during one of its requests', () => {
       return (rows[0]?.waiting ?? 0) >= connections;
     });
 
-  /** Locks a row until `release`. */
+  /** Locks rows until `release`. */
   async function lockRow(
-    table: 'orders' | 'users',
-    id: string,
+    table: 'orders' | 'users' | 'sessions',
+    ...ids: string[]
   ): Promise<{ release: () => Promise<void> }> {
     const blocker = await connect();
     await blocker.query('BEGIN');
-    await blocker.query(`SELECT FROM ${table} WHERE id = $1 FOR UPDATE`, [id]);
+    await blocker.query(`SELECT FROM ${table} WHERE id = ANY ($1) FOR UPDATE`, [ids]);
     return {
       release: async () => {
         await blocker.query('COMMIT');
@@ -262,6 +262,26 @@ describe('a session that ends during one of its requests', () => {
       expectProblem(late, 401, 'unauthenticated');
     },
   );
+
+  it.each([
+    ['by id', (otherId: string) => `/v1/sessions/${otherId}`],
+    ['as all others', () => '/v1/sessions?keep=current'],
+  ])('two sessions end each other %s → one succeeds, the other has ended', async (_, path) => {
+    const { username, token } = await registerUser(app);
+    const tokens = [token, await logIn(app, username)] as const;
+    const ids = [await sessionIdOf(tokens[0]), await sessionIdOf(tokens[1])] as const;
+    const lock = await lockRow('sessions', ...ids);
+    const endings = [
+      app.call('DELETE', path(ids[1]), { token: tokens[0] }),
+      app.call('DELETE', path(ids[0]), { token: tokens[1] }),
+    ];
+    await untilLocksAreAwaited(2);
+    await lock.release();
+    const statuses = (await Promise.all(endings)).map(({ status }) => status);
+    expect(statuses.sort()).toEqual([204, 401]);
+    const { rowCount } = await database.query('SELECT FROM sessions WHERE id = ANY ($1)', [ids]);
+    expect(rowCount).toBe(1);
+  });
 
   it('a writing request does not block the last use of its session', async () => {
     const user = await registerUser(app);

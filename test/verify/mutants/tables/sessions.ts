@@ -36,7 +36,7 @@ export const SESSION_MUTANTS: readonly Mutant[] = [
   {
     ...service,
     name: 'sessions-end-without-a-lock',
-    without: 'the end of a session does not wait for a request that writes in it',
+    without: 'a request ends sessions though its own has ended meanwhile',
     text: lines(
       "  const lock = { mode: 'pessimistic_write' } as const;",
       "  return manager.find(Session, { where, order: { id: 'ASC' }, lock });",
