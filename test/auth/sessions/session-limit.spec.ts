@@ -66,13 +66,17 @@ describe('a user with the maximum of sessions logs in on two nodes at once', () 
     return rows[0]?.sessions as number;
   }
 
-  /** Locks the least recently used session until two logins wait for it. */
+  /**
+   * Writes a use of the least recently used session, which it stays, and commits when two logins
+   * wait for its row: they have read the version from before.
+   */
   async function blockTwoLogins(userId: string): Promise<{ unblocked: Promise<void> }> {
     const blocker = new pg.Client({ connectionString: nodes[0].databaseUrl });
     await blocker.connect();
     await blocker.query('BEGIN');
     await blocker.query(
-      'SELECT FROM sessions WHERE user_id = $1 ORDER BY last_seen_at LIMIT 1 FOR UPDATE',
+      `UPDATE sessions SET version = version + 1
+       WHERE id = (SELECT id FROM sessions WHERE user_id = $1 ORDER BY last_seen_at LIMIT 1)`,
       [userId],
     );
     const unblock = async (): Promise<void> => {
@@ -83,6 +87,7 @@ describe('a user with the maximum of sessions logs in on two nodes at once', () 
         );
         return (rows[0]?.waiting ?? 0) >= 2;
       });
+      await blocker.query('COMMIT');
       await blocker.end();
     };
     return { unblocked: unblock() };
