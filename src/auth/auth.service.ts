@@ -18,7 +18,7 @@ import { UsersService } from '../users/users.service.js';
 import type { ChangePassword, LogIn, RegisterUser } from './auth.dto.js';
 import { authProblems } from './auth.errors.js';
 import { Credential } from './passwords/credential.entity.js';
-import { requireUncommonPassword } from './passwords/password-rules.js';
+import type { HashingTurn } from './passwords/hashing-queue.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 import { SessionsService, type StartedSession } from './sessions/sessions.service.js';
 import {
@@ -51,10 +51,15 @@ export class AuthService {
     private readonly outbox: OutboxService,
   ) {}
 
-  /** @throws Problem validation-failed, username-taken, email-taken, overloaded */
-  async register({ username, email, password }: RegisterUser): Promise<UserView> {
-    requireUncommonPassword(password, [username, email], 'password');
-    const passwordHash = await this.passwords.hash(password);
+  /**
+   * @param ip the address of the client
+   * @throws Problem validation-failed, username-taken, email-taken, overloaded
+   */
+  async register({ username, email, password }: RegisterUser, ip: string): Promise<UserView> {
+    const passwordHash = await this.passwords.hashNew(
+      { lane: 'new-password', caller: networkOf(ip) },
+      { password, names: [username, email], field: 'password' },
+    );
     return this.unitOfWork.run(async (transaction) => {
       const user = await this.users.create(transaction, { username, email });
       await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
@@ -68,14 +73,17 @@ export class AuthService {
    * @throws Problem invalid-credentials, too-many-attempts, overloaded
    */
   async logIn({ username, password }: LogIn, origin: Origin): Promise<StartedSession> {
-    const { userId, passwordHash, attempt, isCorrect } = await this.passwords.verify(password, () =>
-      this.findCandidate(username, origin),
+    const turn: HashingTurn = { lane: 'login', caller: networkOf(origin.ip) };
+    const { userId, passwordHash, attempt, isCorrect } = await this.passwords.verify(
+      turn,
+      password,
+      () => this.findCandidate(username, origin),
     );
     if (userId === undefined || passwordHash === undefined || !isCorrect) {
       throw authProblems.invalidCredentials(undefined, { account: userId });
     }
     await this.throttle.recordSuccess(attempt);
-    const currentHash = await this.upgradeHash(userId, passwordHash, password);
+    const currentHash = await this.upgradeHash(turn, userId, passwordHash, password);
     return this.startSession(userId, currentHash, origin);
   }
 
@@ -94,9 +102,13 @@ export class AuthService {
     if (user.id !== actor.userId) {
       throw problems.forbidden('A password can be changed only by its own user');
     }
-    const currentHash = await this.verifyCurrentPassword(actor, currentPassword);
-    requireUncommonPassword(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
-    const newHash = await this.passwords.hash(newPassword);
+    const turn: HashingTurn = { lane: 'new-password', caller: user.id };
+    const currentHash = await this.verifyCurrentPassword(actor, currentPassword, turn);
+    const newHash = await this.passwords.hashNew(turn, {
+      password: newPassword,
+      names: [user.username ?? '', user.email ?? ''],
+      field: 'newPassword',
+    });
     await this.replacePassword(actor, currentHash, newHash);
   }
 
@@ -141,19 +153,20 @@ export class AuthService {
    * @throws Problem invalid-credentials when the password has changed meanwhile; overloaded
    */
   private async upgradeHash(
+    turn: HashingTurn,
     userId: string,
     passwordHash: string,
     password: string,
   ): Promise<string> {
     if (!this.passwords.isOutdated(passwordHash)) return passwordHash;
-    const newHash = await this.passwords.hash(password);
+    const newHash = await this.passwords.hash(turn, password);
     const { affected } = await this.credentials.update(
       { userId, passwordHash },
       { passwordHash: newHash },
     );
     if (affected === 1) return newHash;
     // Another login has replaced the hash, or the password was changed.
-    const stored = await this.passwords.verify(password, () => this.findHash(userId));
+    const stored = await this.passwords.verify(turn, password, () => this.findHash(userId));
     if (stored.passwordHash === undefined || !stored.isCorrect) {
       throw authProblems.invalidCredentials(undefined, { account: userId });
     }
@@ -187,9 +200,10 @@ export class AuthService {
   private async verifyCurrentPassword(
     { userId, sessionId }: Actor,
     password: string,
+    turn: HashingTurn,
   ): Promise<string> {
     const attempt: LoginAttempt = { session: sessionId };
-    const { passwordHash, isCorrect } = await this.passwords.verify(password, async () => {
+    const { passwordHash, isCorrect } = await this.passwords.verify(turn, password, async () => {
       await this.throttle.recordAttempt(attempt);
       return this.findHash(userId);
     });
