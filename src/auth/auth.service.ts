@@ -22,10 +22,10 @@ import type { HashingTurn } from './passwords/hashing-queue.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 import { SessionsService, type StartedSession } from './sessions/sessions.service.js';
 import {
-  hashDevice,
-  KnownDevicesService,
+  DeviceTokensService,
+  type KnownDevice,
   type Origin,
-} from './throttling/known-devices.service.js';
+} from './throttling/device-tokens.service.js';
 import { type LoginAttempt, LoginThrottle } from './throttling/login-throttle.service.js';
 
 /** An id without a user: the queries for an unknown login name use it. */
@@ -38,6 +38,11 @@ interface LoginCandidate {
   readonly attempt: LoginAttempt;
 }
 
+/** A session that has begun, and the token by which its device is recognised at the next login. */
+export interface LoggedIn extends StartedSession {
+  readonly deviceToken: string;
+}
+
 @Injectable()
 export class AuthService {
   constructor(
@@ -46,7 +51,7 @@ export class AuthService {
     private readonly sessions: SessionsService,
     private readonly passwords: PasswordsService,
     private readonly throttle: LoginThrottle,
-    private readonly devices: KnownDevicesService,
+    private readonly devices: DeviceTokensService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
   ) {}
@@ -72,19 +77,21 @@ export class AuthService {
    * one, so that neither answers nor times reveal which users exist.
    * @throws Problem invalid-credentials, too-many-attempts, overloaded
    */
-  async logIn({ username, password }: LogIn, origin: Origin): Promise<StartedSession> {
-    const turn: HashingTurn = { lane: 'login', caller: networkOf(origin.ip) };
+  async logIn({ username, password }: LogIn, origin: Origin): Promise<LoggedIn> {
+    const device = await this.devices.verify(origin.deviceToken);
+    const turn = turnOf(origin, device);
     const { userId, passwordHash, attempt, isCorrect } = await this.passwords.verify(
       turn,
       password,
-      () => this.findCandidate(username, origin),
+      () => this.findCandidate(username, origin, device),
     );
     if (userId === undefined || passwordHash === undefined || !isCorrect) {
       throw authProblems.invalidCredentials(undefined, { account: userId });
     }
     await this.throttle.recordSuccess(attempt);
     const currentHash = await this.upgradeHash(turn, userId, passwordHash, password);
-    return this.startSession(userId, currentHash, origin);
+    const started = await this.startSession(userId, currentHash, origin);
+    return { ...started, deviceToken: await this.devices.issue(userId, device) };
   }
 
   /**
@@ -123,7 +130,6 @@ export class AuthService {
       const sessions = await this.sessions.lockAll(transaction, actor, userId);
       await this.users.remove(transaction, userId, ifMatch);
       await transaction.manager.delete(Credential, { userId });
-      await this.devices.forgetAll(transaction, userId);
       await this.sessions.endLocked(transaction, sessions);
     });
   }
@@ -132,17 +138,14 @@ export class AuthService {
    * Finds the user and counts the attempt.
    * @throws Problem too-many-attempts
    */
-  private async findCandidate(loginName: string, origin: Origin): Promise<LoginCandidate> {
+  private async findCandidate(
+    loginName: string,
+    origin: Origin,
+    device: KnownDevice | undefined,
+  ): Promise<LoginCandidate> {
     const user = await this.users.findByLogin(loginName);
-    const userId = user?.id ?? NO_USER_ID;
-    const device = hashDevice(origin);
-    const [credential, isKnownDevice] = await Promise.all([
-      this.credentials.findOneBy({ userId }),
-      this.devices.isKnown(userId, device),
-    ]);
-    const attempt: LoginAttempt = isKnownDevice
-      ? { device: `${userId} ${device}` }
-      : { account: loginName.normalize('NFKC').toLowerCase(), address: networkOf(origin.ip) };
+    const credential = await this.credentials.findOneBy({ userId: user?.id ?? NO_USER_ID });
+    const attempt = attemptOf(loginName, user?.id, origin, device);
     await this.throttle.recordAttempt(attempt, user?.id);
     return { userId: user?.id, passwordHash: credential?.passwordHash, attempt };
   }
@@ -187,7 +190,6 @@ export class AuthService {
       if (credential?.passwordHash !== verifiedHash) {
         throw authProblems.invalidCredentials(undefined, { account: userId });
       }
-      await this.devices.remember(transaction, userId, hashDevice(origin));
       return this.sessions.start(transaction, userId, origin);
     });
   }
@@ -251,4 +253,25 @@ export class AuthService {
       .setLock('pessimistic_write')
       .getOne();
   }
+}
+
+/** A flood of one kind of login takes no place of another (hashing-queue.ts). */
+function turnOf({ ip }: Origin, device: KnownDevice | undefined): HashingTurn {
+  if (device) return { lane: 'known-device', caller: device.userId };
+  return { lane: 'login', caller: networkOf(ip) };
+}
+
+/** What a login counts for: the device, if its token is of the user whose name was typed. */
+function attemptOf(
+  loginName: string,
+  userId: string | undefined,
+  { ip }: Origin,
+  device: KnownDevice | undefined,
+): LoginAttempt {
+  if (device && device.userId === userId) {
+    return { device: `${userId} ${device.deviceId}`, devicesOfUser: userId };
+  }
+  const name = loginName.normalize('NFKC').toLowerCase();
+  const network = networkOf(ip);
+  return { nameAndNetwork: `${network} ${name}`, name, network };
 }
