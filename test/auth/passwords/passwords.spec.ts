@@ -214,4 +214,46 @@ describe('passwords', () => {
     }
     expect(replies.filter(({ status }) => status === 201)).toHaveLength(CAPACITY);
   });
+
+  it('a known device logs in while floods of logins and registrations fill their lanes', async () => {
+    const user = await registerUser(app);
+    const cookie = (await tryLogIn(user.username)).headers.get('set-cookie') as string;
+    const passwords = app.app.get(PasswordsService, { strict: false });
+    const gate = new Gate();
+    const finished: string[] = [];
+    const flood = (['login', 'new-password'] as const).flatMap((lane) =>
+      Array.from({ length: MAX_HASHING_THREADS * LANES[lane].maxWaiting + 1 }, async (_, index) => {
+        const turn = { lane, caller: `192.0.2.${index}` };
+        await passwords.verify(turn, WRONG_PASSWORD, async () => {
+          await gate.opened;
+          return { passwordHash: undefined };
+        });
+        finished.push(lane);
+      }).map((request) => request.catch(() => finished.push('rejected'))),
+    );
+    const known = app
+      .call('POST', '/v1/sessions', {
+        body: { username: user.username, password: PASSWORD },
+        headers: { Cookie: cookie.split(';')[0] as string },
+      })
+      .finally(() => finished.push('known device'));
+    try {
+      expectProblem(await tryLogIn(user.username), 503, 'overloaded');
+      const username = uniqueUsername();
+      const registration = await app.call('POST', '/v1/users', {
+        body: { username, email: `${username}@example.com`, password: PASSWORD },
+      });
+      expectProblem(registration, 503, 'overloaded');
+      const { queue } = passwords as unknown as {
+        queue: { lanes: Record<string, { isEmpty: boolean }> };
+      };
+      await eventually('the known device waits', () => !queue.lanes['known-device']?.isEmpty);
+    } finally {
+      gate.open();
+      await Promise.all(flood);
+    }
+    expect((await known).status).toBe(201);
+    const served = finished.filter((name) => name !== 'rejected');
+    expect(served.indexOf('known device')).toBeLessThan(10 * MAX_HASHING_THREADS);
+  });
 });
