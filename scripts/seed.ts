@@ -129,7 +129,8 @@ async function insertAllUsers(client: Client, users: SampleUsers): Promise<void>
     registeredAt: registeredAt.slice(0, 1),
   };
   await insertUsers(client, clerkRow, ['user', 'admin']);
-  const passwordHash = await new PasswordsService().hash(SEEDED_PASSWORD);
+  const turn = { lane: 'new-password', caller: 'seed' } as const;
+  const passwordHash = await new PasswordsService().hash(turn, SEEDED_PASSWORD);
   const progress = await startProgress('users ', ids.length, 'users');
   for (let start = 0; start < ids.length; start += BATCH_SIZE) {
     const end = start + BATCH_SIZE;

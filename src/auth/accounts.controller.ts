@@ -4,6 +4,7 @@ import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Actor } from '../platform/access/actor.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
+import { clientAddressOf } from '../platform/http/server/client-address.js';
 import { Operation } from '../platform/http/openapi/operation.decorator.js';
 import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
@@ -37,7 +38,7 @@ export class AccountsController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<UserView> {
-    const user = await this.auth.register(body);
+    const user = await this.auth.register(body, clientAddressOf(request));
     request.account = user.id;
     void reply.header('Location', `/v1/users/${user.id}`).header('ETag', entityTagOf(user.version));
     return user;

@@ -10,7 +10,6 @@ import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import { problemOfConstraint } from '../platform/http/problems/database-problems.js';
 import { UsersService } from '../users/users.service.js';
 import { Credential } from './passwords/credential.entity.js';
-import { requireUncommonPassword } from './passwords/password-rules.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 
 @Injectable()
@@ -50,8 +49,10 @@ export class AdminBootstrapService implements OnApplicationBootstrap {
   }
 
   private async createAdmin(username: string, password: string): Promise<void> {
-    requireUncommonPassword(password, [username], 'ADMIN_PASSWORD');
-    const passwordHash = await this.passwords.hash(password);
+    const passwordHash = await this.passwords.hashNew(
+      { lane: 'new-password', caller: 'bootstrap' },
+      { password, names: [username], field: 'ADMIN_PASSWORD' },
+    );
     try {
       await this.unitOfWork.run(async (transaction) => {
         const user = await this.users.create(transaction, {

@@ -14,14 +14,13 @@ import { LastUsesService } from './sessions/last-uses.service.js';
 import { Session } from './sessions/session.entity.js';
 import { SessionsController } from './sessions/sessions.controller.js';
 import { SessionsService } from './sessions/sessions.service.js';
-import { KnownDevice } from './throttling/known-device.entity.js';
-import { KnownDevicesService } from './throttling/known-devices.service.js';
+import { DeviceTokensService } from './throttling/device-tokens.service.js';
 import { LoginThrottle } from './throttling/login-throttle.service.js';
 
 @Module({
   imports: [
     UsersModule,
-    TypeOrmModule.forFeature([Credential, KnownDevice, Session]),
+    TypeOrmModule.forFeature([Credential, Session]),
     CacheModule.forFeature([Session]),
   ],
   controllers: [AccountsController, SessionsController],
@@ -35,7 +34,7 @@ import { LoginThrottle } from './throttling/login-throttle.service.js';
     LastUsesService,
     // throttling/
     LoginThrottle,
-    KnownDevicesService,
+    DeviceTokensService,
     { provide: APP_GUARD, useClass: AuthGuard },
   ],
 })

@@ -18,14 +18,14 @@ import { UsersService } from '../users/users.service.js';
 import type { ChangePassword, LogIn, RegisterUser } from './auth.dto.js';
 import { authProblems } from './auth.errors.js';
 import { Credential } from './passwords/credential.entity.js';
-import { requireUncommonPassword } from './passwords/password-rules.js';
+import type { HashingTurn } from './passwords/hashing-queue.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 import { SessionsService, type StartedSession } from './sessions/sessions.service.js';
 import {
-  hashDevice,
-  KnownDevicesService,
+  DeviceTokensService,
+  type KnownDevice,
   type Origin,
-} from './throttling/known-devices.service.js';
+} from './throttling/device-tokens.service.js';
 import { type LoginAttempt, LoginThrottle } from './throttling/login-throttle.service.js';
 
 /** An id without a user: the queries for an unknown login name use it. */
@@ -38,6 +38,11 @@ interface LoginCandidate {
   readonly attempt: LoginAttempt;
 }
 
+/** A session that has begun, and the token by which its device is recognised at the next login. */
+export interface LoggedIn extends StartedSession {
+  readonly deviceToken: string;
+}
+
 @Injectable()
 export class AuthService {
   constructor(
@@ -46,15 +51,20 @@ export class AuthService {
     private readonly sessions: SessionsService,
     private readonly passwords: PasswordsService,
     private readonly throttle: LoginThrottle,
-    private readonly devices: KnownDevicesService,
+    private readonly devices: DeviceTokensService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
   ) {}
 
-  /** @throws Problem validation-failed, username-taken, email-taken, overloaded */
-  async register({ username, email, password }: RegisterUser): Promise<UserView> {
-    requireUncommonPassword(password, [username, email], 'password');
-    const passwordHash = await this.passwords.hash(password);
+  /**
+   * @param ip the address of the client
+   * @throws Problem validation-failed, username-taken, email-taken, overloaded
+   */
+  async register({ username, email, password }: RegisterUser, ip: string): Promise<UserView> {
+    const passwordHash = await this.passwords.hashNew(
+      { lane: 'new-password', caller: networkOf(ip) },
+      { password, names: [username, email], field: 'password' },
+    );
     return this.unitOfWork.run(async (transaction) => {
       const user = await this.users.create(transaction, { username, email });
       await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
@@ -67,16 +77,21 @@ export class AuthService {
    * one, so that neither answers nor times reveal which users exist.
    * @throws Problem invalid-credentials, too-many-attempts, overloaded
    */
-  async logIn({ username, password }: LogIn, origin: Origin): Promise<StartedSession> {
-    const { userId, passwordHash, attempt, isCorrect } = await this.passwords.verify(password, () =>
-      this.findCandidate(username, origin),
+  async logIn({ username, password }: LogIn, origin: Origin): Promise<LoggedIn> {
+    const device = await this.devices.verify(origin.deviceToken);
+    const turn = turnOf(origin, device);
+    const { userId, passwordHash, attempt, isCorrect } = await this.passwords.verify(
+      turn,
+      password,
+      () => this.findCandidate(username, origin, device),
     );
     if (userId === undefined || passwordHash === undefined || !isCorrect) {
       throw authProblems.invalidCredentials(undefined, { account: userId });
     }
     await this.throttle.recordSuccess(attempt);
-    const currentHash = await this.upgradeHash(userId, passwordHash, password);
-    return this.startSession(userId, currentHash, origin);
+    const currentHash = await this.upgradeHash(turn, userId, passwordHash, password);
+    const started = await this.startSession(userId, currentHash, origin);
+    return { ...started, deviceToken: await this.devices.issue(userId, device) };
   }
 
   /**
@@ -94,9 +109,13 @@ export class AuthService {
     if (user.id !== actor.userId) {
       throw problems.forbidden('A password can be changed only by its own user');
     }
-    const currentHash = await this.verifyCurrentPassword(actor, currentPassword);
-    requireUncommonPassword(newPassword, [user.username ?? '', user.email ?? ''], 'newPassword');
-    const newHash = await this.passwords.hash(newPassword);
+    const turn: HashingTurn = { lane: 'new-password', caller: user.id };
+    const currentHash = await this.verifyCurrentPassword(actor, currentPassword, turn);
+    const newHash = await this.passwords.hashNew(turn, {
+      password: newPassword,
+      names: [user.username ?? '', user.email ?? ''],
+      field: 'newPassword',
+    });
     await this.replacePassword(actor, currentHash, newHash);
   }
 
@@ -111,7 +130,6 @@ export class AuthService {
       const sessions = await this.sessions.lockAll(transaction, actor, userId);
       await this.users.remove(transaction, userId, ifMatch);
       await transaction.manager.delete(Credential, { userId });
-      await this.devices.forgetAll(transaction, userId);
       await this.sessions.endLocked(transaction, sessions);
     });
   }
@@ -120,17 +138,14 @@ export class AuthService {
    * Finds the user and counts the attempt.
    * @throws Problem too-many-attempts
    */
-  private async findCandidate(loginName: string, origin: Origin): Promise<LoginCandidate> {
+  private async findCandidate(
+    loginName: string,
+    origin: Origin,
+    device: KnownDevice | undefined,
+  ): Promise<LoginCandidate> {
     const user = await this.users.findByLogin(loginName);
-    const userId = user?.id ?? NO_USER_ID;
-    const device = hashDevice(origin);
-    const [credential, isKnownDevice] = await Promise.all([
-      this.credentials.findOneBy({ userId }),
-      this.devices.isKnown(userId, device),
-    ]);
-    const attempt: LoginAttempt = isKnownDevice
-      ? { device: `${userId} ${device}` }
-      : { account: loginName.normalize('NFKC').toLowerCase(), address: networkOf(origin.ip) };
+    const credential = await this.credentials.findOneBy({ userId: user?.id ?? NO_USER_ID });
+    const attempt = attemptOf(loginName, user?.id, origin, device);
     await this.throttle.recordAttempt(attempt, user?.id);
     return { userId: user?.id, passwordHash: credential?.passwordHash, attempt };
   }
@@ -141,19 +156,20 @@ export class AuthService {
    * @throws Problem invalid-credentials when the password has changed meanwhile; overloaded
    */
   private async upgradeHash(
+    turn: HashingTurn,
     userId: string,
     passwordHash: string,
     password: string,
   ): Promise<string> {
     if (!this.passwords.isOutdated(passwordHash)) return passwordHash;
-    const newHash = await this.passwords.hash(password);
+    const newHash = await this.passwords.hash(turn, password);
     const { affected } = await this.credentials.update(
       { userId, passwordHash },
       { passwordHash: newHash },
     );
     if (affected === 1) return newHash;
     // Another login has replaced the hash, or the password was changed.
-    const stored = await this.passwords.verify(password, () => this.findHash(userId));
+    const stored = await this.passwords.verify(turn, password, () => this.findHash(userId));
     if (stored.passwordHash === undefined || !stored.isCorrect) {
       throw authProblems.invalidCredentials(undefined, { account: userId });
     }
@@ -174,7 +190,6 @@ export class AuthService {
       if (credential?.passwordHash !== verifiedHash) {
         throw authProblems.invalidCredentials(undefined, { account: userId });
       }
-      await this.devices.remember(transaction, userId, hashDevice(origin));
       return this.sessions.start(transaction, userId, origin);
     });
   }
@@ -187,9 +202,10 @@ export class AuthService {
   private async verifyCurrentPassword(
     { userId, sessionId }: Actor,
     password: string,
+    turn: HashingTurn,
   ): Promise<string> {
     const attempt: LoginAttempt = { session: sessionId };
-    const { passwordHash, isCorrect } = await this.passwords.verify(password, async () => {
+    const { passwordHash, isCorrect } = await this.passwords.verify(turn, password, async () => {
       await this.throttle.recordAttempt(attempt);
       return this.findHash(userId);
     });
@@ -237,4 +253,25 @@ export class AuthService {
       .setLock('pessimistic_write')
       .getOne();
   }
+}
+
+/** A flood of one kind of login takes no place of another (hashing-queue.ts). */
+function turnOf({ ip }: Origin, device: KnownDevice | undefined): HashingTurn {
+  if (device) return { lane: 'known-device', caller: device.userId };
+  return { lane: 'login', caller: networkOf(ip) };
+}
+
+/** What a login counts for: the device, if its token is of the user whose name was typed. */
+function attemptOf(
+  loginName: string,
+  userId: string | undefined,
+  { ip }: Origin,
+  device: KnownDevice | undefined,
+): LoginAttempt {
+  if (device && device.userId === userId) {
+    return { device: `${userId} ${device.deviceId}`, devicesOfUser: userId };
+  }
+  const name = loginName.normalize('NFKC').toLowerCase();
+  const network = networkOf(ip);
+  return { nameAndNetwork: `${network} ${name}`, name, network };
 }

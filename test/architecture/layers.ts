@@ -64,6 +64,18 @@ function isPublic(imported: string): boolean {
   return PUBLIC_FILE.test(imported) || api === 'all' || api.includes(basename(imported));
 }
 
+/** Its dictionaries take time and memory: no process that checks no password loads them. */
+const ESTIMATOR = 'src/auth/passwords/password-estimates.mjs';
+
+/** Whether the file loads the other as soon as it is loaded itself. */
+const hasStaticImport = (ast: ts.SourceFile, imported: string): boolean =>
+  ast.statements.some(
+    (statement) =>
+      ts.isImportDeclaration(statement) &&
+      ts.isStringLiteral(statement.moduleSpecifier) &&
+      basename(statement.moduleSpecifier.text) === basename(imported),
+  );
+
 /** Class names with one of these decorators. */
 function classesWith(file: SourceFile, decorators: RegExp): string[] {
   const names: string[] = [];
@@ -138,6 +150,38 @@ export const LAYER_RULES: readonly Rule[] = [
       'src/orders/orders.service.ts': `import '../cli/command.js'; import '../../test/support/random.js';`,
     },
     finds: ['outbox.ts -> scripts/seed.ts', '-> src/cli/command.ts', '-> test/support/random.ts'],
+  },
+  {
+    name: 'the estimator of passwords is loaded by hashing threads alone, at their first estimate',
+    check: ({ files }) =>
+      files
+        .filter(({ path }) => path.startsWith('src/'))
+        .flatMap(({ path, ast, imports }) => [
+          ...imports
+            .filter((imported) => /^@zxcvbn-ts\//.test(imported))
+            .filter(() => path !== ESTIMATOR)
+            .map((imported) => `${path} -> ${imported}`),
+          ...imports
+            .filter((imported) => imported === ESTIMATOR)
+            .filter(() => !path.endsWith('.worker.mjs') || hasStaticImport(ast, ESTIMATOR))
+            .map((imported) => `${path} -> ${imported}`),
+          ...imports
+            .filter((imported) => imported.endsWith('.worker.mjs'))
+            .map((imported) => `${path} -> ${imported}`),
+        ]),
+    broken: {
+      'src/auth/passwords/password-rules.ts': `import { ZxcvbnFactory } from '@zxcvbn-ts/core';`,
+      'src/auth/passwords/passwords.service.ts': `await import('./password-estimates.mjs');`,
+      'src/auth/passwords/hashing.worker.mjs': `import './password-estimates.mjs';`,
+      'src/auth/passwords/passwords.worker.mjs': `await import('./password-estimates.mjs');`,
+      'src/auth/auth.module.ts': `import './passwords/passwords.worker.mjs';`,
+    },
+    finds: [
+      'password-rules.ts -> @zxcvbn-ts/core',
+      'passwords.service.ts -> src/auth/passwords/password-estimates.mjs',
+      'hashing.worker.mjs -> src/auth/passwords/password-estimates.mjs',
+      'auth.module.ts -> src/auth/passwords/passwords.worker.mjs',
+    ],
   },
   {
     name: 'no file imports itself through others, types included',

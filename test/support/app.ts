@@ -39,13 +39,12 @@ export const ADMIN = { username: 'root-admin', password: 'the admin of all the t
 const NORMAL_PRIORITY = { niceness: 0 };
 
 /** The least that argon2 accepts: most tests hash passwords only to have a user. */
-const QUICK_HASHING: Provider = {
-  provide: HASHING_OVERRIDES,
-  useValue: {
-    ...NORMAL_PRIORITY,
-    parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
-  } satisfies HashingSettings,
+export const QUICK_HASHING_SETTINGS: HashingSettings = {
+  ...NORMAL_PRIORITY,
+  parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
 };
+
+const QUICK_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: QUICK_HASHING_SETTINGS };
 
 /** The service's own parameters, for tests of the hashes. Pass it to {@link startApp}. */
 export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NORMAL_PRIORITY };

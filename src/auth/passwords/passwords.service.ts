@@ -1,14 +1,20 @@
 /**
- * Hashes and verifies passwords with argon2id, on threads with a lower priority than the event
- * loop. Invariant: a bounded number of requests hash or wait for it, the rest is rejected. So a
- * storm of logins slows down logins, not reads (docs/benchmarks/logins.md).
+ * Hashes, verifies and judges passwords on threads with a lower priority than the event loop.
+ * Invariant: a bounded number of requests works or waits for it, the rest is rejected. So a storm
+ * of logins slows down logins, not reads (docs/benchmarks/logins.md).
  */
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Inject, Injectable, type OnApplicationShutdown, Optional } from '@nestjs/common';
-import { bulkhead, BulkheadRejectedError } from 'cockatiel';
 import { Piscina } from 'piscina';
-import { problems, RETRY_LATER } from '../../platform/http/problems/problem.js';
+import { HashingQueue, type HashingTurn } from './hashing-queue.js';
+import {
+  type Estimate,
+  estimateTaskOf,
+  type NewPassword,
+  requireHardToGuess,
+  requireOwnWords,
+} from './password-rules.js';
 
 /**
  * `memoryCost` in KiB, `timeCost` in passes (OWASP Password Storage Cheat Sheet). When a value is
@@ -21,9 +27,6 @@ export const ARGON2ID = { algorithm: 2, memoryCost: 19_456, timeCost: 2, paralle
  * priority of the event loop.
  */
 export const MAX_HASHING_THREADS = Math.min(3, Math.max(1, availableParallelism() - 1));
-
-/** About two seconds of hashing. A request that would wait longer is rejected. */
-export const MAX_QUEUED_HASHES = 40 * MAX_HASHING_THREADS;
 
 export interface HashingSettings {
   /** Of new hashes. */
@@ -44,6 +47,9 @@ export const HASHING_OVERRIDES = Symbol('HashingOverrides');
 /** An unused hashing thread ends after this time. */
 const THREAD_IDLE_MS = 60_000;
 
+/** Of the hash for unknown users, which is made at the start. */
+const DECOY_TURN: HashingTurn = { lane: 'new-password', caller: 'decoy' };
+
 /** The cost parameters of a PHC string: `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. */
 const PHC_PARAMETERS = /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/;
 
@@ -54,8 +60,8 @@ interface StoredHash {
 
 @Injectable()
 export class PasswordsService implements OnApplicationShutdown {
-  private readonly threads: Piscina<object, string | boolean>;
-  private readonly slots = bulkhead(MAX_HASHING_THREADS, MAX_QUEUED_HASHES);
+  private readonly threads: Piscina<object, string | boolean | Estimate[]>;
+  private readonly queue = new HashingQueue(MAX_HASHING_THREADS);
   /** Verified in place of an unknown user's hash, so that both cost the same time. */
   private readonly decoyHash: Promise<string>;
   private readonly parameters: HashingSettings['parameters'];
@@ -64,13 +70,13 @@ export class PasswordsService implements OnApplicationShutdown {
     const { parameters, niceness } = { ...HASHING, ...overrides };
     this.parameters = parameters;
     this.threads = new Piscina({
-      filename: fileURLToPath(new URL('./argon2.worker.mjs', import.meta.url)),
+      filename: fileURLToPath(new URL('./passwords.worker.mjs', import.meta.url)),
       minThreads: 0,
       maxThreads: MAX_HASHING_THREADS,
       idleTimeout: THREAD_IDLE_MS,
       niceIncrement: niceness,
     });
-    this.decoyHash = this.hash('the password of nobody at all');
+    this.decoyHash = this.hash(DECOY_TURN, 'the password of nobody at all');
     // A process may stop before this hash is ready. `verify` reports the error to its callers.
     this.decoyHash.catch(() => undefined);
   }
@@ -84,9 +90,22 @@ export class PasswordsService implements OnApplicationShutdown {
    * @returns a PHC string
    * @throws Problem overloaded when too many requests wait already
    */
-  hash(password: string): Promise<string> {
-    const task = { password: password.normalize('NFC'), parameters: this.parameters };
-    return this.runInSlot(() => this.threads.run(task) as Promise<string>);
+  hash(turn: HashingTurn, password: string): Promise<string> {
+    return this.queue.run(turn, () => this.hashNow(password));
+  }
+
+  /**
+   * Hashes a password that a user has chosen, if the rules allow it.
+   * @returns a PHC string
+   * @throws Problem validation-failed with code `own-name` or `common`; overloaded
+   */
+  async hashNew(turn: HashingTurn, chosen: NewPassword): Promise<string> {
+    requireOwnWords(chosen);
+    return this.queue.run(turn, async () => {
+      const estimates = await this.threads.run(estimateTaskOf(chosen));
+      requireHardToGuess(chosen, estimates as Estimate[]);
+      return this.hashNow(chosen.password);
+    });
   }
 
   /**
@@ -97,11 +116,12 @@ export class PasswordsService implements OnApplicationShutdown {
    * @throws Problem overloaded; whatever `findHash` throws
    */
   async verify<Found extends StoredHash>(
+    turn: HashingTurn,
     password: string,
     findHash: () => Promise<Found>,
   ): Promise<Found & { readonly isCorrect: boolean }> {
     const decoyHash = await this.decoyHash;
-    return this.runInSlot(async () => {
+    return this.queue.run(turn, async () => {
       const found = await findHash();
       const matches = await this.threads.run({
         hash: found.passwordHash ?? decoyHash,
@@ -121,14 +141,9 @@ export class PasswordsService implements OnApplicationShutdown {
     return !isCurrent;
   }
 
-  private async runInSlot<T>(work: () => Promise<T>): Promise<T> {
-    try {
-      return await this.slots.execute(work);
-    } catch (error) {
-      if (error instanceof BulkheadRejectedError) {
-        throw problems.overloaded(undefined, { ...RETRY_LATER, cause: error });
-      }
-      throw error;
-    }
+  /** Needs a turn of the queue. */
+  private hashNow(password: string): Promise<string> {
+    const task = { password: password.normalize('NFC'), parameters: this.parameters };
+    return this.threads.run(task) as Promise<string>;
   }
 }

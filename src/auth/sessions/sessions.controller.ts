@@ -27,6 +27,7 @@ import { IdPipe } from '../../platform/http/validation/id.pipe.js';
 import { LogIn, NewSessionView, SessionList, sessionView, SessionView } from '../auth.dto.js';
 import { authProblems } from '../auth.errors.js';
 import { AuthService } from '../auth.service.js';
+import { deviceCookieOf, deviceTokenOf } from '../throttling/device-tokens.service.js';
 import type { Session } from './session.entity.js';
 import { SessionsService } from './sessions.service.js';
 
@@ -62,11 +63,12 @@ export class SessionsController {
       'Starts a session. Its `token` is shown only in this response. A wrong password and an ' +
       'unknown user get the same response. After too many wrong passwords, further logins are ' +
       'rejected for some time, except from devices that the user has logged in from before. A ' +
-      'user has at most 100 sessions: a new one ends the least recently used one.',
+      'user has at most 100 sessions: a new one ends the least recently used one. The cookie marks ' +
+      'the device and admits nobody. Clients need not keep it.',
     status: 201,
     type: NewSessionView,
     returns: 'The new session and its token.',
-    headers: ['Location', 'Cache-Control'],
+    headers: ['Location', 'Cache-Control', 'Set-Cookie'],
     hasBody: true,
     problems: [authProblems.invalidCredentials, authProblems.tooManyAttempts],
   })
@@ -75,12 +77,16 @@ export class SessionsController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<NewSessionView> {
-    const { session, token } = await this.auth.logIn(body, {
+    const { session, token, deviceToken } = await this.auth.logIn(body, {
       userAgent: userAgentOf(request),
       ip: clientAddressOf(request),
+      deviceToken: deviceTokenOf(request),
     });
     request.account = session.userId;
-    void reply.header('Location', `/v1/sessions/${session.id}`).header('Cache-Control', 'no-store');
+    void reply
+      .header('Location', `/v1/sessions/${session.id}`)
+      .header('Cache-Control', 'no-store')
+      .header('Set-Cookie', deviceCookieOf(deviceToken));
     return { ...this.viewFor(session.id, session), token };
   }
 

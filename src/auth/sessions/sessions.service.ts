@@ -28,7 +28,7 @@ import { problems } from '../../platform/http/problems/problem.js';
 import { OutboxService } from '../../platform/outbox/outbox.service.js';
 import { CLOCK, type Clock } from '../../platform/timing/clock.js';
 import { UsersService } from '../../users/users.service.js';
-import type { Origin } from '../throttling/known-devices.service.js';
+import type { Origin } from '../throttling/device-tokens.service.js';
 import { LastUsesService } from './last-uses.service.js';
 import { Session } from './session.entity.js';
 

@@ -1,141 +1,180 @@
 /**
- * Slows down the guessing of passwords: counts failed logins on all nodes together and rejects
- * attempts past a limit. Invariant: an attempt is counted before its password is verified, and a
- * correct one takes its count back. So parallel attempts cannot pass a limit
- * (docs/adr/0015-login-throttle.md).
+ * Slows down the guessing of passwords: counts failed logins in PostgreSQL, on all nodes together.
+ * Invariants: an attempt is counted before its password is verified, and a correct one takes its
+ * count back, so parallel attempts cannot pass a limit; no wait is longer than the interval of a
+ * limit (docs/adr/0020-known-devices.md).
  */
 import { createHash } from 'node:crypto';
-import { Inject, Injectable } from '@nestjs/common';
-import { RateLimiterRes } from 'rate-limiter-flexible';
-import { REDIS_CLIENT, type RedisClient } from '../../platform/cache/cache.module.js';
-import { type Counter, createCounter } from '../../platform/http/rate-limit/counters.js';
+import {
+  Injectable,
+  Logger,
+  type OnApplicationBootstrap,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
+import { DataSource } from 'typeorm';
+import { PeriodicPurge } from '../../platform/database/purge.js';
 import { authProblems } from '../auth.errors.js';
 
-interface Window {
-  readonly maxFailures: number;
-  readonly seconds: number;
+/** So many failures at once; then one more each interval. So a wait is one interval at most. */
+interface Limit {
+  readonly burst: number;
+  readonly intervalSeconds: number;
+}
+
+interface Limits {
+  readonly short: Limit;
+  readonly long: Limit;
 }
 
 const MINUTE = 60;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * HOUR;
+
+/** For one person, or for one who pretends to be. */
+const PERSONAL: Limits = {
+  short: { burst: 10, intervalSeconds: MINUTE },
+  long: { burst: 30, intervalSeconds: 15 * MINUTE },
+};
+
+/** For all who may be after one user together. */
+const COLLECTIVE: Limits = {
+  short: { burst: 50, intervalSeconds: 10 },
+  long: { burst: 100, intervalSeconds: 2 * MINUTE },
+};
 
 /**
- * An account has two login names, each with counters of its own: a shared counter would reveal that
- * both belong to one user. So at most 100 failures in a row are possible, as NIST SP 800-63B-4,
- * 3.2.2 demands.
+ * The limits of each kind of counter. A user has two login names, each with counters of its own: a
+ * shared one would reveal that both belong to one user.
  */
-const TARGET_WINDOWS = [
-  { maxFailures: 10, seconds: MINUTE },
-  { maxFailures: 25, seconds: 15 * MINUTE },
-  { maxFailures: 50, seconds: 14 * DAY },
-] as const satisfies readonly Window[];
-
-/** Many users may share one network. */
-const NETWORK_WINDOWS = [
-  { maxFailures: 60, seconds: MINUTE },
-  { maxFailures: 300, seconds: HOUR },
-  { maxFailures: 1_000, seconds: DAY },
-] as const satisfies readonly Window[];
-
-/** The windows of each kind of counter. A longer window makes the next wait longer. */
-export const FAILED_LOGIN_WINDOWS = {
-  /** A login name, of an existing user or not, tried from devices that are new to it. */
-  account: TARGET_WINDOWS,
-  /** A user on a device with an earlier login. Failures of other devices do not lock it out. */
-  device: TARGET_WINDOWS,
-  /** A client network, for all login names together. */
-  address: NETWORK_WINDOWS,
+export const FAILED_LOGIN_LIMITS = {
+  /** A login name, of an existing user or not, from one client network. */
+  nameAndNetwork: PERSONAL,
+  /** A login name from all networks. Known devices are not counted here. */
+  name: COLLECTIVE,
+  /** A client network, for all login names. Many users may share one. */
+  network: {
+    short: { burst: 60, intervalSeconds: 1 },
+    long: { burst: 300, intervalSeconds: 30 },
+  },
+  /** A device that its user has logged in from. Failures of others do not lock it out. */
+  device: PERSONAL,
+  /** All devices of a user. Bounds what somebody can do who once knew the password. */
+  devicesOfUser: COLLECTIVE,
   /** A session that changes its user's password. */
-  session: TARGET_WINDOWS,
-} as const satisfies Record<string, readonly Window[]>;
+  session: PERSONAL,
+} as const satisfies Record<string, Limits>;
 
-export type FailedLoginKind = keyof typeof FAILED_LOGIN_WINDOWS;
+export type FailedLoginKind = keyof typeof FAILED_LOGIN_LIMITS;
 
 /** What one attempt is counted for: kinds of counters, each with a key of any text. */
 export type LoginAttempt = Partial<Readonly<Record<FailedLoginKind, string>>>;
 
-/** One counter of an attempt. */
-interface AttemptCounter {
-  readonly kind: FailedLoginKind;
-  readonly counter: Counter;
-  readonly key: string;
-}
+/** A correct password empties these. The others only take the attempt back. */
+const EMPTIED_BY_SUCCESS = new Set<FailedLoginKind>(['nameAndNetwork', 'device', 'session']);
+
+const COUNT_FAILURE = 'SELECT count_failed_login($1, $2, $3, $4, $5) AS "waitSeconds"';
+
+/** Locks in the order of the keys, as count_failed_login does. */
+const TAKE_BACK = `
+  WITH counter AS (
+    SELECT counted.key, counter.short_seconds, counter.long_seconds
+      FROM unnest($1::bytea[], $2::int[], $3::int[]) AS counter (key, short_seconds, long_seconds)
+      JOIN failed_logins AS counted ON counted.key = counter.key
+     ORDER BY counted.key FOR UPDATE OF counted)
+  UPDATE failed_logins AS counted
+     SET short_drained_at = counted.short_drained_at - make_interval(secs => short_seconds),
+         long_drained_at = counted.long_drained_at - make_interval(secs => long_seconds)
+    FROM counter WHERE counted.key = counter.key`;
+
+/** A hashing thread counts fewer rows in a minute than a purge deletes in 10 s. */
+const PURGE = { intervalMs: 10_000, maxRows: 1_000, maxBatches: 10 } as const;
+
+/** An empty counter is the same as none. SKIP LOCKED: a purge waits for no login. */
+const DELETE_EMPTY = `
+  DELETE FROM failed_logins WHERE key = ANY (ARRAY(
+    SELECT key FROM failed_logins
+     WHERE long_drained_at < now() AND short_drained_at < now()
+     ORDER BY long_drained_at LIMIT $1 FOR UPDATE SKIP LOCKED))`;
 
 @Injectable()
-export class LoginThrottle {
-  private readonly counters: Readonly<Record<FailedLoginKind, readonly Counter[]>>;
+export class LoginThrottle implements OnApplicationBootstrap, OnApplicationShutdown {
+  private readonly emptyCounters: PeriodicPurge;
 
-  constructor(@Inject(REDIS_CLIENT) redis: RedisClient | undefined) {
-    const createCounters = (kind: FailedLoginKind): readonly Counter[] =>
-      FAILED_LOGIN_WINDOWS[kind].map(({ maxFailures, seconds }) =>
-        createCounter(redis, {
-          keyPrefix: `hf:guess:${kind}:${seconds}`,
-          points: maxFailures,
-          duration: seconds,
-        }),
-      );
-    this.counters = {
-      account: createCounters('account'),
-      device: createCounters('device'),
-      address: createCounters('address'),
-      session: createCounters('session'),
-    };
+  constructor(private readonly dataSource: DataSource) {
+    this.emptyCounters = new PeriodicPurge({
+      what: 'counters of failed logins',
+      intervalMs: PURGE.intervalMs,
+      maxBatches: PURGE.maxBatches,
+      removeBatch: () => this.removeEmptyBatch(),
+      logger: new Logger('Auth'),
+    });
+  }
+
+  onApplicationBootstrap(): void {
+    this.emptyCounters.start();
+  }
+
+  async onApplicationShutdown(): Promise<void> {
+    await this.emptyCounters.stop();
   }
 
   /**
-   * Counts an attempt as a failure, before its password is verified.
+   * Counts an attempt as a failure, before its password is verified. One statement.
    * @param userId the user that the attempt is aimed at, if there is one: for the security log
    * @throws Problem too-many-attempts; the attempt is not counted then
    */
   async recordAttempt(attempt: LoginAttempt, userId?: string): Promise<void> {
-    const counters = this.countersOf(attempt);
-    const waits = await Promise.all(counters.map(countFailure));
-    const waitMs = Math.max(...waits);
-    if (waitMs === 0) return;
-    await Promise.all(counters.map(takeBack));
+    const counters = countersOf(attempt);
+    const limits = counters.map(({ kind }) => FAILED_LOGIN_LIMITS[kind]);
+    const [row] = await this.dataSource.query<{ waitSeconds: number }[]>(COUNT_FAILURE, [
+      counters.map(({ key }) => key),
+      limits.map(({ short }) => short.burst),
+      limits.map(({ short }) => `${short.intervalSeconds} s`),
+      limits.map(({ long }) => long.burst),
+      limits.map(({ long }) => `${long.intervalSeconds} s`),
+    ]);
+    const waitSeconds = row?.waitSeconds ?? 0;
+    if (waitSeconds === 0) return;
     throw authProblems.tooManyAttempts(undefined, {
       account: userId,
-      headers: { 'Retry-After': String(Math.max(1, Math.ceil(waitMs / 1000))) },
+      headers: { 'Retry-After': String(Math.max(1, Math.ceil(waitSeconds))) },
     });
   }
 
   /**
-   * The password of a counted attempt was correct: resets the counters of its target. The network's
-   * counters only take this attempt back. Otherwise an attacker could reset them by logging in to
-   * an account of his own.
+   * The password of a counted attempt was correct: empties the counters of its own target. Shared
+   * counters only take this attempt back. Otherwise an attacker could empty them by logging in to
+   * an account of his own, or wait until the owner does.
    */
   async recordSuccess(attempt: LoginAttempt): Promise<void> {
-    await Promise.all(
-      this.countersOf(attempt).map((counted) =>
-        counted.kind === 'address' ? takeBack(counted) : reset(counted),
-      ),
-    );
+    const counters = countersOf(attempt);
+    const secondsOf = (kind: FailedLoginKind, limit: Limit): number =>
+      limit.intervalSeconds * (EMPTIED_BY_SUCCESS.has(kind) ? limit.burst : 1);
+    await this.dataSource.query(TAKE_BACK, [
+      counters.map(({ key }) => key),
+      counters.map(({ kind }) => secondsOf(kind, FAILED_LOGIN_LIMITS[kind].short)),
+      counters.map(({ kind }) => secondsOf(kind, FAILED_LOGIN_LIMITS[kind].long)),
+    ]);
   }
 
-  private countersOf(attempt: LoginAttempt): AttemptCounter[] {
-    const targets = Object.entries(attempt) as [FailedLoginKind, string][];
-    return targets.flatMap(([kind, text]) => {
-      const key = hashKey(text);
-      return this.counters[kind].map((counter) => ({ kind, counter, key }));
-    });
+  /** Deletes empty counters, in bounded batches. */
+  async purge(): Promise<void> {
+    await this.emptyCounters.purge();
+  }
+
+  private async removeEmptyBatch(): Promise<boolean> {
+    const [, removed] = await this.dataSource.query<[unknown, number]>(DELETE_EMPTY, [
+      PURGE.maxRows,
+    ]);
+    return removed === PURGE.maxRows;
   }
 }
 
-/** Users type passwords into the name field, too: no text of theirs is stored in Redis. */
-const hashKey = (text: string): string =>
-  createHash('sha256').update(text).digest('base64url').slice(0, 22);
-
-/** @returns milliseconds until the window ends if its limit is exceeded, else 0 */
-async function countFailure({ counter, key }: AttemptCounter): Promise<number> {
-  const state = await counter.consume(key).catch((error: unknown) => {
-    // The library rejects with the state when the limit is exceeded.
-    if (error instanceof RateLimiterRes) return error;
-    throw error;
-  });
-  return state.consumedPoints > counter.points ? state.msBeforeNext : 0;
+function countersOf(attempt: LoginAttempt): { kind: FailedLoginKind; key: Buffer }[] {
+  const targets = Object.entries(attempt) as [FailedLoginKind, string][];
+  return targets.map(([kind, text]) => ({ kind, key: hashKey(kind, text) }));
 }
 
-const takeBack = ({ counter, key }: AttemptCounter): Promise<unknown> => counter.reward(key);
+const KEY_BYTES = 16;
 
-const reset = ({ counter, key }: AttemptCounter): Promise<unknown> => counter.delete(key);
+/** Users type passwords into the name field, too: no text of theirs is stored. */
+const hashKey = (kind: FailedLoginKind, text: string): Buffer =>
+  createHash('sha256').update(`${kind} ${text}`).digest().subarray(0, KEY_BYTES);

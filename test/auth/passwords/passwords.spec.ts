@@ -2,10 +2,10 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { hash } from '@node-rs/argon2';
 import pg from 'pg';
+import { LANES } from '../../../src/auth/passwords/hashing-queue.js';
 import {
   ARGON2ID,
   MAX_HASHING_THREADS,
-  MAX_QUEUED_HASHES,
   PasswordsService,
 } from '../../../src/auth/passwords/passwords.service.js';
 import { UsersService } from '../../../src/users/users.service.js';
@@ -21,9 +21,19 @@ const CURRENT_HASH = /^\$argon2id\$v=19\$m=19456,t=2,p=1\$/;
 
 /** A task of a hashing thread, as far as it decides what the task costs. */
 interface HashingTask {
-  readonly operation: 'hash' | 'verify';
+  readonly operation: 'estimate' | 'hash' | 'verify';
   /** `v=19,m=19456,t=2,p=1` of the hash that is verified. */
   readonly parameters: string | undefined;
+}
+
+interface ThreadTask {
+  readonly hash?: string;
+  readonly texts?: readonly string[];
+}
+
+function operationOf({ hash: stored, texts }: ThreadTask): HashingTask['operation'] {
+  if (texts !== undefined) return 'estimate';
+  return stored === undefined ? 'hash' : 'verify';
 }
 
 describe('passwords', () => {
@@ -63,12 +73,14 @@ describe('passwords', () => {
   async function tasksOf(action: () => Promise<unknown>): Promise<HashingTask[]> {
     const tasks: HashingTask[] = [];
     const { threads } = app.app.get(PasswordsService, { strict: false }) as unknown as {
-      threads: { run(task: { hash?: string }): Promise<unknown> };
+      threads: { run(task: ThreadTask): Promise<unknown> };
     };
     const run = threads.run.bind(threads);
     threads.run = (task) => {
-      const operation = task.hash === undefined ? 'hash' : 'verify';
-      tasks.push({ operation, parameters: task.hash?.split('$').slice(1, 4).join() });
+      tasks.push({
+        operation: operationOf(task),
+        parameters: task.hash?.split('$').slice(1, 4).join(),
+      });
       return run(task);
     };
     try {
@@ -82,6 +94,20 @@ describe('passwords', () => {
   it('a new password is stored as an argon2id hash of the current parameters', async () => {
     const user = await registerUser(app);
     expect(await storedHashOf(user.id)).toMatch(CURRENT_HASH);
+  });
+
+  it('a new password is judged on a hashing thread, and hashed only if it is accepted', async () => {
+    const register = (password: string): Promise<Reply> => {
+      const username = uniqueUsername();
+      const body = { username, email: `${username}@example.com`, password };
+      return app.call('POST', '/v1/users', { body });
+    };
+    const ofStrong = await tasksOf(() => register(PASSWORD));
+    const ofWeak = await tasksOf(() => register('qwertyuiopasdfgh'));
+    const ofOwnWords = await tasksOf(() => register('holdfast password!'));
+    expect(ofStrong.map(({ operation }) => operation)).toEqual(['estimate', 'hash']);
+    expect(ofWeak.map(({ operation }) => operation)).toEqual(['estimate']);
+    expect(ofOwnWords).toEqual([]);
   });
 
   it('the current parameters are at least those that OWASP recommends', () => {
@@ -150,13 +176,17 @@ describe('passwords', () => {
       lookups++;
       return Promise.resolve({ passwordHash: undefined });
     };
-    const verified = await passwords.verify('the password of nobody at all', findNoHash);
+    const verified = await passwords.verify(
+      { lane: 'login', caller: 'test' },
+      'the password of nobody at all',
+      findNoHash,
+    );
     expect(verified).toEqual({ passwordHash: undefined, isCorrect: false });
     expect(lookups).toBe(1);
   });
 
-  it('logins beyond the queue are rejected with 503, and reads go on', async () => {
-    const CAPACITY = MAX_HASHING_THREADS + MAX_QUEUED_HASHES;
+  it('logins beyond the share of an address are rejected with 503, and reads go on', async () => {
+    const CAPACITY = MAX_HASHING_THREADS * (1 + LANES.login.maxWaitingOfCaller);
     const EXCESS = 20;
     const user = await registerUser(app);
     // Logins that have a hashing slot stop at their first query, so that none finishes.
@@ -183,5 +213,47 @@ describe('passwords', () => {
       await Promise.all(logins);
     }
     expect(replies.filter(({ status }) => status === 201)).toHaveLength(CAPACITY);
+  });
+
+  it('a known device logs in while floods of logins and registrations fill their lanes', async () => {
+    const user = await registerUser(app);
+    const cookie = (await tryLogIn(user.username)).headers.get('set-cookie') as string;
+    const passwords = app.app.get(PasswordsService, { strict: false });
+    const gate = new Gate();
+    const finished: string[] = [];
+    const flood = (['login', 'new-password'] as const).flatMap((lane) =>
+      Array.from({ length: MAX_HASHING_THREADS * LANES[lane].maxWaiting + 1 }, async (_, index) => {
+        const turn = { lane, caller: `192.0.2.${index}` };
+        await passwords.verify(turn, WRONG_PASSWORD, async () => {
+          await gate.opened;
+          return { passwordHash: undefined };
+        });
+        finished.push(lane);
+      }).map((request) => request.catch(() => finished.push('rejected'))),
+    );
+    const known = app
+      .call('POST', '/v1/sessions', {
+        body: { username: user.username, password: PASSWORD },
+        headers: { Cookie: cookie.split(';')[0] as string },
+      })
+      .finally(() => finished.push('known device'));
+    try {
+      expectProblem(await tryLogIn(user.username), 503, 'overloaded');
+      const username = uniqueUsername();
+      const registration = await app.call('POST', '/v1/users', {
+        body: { username, email: `${username}@example.com`, password: PASSWORD },
+      });
+      expectProblem(registration, 503, 'overloaded');
+      const { queue } = passwords as unknown as {
+        queue: { lanes: Record<string, { isEmpty: boolean }> };
+      };
+      await eventually('the known device waits', () => !queue.lanes['known-device']?.isEmpty);
+    } finally {
+      gate.open();
+      await Promise.all(flood);
+    }
+    expect((await known).status).toBe(201);
+    const served = finished.filter((name) => name !== 'rejected');
+    expect(served.indexOf('known device')).toBeLessThan(10 * MAX_HASHING_THREADS);
   });
 });

@@ -98,12 +98,8 @@ class Client {
     return sendRequest(`${this.url}/v1/users/me`, 'GET', { token: this.token });
   }
 
-  logIn(username: string, password = PASSWORD, userAgent = 'bench'): Promise<Reply> {
-    const headers = { 'User-Agent': userAgent };
-    return sendRequest(`${this.url}/v1/sessions`, 'POST', {
-      body: { username, password },
-      headers,
-    });
+  logIn(username: string, password = PASSWORD): Promise<Reply> {
+    return sendRequest(`${this.url}/v1/sessions`, 'POST', { body: { username, password } });
   }
 }
 
@@ -154,9 +150,8 @@ async function measureFailedLogins(client: Client): Promise<FailedLogins> {
   const wrongPassword: number[] = [];
   const unknownUser: number[] = [];
   for (let index = 0; index < FAILED_LOGINS; index++) {
-    // Another user agent each time: the throttle counts failures for each client.
     const fail = async (username: string): Promise<void> => {
-      const { status } = await client.logIn(username, WRONG_PASSWORD, `stranger-${index}`);
+      const { status } = await client.logIn(username, WRONG_PASSWORD);
       if (status !== 401) throw new Error(`A failed login was answered with ${status}, not 401`);
     };
     wrongPassword.push(await timeOf(() => fail(client.username(index))));

@@ -243,6 +243,17 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   cache_epoch_pkey: twice('cache_epoch', 'only_row'),
   cache_epoch_is_one: withEach('cache_epoch', 'only_row', { 'a second row': false }),
   cache_readers_pkey: twice('cache_readers', 'registration'),
+  failed_logins_pkey: twice('failed_logins', 'key'),
+  failed_logins_key_length: withEach('failed_logins', 'key', {
+    'no byte': Buffer.alloc(0),
+    '15 bytes': Buffer.alloc(15),
+    '17 bytes': Buffer.alloc(17),
+  }),
+  device_key_pkey: twice('device_key', 'only_row'),
+  device_key_is_one: withEach('device_key', 'only_row', { 'a second row': false }),
+  device_key_length: {
+    '31 bytes': (rows) => rows.query(`UPDATE device_key SET key = '\\x${'00'.repeat(31)}'`),
+  },
 };
 
 /** One item for each value of a member. */

@@ -86,6 +86,12 @@ const ROW_OF_TABLE = {
   }),
   cache_invalidations: () => ({ keys: ['a'] }),
   cache_epoch: () => ({ only_row: true }),
+  failed_logins: () => ({
+    key: Buffer.from(uniqueHash().slice(-32), 'hex'),
+    short_drained_at: new Date(),
+    long_drained_at: new Date(),
+  }),
+  device_key: () => ({ only_row: true }),
   cache_readers: () => ({ registration: randomUUID(), epoch: 'e' }),
 } satisfies Record<string, (owner: { userId: string; orderId: string }) => Row>;
 

@@ -61,6 +61,12 @@ export const RESPONSE_HEADERS = {
     description: 'Seconds to wait before you try again.',
     schema: { ...SECONDS, minimum: 1 },
   },
+  'Set-Cookie': {
+    description:
+      'Marks the device for 180 days. A later login with it is not delayed by wrong passwords of ' +
+      'others. Browsers send it by themselves; to other clients it is optional.',
+    schema: { type: 'string' },
+  },
   'WWW-Authenticate': {
     description: 'Bearer: how to authenticate (RFC 6750).',
     schema: { type: 'string' },

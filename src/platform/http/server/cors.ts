@@ -1,7 +1,7 @@
 /**
  * Lets pages of other origins call the API (CORS, fetch.spec.whatwg.org): the origins of
- * CORS_ORIGINS, compared exactly, and no others. Tokens travel in a header, so no cookies are
- * involved and credentials stay off.
+ * CORS_ORIGINS, compared exactly, and no others. Tokens travel in a header, so
+ * credentials stay off: the cookie of a device (device-tokens.service.ts) is of the same site only.
  */
 import cors, { type FastifyCorsOptions } from '@fastify/cors';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
@@ -13,7 +13,8 @@ const PERMISSIONS: FastifyCorsOptions = {
     ...['Authorization', 'Content-Type', 'X-Request-Id', 'traceparent', 'tracestate'],
     ...Object.keys(REQUEST_HEADERS),
   ],
-  exposedHeaders: Object.keys(RESPONSE_HEADERS),
+  // No page may read a cookie of another origin.
+  exposedHeaders: Object.keys(RESPONSE_HEADERS).filter((name) => name !== 'Set-Cookie'),
   /** Seconds for which a browser need not ask again. */
   maxAge: 600,
 };
