@@ -11,13 +11,17 @@ import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance } from 'fastify';
 import { AppModule } from './app.module.js';
+import { AuthModule } from './auth/auth.module.js';
 import type { Config } from './config.js';
+import { OverloadProtection } from './platform/http/bounds/overload-protection.service.js';
 import { installCacheHeaders } from './platform/http/conditional/cache-headers.js';
 import { serveSwaggerUi } from './platform/http/openapi/swagger-ui.js';
 import { installCompression } from './platform/http/server/compression.js';
+import { RateLimit } from './platform/http/rate-limit/rate-limit.service.js';
 import { installCors } from './platform/http/server/cors.js';
+import { EarlyProblems } from './platform/http/server/early-problems.js';
 import { installJsonBody } from './platform/http/server/json-body.js';
-import { installNegotiation } from './platform/http/server/negotiation.js';
+import { installFramingCheck, installNegotiation } from './platform/http/server/negotiation.js';
 import { installRequestId } from './platform/http/server/request-id.js';
 import { installSecurityHeaders } from './platform/http/server/security-headers.js';
 import { configureServer, fastifyOptions } from './platform/http/server/server-options.js';
@@ -45,10 +49,12 @@ export async function createApp(
   overrides: readonly Provider[] = [],
 ): Promise<NestFastifyApplication> {
   const tlsPair = config.tls && readTlsPair(config.tls);
-  const options = { ...fastifyOptions(config.trustProxy, tlsPair), skipMiddie: true };
+  const earlyProblems = new EarlyProblems(config.trustProxy);
+  const serverOptions = fastifyOptions(config.trustProxy, earlyProblems, tlsPair);
+  const options = { ...serverOptions, skipMiddie: true };
   const adapter = new FastifyAdapter(options as never);
   const fastify = adapter.getInstance() as unknown as FastifyInstance;
-  configureServer(fastify.server);
+  configureServer(fastify.server, earlyProblems);
   await installHooks(fastify, config, logger);
 
   const app = await NestFactory.create<NestFastifyApplication>(
@@ -59,6 +65,9 @@ export async function createApp(
   if (config.tls && tlsPair) {
     reloadTlsPair(fastify.server as unknown as Server, config.tls, tlsPair, logger);
   }
+  const rateLimit = app.get(RateLimit);
+  earlyProblems.countWith((address) => rateLimit.countRefused(address));
+  await installAdmission(fastify, app);
   // Global guards run after APP_GUARD, and this guard must be the last.
   app.useGlobalGuards(new StrictQueryGuard());
   app.get(HttpMetrics).install(fastify);
@@ -77,7 +86,6 @@ async function installHooks(
   installSecurityHeaders(fastify);
   await installCors(fastify, config.corsOrigins);
   await installCompression(fastify);
-  installNegotiation(fastify);
   installJsonBody(fastify);
   if (config.otlpEndpoint === undefined) {
     installTraceContext(fastify);
@@ -86,6 +94,23 @@ async function installHooks(
   }
   installCacheHeaders(fastify);
   installSecurityLog(fastify);
+}
+
+/**
+ * Hooks that may refuse a request, in this order: what protects the process comes first, and every
+ * refused request is counted. Nest has not registered its routes yet.
+ */
+async function installAdmission(
+  fastify: FastifyInstance,
+  app: NestFastifyApplication,
+): Promise<void> {
+  const overload = app.get(OverloadProtection);
+  installFramingCheck(fastify, overload.countRefused);
+  await overload.install(fastify);
+  const { guard } = app.get(AuthModule);
+  guard.installIdentification(fastify);
+  installNegotiation(fastify);
+  guard.installAuthorization(fastify);
 }
 
 async function installTracing(

@@ -101,7 +101,7 @@ export class NewSessionView extends SessionView {
   @ApiProperty({
     type: String,
     description: 'Shown only in this response. Send it as `Authorization: Bearer <token>`.',
-    example: 'hf_3q2-7wAAbCdEfGhIjKlMnOpQrStUvWxYz0123456789',
+    example: 'hf_3q2-7wAAbCdEfGhIjKlMnOpQrStUvWxYz01234567895L4e_g',
   })
   token: string;
 }

@@ -35,7 +35,11 @@ import { LoginThrottle } from './throttling/login-throttle.service.js';
     // throttling/
     LoginThrottle,
     DeviceTokensService,
-    { provide: APP_GUARD, useClass: AuthGuard },
+    AuthGuard,
+    { provide: APP_GUARD, useExisting: AuthGuard },
   ],
 })
-export class AuthModule {}
+export class AuthModule {
+  /** @param guard has hooks to install (app.ts) */
+  constructor(readonly guard: AuthGuard) {}
+}

@@ -11,7 +11,7 @@ import {
   Req,
   Res,
 } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
+import { RouteSettings } from '../platform/http/server/route-settings.decorator.js';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Actor } from '../platform/access/actor.js';
@@ -116,7 +116,8 @@ export class OrdersController {
     description:
       'Lists orders page by page, newest first: the orders of the caller, or all orders for ' +
       '`support` and `admin`. With `ids`, returns the orders that exist and that the caller ' +
-      'may see, in the order of `ids`.',
+      'may see, in the order of `ids`. A page ends early if its orders exceed 1 MiB together: ' +
+      'its `next` leads to the others.',
     type: OrderPage,
     returns: 'A page of orders.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],
@@ -130,16 +131,18 @@ export class OrdersController {
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<OrderPage> {
-    if (query.ids === undefined) {
-      const page = await this.orders.list(actor, query, readContext);
-      if (page.next) void reply.header('Link', nextLink(request.url, page.next));
-      return page;
+    const { ids, cursor, ...filters } = query;
+    const hasFilters = Object.values(filters).some((value) => value !== undefined);
+    if (ids !== undefined && hasFilters) {
+      const message = 'ids cannot be combined with other parameters, except cursor';
+      throw invalidParameter('ids', 'ids-alone', message);
     }
-    const parameters = Object.values(query).filter((value) => value !== undefined);
-    if (parameters.length > 1) {
-      throw invalidParameter('ids', 'ids-alone', 'ids cannot be combined with other parameters');
-    }
-    return { data: await this.orders.getMany(actor, query.ids, readContext), next: null };
+    const page =
+      ids === undefined
+        ? await this.orders.list(actor, query, readContext)
+        : await this.orders.getMany(actor, ids, cursor, readContext);
+    if (page.next) void reply.header('Link', nextLink(request.url, page.next));
+    return page;
   }
 
   @Get('summary')
@@ -168,7 +171,7 @@ export class OrdersController {
   }
 
   @Get('export')
-  @RouteConfig({ produces: [NDJSON] })
+  @RouteSettings({ produces: [NDJSON] })
   @Operation({
     allow: 'order.export',
     summary: 'Export all orders as NDJSON',
@@ -213,7 +216,9 @@ export class OrdersController {
   @Operation({
     allow: 'order.read',
     summary: "List an order's events",
-    description: 'Lists everything that happened to the order, page by page, oldest first.',
+    description:
+      'Lists everything that happened to the order, page by page, oldest first. A page ends early ' +
+      'if its events exceed 1 MiB together.',
     type: OrderEventPage,
     returns: 'A page of events.',
     headers: ['Link', 'Cache-Control', 'Cache-Status'],

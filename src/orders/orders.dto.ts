@@ -143,7 +143,7 @@ export class ListOrdersQuery extends UserOrdersQuery {
       ...{ style: 'form', explode: false },
     },
     description:
-      'Up to 100 ids, without any other parameter: `ids=a,b` or `ids=a&ids=b`. Returns the ' +
+      'Up to 100 ids, with no other parameter but `cursor`: `ids=a,b` or `ids=a&ids=b`. Returns the ' +
       'orders that exist and that the caller may see, each once, in this order.',
   })
   ids?: string[];

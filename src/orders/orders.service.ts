@@ -19,11 +19,17 @@ import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import type { IfMatch } from '../platform/http/conditional/if-match.decorator.js';
 import type { Representation } from '../platform/http/conditional/representation.js';
 import {
-  decodeCursor,
-  DEFAULT_LIMIT,
   applyKeyset,
+  decodeCursor,
+  decodePosition,
+  DEFAULT_LIMIT,
+  encodePosition,
+  type Keyset,
   type Page,
-  toPage,
+  readByKeys,
+  readByPosition,
+  takePage,
+  toKeysetPage,
 } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
 import { invalidParameter } from '../platform/http/validation/validation-problem.js';
@@ -171,14 +177,27 @@ export class OrdersService {
     return orderRepresentation(await this.findReadable(actor, id, readContext));
   }
 
-  /** The orders that exist and that the caller may see, each once, in the order of `ids`. */
+  /**
+   * The orders that exist and that the caller may see, each once, in the order of `ids`. One page,
+   * which ends early when it grows too large.
+   * @throws Problem validation-failed for an invalid cursor
+   */
   async getMany(
     actor: Actor,
     ids: readonly string[],
+    cursor?: string,
     readContext?: ReadContext,
-  ): Promise<OrderView[]> {
-    const orders = await this.orders.findByIds([...new Set(ids)], readContext);
-    return orders.filter((order) => isReadable(actor, order)).map(orderView);
+  ): Promise<Page<OrderView>> {
+    const unique = [...new Set(ids)];
+    const list = unique.join();
+    const begin = decodePosition(cursor, list) ?? 0;
+    const batches = readByKeys(unique.slice(begin), async (keys) => {
+      const orders = await this.orders.findByIds(keys, readContext);
+      return orders.filter((order) => isReadable(actor, order));
+    });
+    const { data, last, hasNext } = await takePage(batches, unique.length, orderView);
+    const end = unique.findIndex((id) => id === last?.id) + 1;
+    return { data, next: hasNext ? encodePosition(end, list) : null };
   }
 
   /**
@@ -204,8 +223,10 @@ export class OrdersService {
     const isFirstPage = after === undefined;
     const hasFilter = status !== undefined || createdFrom !== undefined || createdTo !== undefined;
     if (ownerId !== undefined && isFirstPage && !hasFilter) {
-      const rows = await this.orders.findCollection('ofUser', ownerId, limit + 1, readContext);
-      return toPage(rows, limit, filters, orderView);
+      const count = limit + 1;
+      const ids = await this.orders.findCollectionIds('ofUser', ownerId, count, readContext);
+      const batches = readByKeys(ids, (keys) => this.orders.findByIds(keys, readContext));
+      return toKeysetPage(await takePage(batches, limit, orderView), filters);
     }
 
     const where = {
@@ -213,8 +234,11 @@ export class OrdersService {
       ...(ownerId !== undefined && { userId: ownerId }),
     };
     const range = { where, from: dateOf(createdFrom), to: dateOf(createdTo) };
-    const query = applyKeyset(this.repository.createQueryBuilder('row'), after, limit, range);
-    return toPage(await query.getMany(), limit, filters, orderView);
+    const batches = readByPosition<Keyset, Order>(after, limit, (position, count) =>
+      // applyKeyset reads one row more than the limit.
+      applyKeyset(this.repository.createQueryBuilder('row'), position, count - 1, range).getMany(),
+    );
+    return toKeysetPage(await takePage(batches, limit, orderView), filters);
   }
 
   /**

@@ -11,7 +11,7 @@ import {
   Req,
   Res,
 } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
+import { RouteSettings } from '../../platform/http/server/route-settings.decorator.js';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Config } from '../../config.js';
@@ -55,7 +55,7 @@ export class SessionsController {
   ) {}
 
   @Post()
-  @RouteConfig({ hasSecret: true })
+  @RouteSettings({ hasSecret: true })
   @Operation({
     allow: 'anyone',
     summary: 'Log in',

@@ -3,7 +3,7 @@
  * session has a row as long as it lives. Ending it deletes the row through the fenced cache: once
  * the end is acknowledged, no node accepts the token (docs/design/cache-protocol.md).
  */
-import { hash, randomBytes } from 'node:crypto';
+import { hash } from 'node:crypto';
 import {
   Inject,
   Injectable,
@@ -31,11 +31,10 @@ import { UsersService } from '../../users/users.service.js';
 import type { Origin } from '../throttling/device-tokens.service.js';
 import { LastUsesService } from './last-uses.service.js';
 import { Session } from './session.entity.js';
+import { createToken } from './token.js';
 
 /** At this number, a new session ends the least recently used one. */
 export const MAX_SESSIONS_PER_USER = 100;
-const TOKEN_PREFIX = 'hf_';
-const TOKEN_BYTES = 32;
 /** A token's user never changes, so this process may remember it. */
 const MAX_REMEMBERED_TOKENS = 50_000;
 const PURGE = { intervalMs: 60_000, maxRows: 200, maxBatches: 25 } as const;
@@ -82,12 +81,23 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
     await this.expiredSessions.stop();
   }
 
+  /** Whether this process has seen the token's session, and not seen that it has ended. */
+  isKnown(token: string): boolean {
+    return this.userIdOfToken.has(hashToken(token));
+  }
+
   /**
    * The caller that a bearer token belongs to; undefined for an unknown token, an ended session or
    * a deleted user.
    */
   async authenticate(token: string): Promise<Actor | undefined> {
     const tokenHash = hashToken(token);
+    const actor = await this.findActor(tokenHash);
+    if (!actor) this.userIdOfToken.delete(tokenHash);
+    return actor;
+  }
+
+  private async findActor(tokenHash: string): Promise<Actor | undefined> {
     const rememberedUserId = this.userIdOfToken.get(tokenHash);
     // Both reads at once when the user is known. Neither is skipped: session and roles may change.
     const [session, expectedUser] = await Promise.all([
@@ -111,7 +121,7 @@ export class SessionsService implements OnApplicationBootstrap, OnApplicationShu
   /** Starts a session of a user whose credential the transaction has locked. */
   async start(transaction: Transaction, userId: string, origin: Origin): Promise<StartedSession> {
     await this.endSurplus(transaction, userId);
-    const token = TOKEN_PREFIX + randomBytes(TOKEN_BYTES).toString('base64url');
+    const token = createToken();
     const now = this.now();
     const session = await transaction.insert(Session, {
       id: uuidv7(),

@@ -12,6 +12,8 @@ import {
   DEFAULT_LIMIT,
   encodePosition,
   type Page,
+  readByPosition,
+  takePage,
 } from '../../platform/http/pagination.js';
 import { problems } from '../../platform/http/problems/problem.js';
 import { findTimeFaults } from '../../platform/http/validation/faults.js';
@@ -76,16 +78,20 @@ export class OrderHistoryService {
   ): Promise<Page<OrderEventView>> {
     await this.orders.findReadable(actor, id, readContext);
     const after = decodePosition(cursor, id) ?? 0;
-    const rows = await this.events
+    const batches = readByPosition({ version: after }, limit, (position, count) =>
+      this.readEvents(id, position?.version ?? 0, count),
+    );
+    const { data, last, hasNext } = await takePage(batches, limit, orderEventView);
+    return { data, next: hasNext && last ? encodePosition(last.version, id) : null };
+  }
+
+  private readEvents(id: string, after: number, count: number): Promise<OrderEvent[]> {
+    return this.events
       .createQueryBuilder('event')
       .where('event.orderId = :id AND event.version > :after', { id, after })
       .orderBy('event.version', 'ASC')
-      .limit(limit + 1)
+      .limit(count)
       .getMany();
-    const data = rows.slice(0, limit).map(orderEventView);
-    const last = data.at(-1);
-    const hasNext = rows.length > limit && last !== undefined;
-    return { data, next: hasNext ? encodePosition(last.version, id) : null };
   }
 
   /** @returns none when the order has no such version yet */

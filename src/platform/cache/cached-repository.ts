@@ -103,11 +103,22 @@ export class CachedRepository<E extends CachedRow> {
     limit: number,
     context?: ReadContext,
   ): Promise<E[]> {
+    const ids = await this.findCollectionIds(by, value, limit, context);
+    const rows = await this.findByIds(ids, context);
+    return rows.filter((row): row is Awaited<E> => row !== null);
+  }
+
+  /** The ids of {@link findCollection}, for callers that read the rows a few at a time. */
+  async findCollectionIds(
+    by: string,
+    value: string,
+    limit: number,
+    context?: ReadContext,
+  ): Promise<string[]> {
     const collection = this.collections.get(by);
     if (!collection) throw new Error(`${this.cached.options.name} has no collection ${by}`);
     const [ids] = await collection.read([value], context);
-    const rows = await this.findByIds((ids ?? []).slice(0, limit), context);
-    return rows.filter((row): row is Awaited<E> => row !== null);
+    return (ids ?? []).slice(0, limit);
   }
 
   private rowLoader(): KeyLoader<E> {

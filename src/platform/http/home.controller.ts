@@ -1,6 +1,6 @@
 /** The page at `/`: links to what a person who opens the address of the service may look for. */
 import { Controller, Get, Header } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
+import { RouteSettings } from './server/route-settings.decorator.js';
 import { ApiExcludeController } from '@nestjs/swagger';
 import { Config } from '../../config.js';
 import { HTML, htmlPage } from './html-page.js';
@@ -27,7 +27,7 @@ export class HomeController {
   constructor(private readonly config: Config) {}
 
   @Get()
-  @RouteConfig({ produces: ['text/html'] })
+  @RouteSettings({ produces: ['text/html'] })
   @Header('Content-Type', HTML)
   @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'List the pages of the service' })

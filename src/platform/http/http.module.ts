@@ -1,9 +1,11 @@
 /**
- * Provides what every HTTP route uses: problem responses, input validation, the rate limit and
- * streamed responses. Global, because guards and controllers of every module need them.
+ * Provides what every HTTP route uses: problem responses, input validation, the rate limit, the
+ * bounds and streamed responses. Global, because guards and controllers of every module need them.
  */
 import { Global, Module } from '@nestjs/common';
 import { APP_FILTER, APP_PIPE } from '@nestjs/core';
+import { OverloadProtection } from './bounds/overload-protection.service.js';
+import { Refusals } from './bounds/refusals.js';
 import { HomeController } from './home.controller.js';
 import { ProblemFilter } from './problems/problem.filter.js';
 import { ProblemsController } from './problems/problems.controller.js';
@@ -15,11 +17,13 @@ import { StrictValidationPipe } from './validation/validation.pipe.js';
 @Module({
   controllers: [HomeController, ProblemsController],
   providers: [
+    OverloadProtection,
     RateLimit,
+    Refusals,
     StreamedResponses,
     { provide: APP_FILTER, useClass: ProblemFilter },
     { provide: APP_PIPE, useClass: StrictValidationPipe },
   ],
-  exports: [RateLimit, StreamedResponses],
+  exports: [OverloadProtection, RateLimit, StreamedResponses],
 })
 export class HttpModule {}

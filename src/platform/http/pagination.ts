@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
+import { MAX_PAGE_BYTES, MAX_ROWS_PER_READ } from './bounds/bounds.js';
 import { isId } from './validation/faults.js';
 import { QueryInteger, Text } from './validation/fields.js';
 import { invalidParameter } from './validation/validation-problem.js';
@@ -180,6 +181,78 @@ export function toPage<E extends Keyset, T>(
   return { data: shown.map(shape), next: hasNext ? encodeCursor(last, filters) : null };
 }
 
+/** The first rows of a list that fit into a page. */
+export interface PageRows<E, T> {
+  readonly data: T[];
+  /** The row of the last entry of `data`; undefined when there is none. */
+  readonly last: E | undefined;
+  readonly hasNext: boolean;
+}
+
+/**
+ * Takes up to `limit` rows, and fewer when their JSON exceeds MAX_PAGE_BYTES together: at least
+ * one. Rows may be as large as a request body, so no more of them are read than are needed.
+ * @param batches rows in the order of the list, at most MAX_ROWS_PER_READ at a time
+ */
+export async function takePage<E, T>(
+  batches: AsyncIterable<readonly E[]>,
+  limit: number,
+  shape: (row: E) => T,
+): Promise<PageRows<E, T>> {
+  const data: T[] = [];
+  let last: E | undefined;
+  let bytes = 0;
+  for await (const rows of batches) {
+    for (const row of rows) {
+      const view = shape(row);
+      bytes += Buffer.byteLength(JSON.stringify(view));
+      const isTooLarge = bytes > MAX_PAGE_BYTES && data.length > 0;
+      if (isTooLarge || data.length === limit) return { data, last, hasNext: true };
+      data.push(view);
+      last = row;
+    }
+  }
+  return { data, last, hasNext: false };
+}
+
+/** Rows of `keys`, in batches for {@link takePage}. Keys without a row are left out. */
+export async function* readByKeys<E>(
+  keys: readonly string[],
+  read: (keys: readonly string[]) => Promise<(E | null)[]>,
+): AsyncGenerator<E[]> {
+  for (let from = 0; from < keys.length; from += MAX_ROWS_PER_READ) {
+    const rows = await read(keys.slice(from, from + MAX_ROWS_PER_READ));
+    yield rows.filter((row) => row !== null);
+  }
+}
+
+/**
+ * Rows of a query, in batches for {@link takePage}.
+ * @param after where the page begins
+ * @param limit of the page; one row more is read, which tells whether there is a next page
+ * @param read reads up to `count` rows after a position
+ */
+export async function* readByPosition<P, E extends P>(
+  after: P | undefined,
+  limit: number,
+  read: (after: P | undefined, count: number) => Promise<E[]>,
+): AsyncGenerator<E[]> {
+  let position = after;
+  for (let missing = limit + 1; missing > 0; missing -= MAX_ROWS_PER_READ) {
+    const count = Math.min(missing, MAX_ROWS_PER_READ);
+    const rows = await read(position, count);
+    yield rows;
+    if (rows.length < count) return;
+    position = rows.at(-1);
+  }
+}
+
+/** A page of {@link takePage} whose cursor is a keyset. */
+export const toKeysetPage = <E extends Keyset, T>(
+  { data, last, hasNext }: PageRows<E, T>,
+  filters: unknown,
+): Page<T> => ({ data, next: hasNext && last ? encodeCursor(last, filters) : null });
+
 /** The value of `Link` (RFC 8288): the same URL with another cursor. */
 export function nextLink(url: string, next: string): string {
   const [path = '', ...query] = url.split('?');
@@ -193,7 +266,9 @@ export class PageShape {
   @ApiProperty({
     type: String,
     nullable: true,
-    description: 'Send it as `cursor` to get the next page. Null on the last page.',
+    description:
+      'Send it as `cursor` to get the next page. Null on the last page. A page has fewer results ' +
+      'than `limit` if they exceed 1 MiB together.',
     example: null,
   })
   next: string | null;

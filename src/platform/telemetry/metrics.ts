@@ -11,7 +11,7 @@ import {
   type OnApplicationShutdown,
   Res,
 } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
+import { RouteSettings } from '../http/server/route-settings.decorator.js';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyInstance, FastifyReply } from 'fastify';
 import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
@@ -95,7 +95,7 @@ export class MetricsController {
   ) {}
 
   @Get()
-  @RouteConfig({ produces: ['text/plain', 'application/openmetrics-text'] })
+  @RouteSettings({ produces: ['text/plain', 'application/openmetrics-text'] })
   @Operation({
     allow: 'operator',
     summary: 'Get the metrics of this process for Prometheus',

@@ -1,8 +1,9 @@
 /** The maximum number of sessions of a user, reached by logins at two nodes at the same moment. */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { MAX_SESSIONS_PER_USER } from '../../../src/auth/sessions/sessions.service.js';
+import { createToken } from '../../../src/auth/sessions/token.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { PASSWORD, registerUser } from '../../support/factories.js';
@@ -34,9 +35,7 @@ describe('a user with the maximum of sessions logs in on two nodes at once', () 
 
   /** @returns tokens, the least recently used first */
   async function insertSessions(userId: string): Promise<string[]> {
-    const tokens = Array.from({ length: MAX_SESSIONS_PER_USER }, () =>
-      randomBytes(8).toString('hex'),
-    );
+    const tokens = Array.from({ length: MAX_SESSIONS_PER_USER }, createToken);
     await database.query(
       `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
        SELECT gen_random_uuid(), $1, hash, now() - interval '40 minutes',

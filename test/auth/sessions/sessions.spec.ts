@@ -1,8 +1,9 @@
 /** Sessions through the API: log in, list, end, expire. */
-import { createHash, randomBytes, randomUUID } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { SessionsService } from '../../../src/auth/sessions/sessions.service.js';
+import { createToken } from '../../../src/auth/sessions/token.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { logIn, PASSWORD, registerUser, type TestUser } from '../../support/factories.js';
@@ -55,7 +56,7 @@ describe('sessions', () => {
       const reply = await tryLogIn(user.username, PASSWORD, headers);
       expect([reply.status, reply.headers.get('cache-control')]).toEqual([201, 'no-store']);
       const { token, ...session } = reply.body;
-      expect(token).toMatch(/^hf_[\w-]{43}$/);
+      expect(token).toMatch(/^hf_[\w-]{49}$/);
       expect(reply.headers.get('location')).toBe(`/v1/sessions/${session.id}`);
       const time: unknown = expect.stringMatching(RFC3339_MILLISECONDS);
       expect(session).toEqual({
@@ -283,7 +284,7 @@ describe('sessions', () => {
     const user = await registerUser(app);
     const client = new pg.Client({ connectionString: app.databaseUrl });
     await client.connect();
-    const oldTokens = Array.from({ length: 99 }, () => randomBytes(8).toString('hex'));
+    const oldTokens = Array.from({ length: 99 }, createToken);
     await client.query(
       `INSERT INTO sessions (id, user_id, token_hash, created_at, last_seen_at, expires_at)
        SELECT gen_random_uuid(), $1, hash, now() - interval '30 minutes',

@@ -19,7 +19,12 @@ const GOOD_TO_KNOW = [
     'later release may add properties.',
   '- Text is well-formed Unicode without control characters, U+2028 and U+2029; only notes have ' +
     'tabs and line feeds. Lengths count code points.',
-  '- Lists have pages: send `next` as `cursor`, or follow the `Link` header.',
+  '- Lists have pages: send `next` as `cursor`, or follow the `Link` header. A page ends early if ' +
+    'its results exceed 1 MiB together.',
+  '- A caller has at most 250 requests in flight and 8 MiB of responses that it has not read. ' +
+    'Past that the response is 503 `overloaded`. Requests of one connection are answered one ' +
+    'after the other, at most 100 of them; a client that reads nothing for 30 seconds is ' +
+    'disconnected. Refused requests count against the limit, too.',
   '- Every `GET` route answers `HEAD`, every path answers `OPTIONS`.',
 ];
 

@@ -1,6 +1,6 @@
 /** Pages for people at `/problems` and `/problems/<code>`: what each problem means. */
 import { Controller, Get, Header, Param } from '@nestjs/common';
-import { RouteConfig } from '@nestjs/platform-fastify';
+import { RouteSettings } from '../server/route-settings.decorator.js';
 import { ApiExcludeController } from '@nestjs/swagger';
 import { escapeHtml, HTML, htmlPage } from '../html-page.js';
 import { Operation } from '../openapi/operation.decorator.js';
@@ -10,7 +10,7 @@ import { problemCatalogue, problems } from './problem.js';
 @Controller('problems')
 export class ProblemsController {
   @Get()
-  @RouteConfig({ produces: ['text/html'] })
+  @RouteSettings({ produces: ['text/html'] })
   @Header('Content-Type', HTML)
   @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'List all problems' })
@@ -26,7 +26,7 @@ export class ProblemsController {
   }
 
   @Get(':code')
-  @RouteConfig({ produces: ['text/html'] })
+  @RouteSettings({ produces: ['text/html'] })
   @Header('Content-Type', HTML)
   @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'Explain a problem' })

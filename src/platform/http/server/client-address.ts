@@ -3,7 +3,10 @@
  * it. Invariant: a client cannot choose it. Without TRUST_PROXY it is the socket's address. With
  * it, it is the last hop of X-Forwarded-For that is not a trusted proxy.
  */
+import type { IncomingMessage } from 'node:http';
 import { isIPv4, isIPv6, SocketAddress } from 'node:net';
+import type { Duplex } from 'node:stream';
+import proxyAddr from '@fastify/proxy-addr';
 import type { FastifyRequest } from 'fastify';
 
 /**
@@ -70,4 +73,21 @@ function ipv4Of(groups: readonly string[]): string | undefined {
   if (groups.slice(0, 6).join(':') !== IPV4_MAPPED_PREFIX) return undefined;
   const [high = 0, low = 0] = groups.slice(6).map((group) => parseInt(group, 16));
   return [high >> 8, high & 255, low >> 8, low & 255].join('.');
+}
+
+/**
+ * Finds the address of a connection's client, which may not have sent a request yet.
+ * @param trustProxy addresses and networks of proxies, as Fastify takes them
+ * @returns a function; it returns undefined for proxies, whose connections are of many clients, and
+ *   for clients that have gone
+ */
+export function createPeerLookup(
+  trustProxy: readonly string[],
+): (socket: Duplex) => string | undefined {
+  const isTrusted = proxyAddr.compile([...trustProxy]);
+  return (socket) => {
+    const [address] = proxyAddr.all({ socket, headers: {} } as IncomingMessage) as [string?];
+    const isProxy = address !== undefined && isTrusted(address, 0);
+    return isProxy ? undefined : address;
+  };
 }

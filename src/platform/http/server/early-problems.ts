@@ -1,16 +1,17 @@
 /**
  * Problems for requests that never reach a route: Fastify's router rejects the URL, or Node's
- * parser rejects the bytes on the connection.
+ * parser rejects the bytes on the connection. They count against the limit of their address.
  */
 import { randomUUID } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { type ProblemFactory, problems } from '../problems/problem.js';
+import { type Problem, type ProblemFactory, problems } from '../problems/problem.js';
 import { PROBLEM_JSON, problemBody, sendProblem } from '../problems/problem-response.js';
 import { toProblem } from '../problems/to-problem.js';
-import { pendingExchanges } from './pending-responses.js';
+import { clientAddressOf, createPeerLookup } from './client-address.js';
+import { closeAfter, pendingExchanges } from './pending-responses.js';
 import { securityHeadersFor } from './security-headers.js';
 
 /** Errors of Node's HTTP parser, by code. All others are malformed requests. */
@@ -19,69 +20,105 @@ const PARSER_ERRORS: Readonly<Record<string, ProblemFactory>> = {
   HPE_HEADER_OVERFLOW: problems.headersTooLarge,
 };
 
-/** Fastify's `frameworkErrors`. No hook runs for these requests. */
-export function sendProblemBeforeRouting(
-  error: Error,
-  request: FastifyRequest,
-  reply: FastifyReply,
-): void {
-  void reply.headers(securityHeadersFor(request.socket)).header('X-Request-Id', request.id);
-  sendProblem(toProblem(error), request, reply);
-}
-
-/** Connections that have failed. Node reports the same failure again with each further byte. */
-const failed = new WeakSet<Socket>();
-
 /**
- * Fastify's `clientErrorHandler`: answers if possible, and closes the connection. Requests that
- * arrived completely before the failure get their responses, and the failure then gets none: it
- * could be taken for the response to another request.
+ * Counts a refused request for an address.
+ * @returns what to answer instead when the address is past its limit
  */
-export function sendProblemToSocket({ code }: NodeJS.ErrnoException, socket: Socket): void {
-  if (failed.has(socket)) return;
-  failed.add(socket);
-  const exchanges = pendingExchanges(socket);
-  const last = exchanges.filter(({ request }) => request.complete).at(-1)?.response;
-  // Bytes after the head of a response would be read as its body.
-  const isAnswered = exchanges.some(({ response }) => response.headersSent);
-  if (code === 'ECONNRESET') {
-    socket.destroy();
-  } else if (last) {
-    closeAfter(last, socket);
-  } else if (isAnswered || !socket.writable) {
-    socket.destroySoon();
-  } else {
-    socket.end(rawResponse(PARSER_ERRORS[code ?? ''] ?? problems.malformedRequest, socket));
+type CountRefused = (address: string) => Promise<Problem | undefined>;
+
+/** Methods are properties: Fastify and Node call them as functions. */
+export class EarlyProblems {
+  private readonly peerOf: (socket: Duplex) => string | undefined;
+  private countRefused: CountRefused = () => Promise.resolve(undefined);
+  /** Connections that have failed. Node reports the same failure again with each further byte. */
+  private readonly failed = new WeakSet<Socket>();
+
+  /** @param trustProxy addresses and networks of proxies: a broken request is not the proxy's */
+  constructor(trustProxy: readonly string[]) {
+    this.peerOf = createPeerLookup(trustProxy);
+  }
+
+  /** Until it is called, nothing is counted. Call before the server listens. */
+  countWith(countRefused: CountRefused): void {
+    this.countRefused = countRefused;
+  }
+
+  /** Fastify's `frameworkErrors`. No hook runs for these requests. */
+  readonly sendBeforeRouting = (
+    error: Error,
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): void => {
+    void this.countRefused(clientAddressOf(request)).then((limited) => {
+      void reply.headers(securityHeadersFor(request.socket)).header('X-Request-Id', request.id);
+      sendProblem(limited ?? toProblem(error), request, reply);
+    });
+  };
+
+  /**
+   * Fastify's `clientErrorHandler`: answers if possible, and closes the connection. Requests that
+   * arrived completely before the failure get their responses, and the failure then gets none: it
+   * could be taken for the response to another request.
+   */
+  readonly sendToSocket = ({ code }: NodeJS.ErrnoException, socket: Socket): void => {
+    if (this.failed.has(socket)) return;
+    this.failed.add(socket);
+    const exchanges = pendingExchanges(socket);
+    const last = exchanges.filter(({ request }) => request.complete).at(-1)?.response;
+    // Bytes after the head of a response would be read as its body.
+    const isAnswered = exchanges.some(({ response }) => response.headersSent);
+    if (code === 'ECONNRESET') {
+      socket.destroy();
+      return;
+    }
+    const limited = this.countSocket(socket);
+    if (last) {
+      closeAfter(last, socket);
+    } else if (isAnswered || !socket.writable) {
+      socket.destroySoon();
+    } else {
+      const factory = PARSER_ERRORS[code ?? ''] ?? problems.malformedRequest;
+      void limited.then((problem) => endWith(problem ?? factory(), socket));
+    }
+  };
+
+  /**
+   * The listener of `connect`: this server is no proxy (RFC 9110, section 9.3.6). Without it, Node
+   * closes the connection without a response.
+   */
+  readonly refuseTunnel = (_: IncomingMessage, socket: Duplex): void => {
+    void this.countSocket(socket).then((limited) => {
+      endWith(limited ?? problems.notImplemented(), socket);
+    });
+  };
+
+  private countSocket(socket: Duplex): Promise<Problem | undefined> {
+    const address = this.peerOf(socket);
+    return address === undefined ? Promise.resolve(undefined) : this.countRefused(address);
   }
 }
 
-function closeAfter(response: ServerResponse, socket: Socket): void {
-  if (!response.headersSent) response.setHeader('Connection', 'close');
-  response.once('close', () => socket.destroySoon());
+function endWith(problem: Problem, socket: Duplex): void {
+  if (socket.writable) socket.end(rawResponse(problem, socket));
+  else socket.destroy();
 }
 
-/**
- * The listener of `connect`: this server is no proxy (RFC 9110, section 9.3.6). Without it, Node
- * closes the connection without a response.
- */
-export function refuseTunnel(_: IncomingMessage, socket: Duplex): void {
-  socket.end(rawResponse(problems.notImplemented, socket));
-}
-
-function rawResponse(factory: ProblemFactory, socket: Duplex): string {
+function rawResponse(problem: Problem, socket: Duplex): string {
+  const { problemType, details } = problem;
   const requestId = randomUUID();
-  const body = JSON.stringify(problemBody(factory(), requestId, ''));
+  const body = JSON.stringify(problemBody(problem, requestId, ''));
   const headers = {
     Date: new Date().toUTCString(),
     'Content-Type': PROBLEM_JSON,
     'Content-Length': Buffer.byteLength(body),
     'X-Request-Id': requestId,
     'Cache-Control': 'no-store',
+    ...details.headers,
     ...securityHeadersFor(socket),
     Connection: 'close',
   };
   return [
-    `HTTP/1.1 ${factory.status} ${factory.title}`,
+    `HTTP/1.1 ${problemType.status} ${problemType.title}`,
     ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
     '',
     body,

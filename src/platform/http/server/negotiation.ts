@@ -1,5 +1,5 @@
 /**
- * Checks that every request must pass before its route runs: header lines, framing, encoding of the
+ * Checks that every request must pass before its route runs: framing, header lines, encoding of the
  * URL, path, method, Accept. Each failure is a problem with the status of RFC 9110. The checks run
  * in the order of this file.
  */
@@ -25,12 +25,27 @@ interface Target {
 /** Checks that need no route, in this order. The first problem is the response. */
 const FORM_CHECKS: readonly ((request: FastifyRequest, target: Target) => Problem | undefined)[] = [
   checkHost,
-  checkTransferCoding,
   checkQueryEncoding,
   checkPath,
 ];
 
-/** Installs the checks. Call before any route is registered. */
+/**
+ * Installs the check of the framing. It must answer before Node's parser fails at the body, so it
+ * comes before hooks that wait.
+ * @param countRefused counts a refused request against the limit of its address
+ */
+export function installFramingCheck(
+  fastify: FastifyInstance,
+  countRefused: (request: FastifyRequest) => void,
+): void {
+  fastify.addHook('onRequest', (request, _, done) => {
+    const problem = checkTransferCoding(request);
+    if (problem) countRefused(request);
+    done(problem);
+  });
+}
+
+/** Installs the other checks. Call before any route is registered. */
 export function installNegotiation(fastify: FastifyInstance): void {
   const methods = new AllowedMethods(fastify);
   fastify.addHook('onRequest', (request, reply, done) => {

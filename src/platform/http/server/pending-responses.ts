@@ -29,3 +29,9 @@ export function trackResponses(server: Server): void {
 export const pendingExchanges = (socket: Socket): readonly Exchange[] => [
   ...(exchangesBySocket.get(socket) ?? []),
 ];
+
+/** Closes the connection once this response has left. */
+export function closeAfter(response: ServerResponse, socket: Socket): void {
+  if (!response.headersSent) response.setHeader('Connection', 'close');
+  response.once('close', () => socket.destroySoon());
+}

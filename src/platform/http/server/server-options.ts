@@ -5,7 +5,8 @@
 import type { Server, ServerOptions } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyServerOptions } from 'fastify';
-import { refuseTunnel, sendProblemBeforeRouting, sendProblemToSocket } from './early-problems.js';
+import { BOUNDS } from '../bounds/bounds.js';
+import type { EarlyProblems } from './early-problems.js';
 import { trackResponses } from './pending-responses.js';
 import { requestIdOf } from './request-id.js';
 import { secureContextOf, type TlsPair } from './tls-pair.js';
@@ -20,7 +21,7 @@ const TIMEOUT_CHECK_INTERVAL_MS = 1_000;
 /** Longer than load balancers keep idle connections (usually 60 s): the balancer closes first. */
 const KEEP_ALIVE_MS = 65_000;
 /** Connections of one process. Further ones are closed at once. */
-export const MAX_CONNECTIONS = 10_000;
+export const MAX_CONNECTIONS = BOUNDS.process.connections;
 
 /** Servers must accept a target in absolute form (RFC 9112, section 3.2.2). */
 function toOriginForm(target: string): string {
@@ -41,9 +42,14 @@ const NODE_OPTIONS: ServerOptions = {
 
 /**
  * @param trustProxy addresses and networks whose X-Forwarded-* count
+ * @param earlyProblems answers requests that never reach a route
  * @param tls serves HTTPS when present
  */
-export function fastifyOptions(trustProxy: readonly string[], tls?: TlsPair): FastifyServerOptions {
+export function fastifyOptions(
+  trustProxy: readonly string[],
+  earlyProblems: EarlyProblems,
+  tls?: TlsPair,
+): FastifyServerOptions {
   const https = tls && {
     ...NODE_OPTIONS,
     ...secureContextOf(tls),
@@ -61,13 +67,13 @@ export function fastifyOptions(trustProxy: readonly string[], tls?: TlsPair): Fa
     requestTimeout: MAX_REQUEST_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
     routerOptions: { maxParamLength: MAX_PATH_PARAMETER_LENGTH },
-    frameworkErrors: sendProblemBeforeRouting,
-    clientErrorHandler: sendProblemToSocket,
+    frameworkErrors: earlyProblems.sendBeforeRouting,
+    clientErrorHandler: earlyProblems.sendToSocket,
   } as FastifyServerOptions;
 }
 
 /** Sets what Node takes neither as an option nor from Fastify. */
-export function configureServer(server: Server): void {
+export function configureServer(server: Server, earlyProblems: EarlyProblems): void {
   server.maxConnections = MAX_CONNECTIONS;
   trackResponses(server);
   // A client that ends its side after its request still gets the response (RFC 9112, section 9.6).
@@ -76,7 +82,7 @@ export function configureServer(server: Server): void {
   server.prependListener('secureConnection', (socket: Socket) => {
     socket.allowHalfOpen = true;
   });
-  server.on('connect', refuseTunnel);
+  server.on('connect', earlyProblems.refuseTunnel);
   // A server may ignore expectations that it does not know (RFC 9110, section 10.1.1). Without this
   // listener Node answers 417 itself, without a problem.
   server.on('checkExpectation', (request, response) => server.emit('request', request, response));

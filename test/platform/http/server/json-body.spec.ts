@@ -85,7 +85,8 @@ describe.each(ROUTES_WITH_BODY)('the body of %s', (_, route) => {
   it('is 415 without a Content-Type', async () => {
     const response = await target.app.sendRaw(
       `${route.method} ${target.pathOf(route.path)} HTTP/1.1\r\n` +
-        'Host: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}',
+        `Host: x\r\nAuthorization: Bearer ${target.adminToken}\r\n` +
+        'Content-Length: 2\r\nConnection: close\r\n\r\n{}',
     );
     expect(response).toMatch(/^HTTP\/1\.1 415 [^]*application\/problem\+json/);
   });

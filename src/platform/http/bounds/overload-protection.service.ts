@@ -1,0 +1,88 @@
+/**
+ * Installs the bounds (bounds.ts) on the HTTP server: connections, pipelines, requests in flight,
+ * unread bytes, readers that stall, and the process's own time and memory.
+ */
+import { Inject, Injectable, Optional } from '@nestjs/common';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { Gauge, Registry } from 'prom-client';
+import { Config } from '../../../config.js';
+import { RateLimit } from '../rate-limit/rate-limit.service.js';
+import { clientAddressOf } from '../server/client-address.js';
+import { BOUND_OVERRIDES, BOUNDS, type Bounds } from './bounds.js';
+import { boundConnections } from './connections.js';
+import { serveInTurn } from './pipelines.js';
+import { shedUnderPressure } from './pressure.js';
+import { Refusals } from './refusals.js';
+import { RequestsInFlight } from './requests-in-flight.js';
+import { closeStalledReaders } from './stalled-readers.js';
+
+@Injectable()
+export class OverloadProtection {
+  private readonly bounds: Bounds;
+  private readonly requests: RequestsInFlight;
+
+  constructor(
+    private readonly config: Config,
+    private readonly refusals: Refusals,
+    private readonly rateLimit: RateLimit,
+    registry: Registry,
+    @Optional() @Inject(BOUND_OVERRIDES) overrides: Partial<Bounds> = {},
+  ) {
+    this.bounds = { ...BOUNDS, ...overrides };
+    this.requests = new RequestsInFlight(this.bounds, refusals, this.countRefused);
+    this.registerGauges(registry);
+  }
+
+  /**
+   * Counts a refused request for its address. To find its caller would cost what the process does
+   * not have.
+   */
+  readonly countRefused = (request: FastifyRequest): void => {
+    void this.rateLimit.countRefused(clientAddressOf(request));
+  };
+
+  /** Call before any route is registered, and before the server listens. */
+  async install(fastify: FastifyInstance): Promise<void> {
+    const { server } = fastify;
+    const { address, connection, pipelined } = this.bounds;
+    const { trustProxy } = this.config;
+    serveInTurn(server, this.refusals, {
+      maxPerConnection: connection.pipelined,
+      maxWaiting: pipelined,
+    });
+    boundConnections(server, this.refusals, { maxConnections: address.connections, trustProxy });
+    closeStalledReaders(server, this.refusals, connection.stallMs);
+    await shedUnderPressure(fastify, this.bounds, this.refusals, this.countRefused);
+    this.requests.install(fastify);
+  }
+
+  /**
+   * Counts a request for its caller. Resolves when it may be worked on.
+   * @param userId of the caller
+   * @throws Problem overloaded
+   */
+  admitCaller(userId: string, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    return this.requests.admitCaller(userId, request, reply);
+  }
+
+  private registerGauges(registry: Registry): void {
+    const register = (name: string, help: string, measure: () => number): void => {
+      const gauge: Gauge = new Gauge({
+        name,
+        help,
+        registers: [registry],
+        collect: () => gauge.set(measure()),
+      });
+    };
+    register(
+      'holdfast_requests_in_flight',
+      'Requests whose response has not left completely; without probes',
+      () => this.requests.count,
+    );
+    register(
+      'holdfast_unread_response_bytes',
+      'Bytes of large responses that clients have not read yet',
+      () => this.requests.unreadBytes,
+    );
+  }
+}
