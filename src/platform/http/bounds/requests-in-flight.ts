@@ -71,6 +71,11 @@ export class RequestsInFlight {
     if (problem) throw problem;
     this.ofCallers.set(userId, usage);
     await usage.beginWork(reply.raw);
+    if (reply.raw.destroyed) {
+      // The client has gone in between, and its `close` will not come again.
+      usage.endWork();
+      throw problems.overloaded();
+    }
     request.endWork = () => {
       request.endWork = undefined;
       usage.endWork();

@@ -3,8 +3,9 @@
  * them leaves. It looks at the bytes that leave. Node's timeouts of sockets also restart with bytes
  * that arrive, which the client may send one by one.
  */
-import type { Server, ServerResponse } from 'node:http';
+import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
+import { Server as TlsServer } from 'node:tls';
 import type { Refusals } from './refusals.js';
 
 /** Milliseconds between two looks at all connections. */
@@ -14,8 +15,8 @@ const MIN_CHECKS = 4;
 
 interface Progress {
   /** Bytes that waited when some of them last left. */
-  readonly waitingBytes: number;
-  readonly atMs: number;
+  waitingBytes: number;
+  atMs: number;
 }
 
 interface Handle {
@@ -27,20 +28,24 @@ interface Handle {
 
 /** Call before the server listens. */
 export function closeStalledReaders(server: Server, refusals: Refusals, stallMs: number): void {
-  const progressOf = new Map<ServerResponse, Progress>();
-  server.on('request', (_, response) => {
-    progressOf.set(response, { waitingBytes: 0, atMs: performance.now() });
-    response.once('close', () => progressOf.delete(response));
-  });
+  const progressOf = new Map<Socket, Progress>();
+  const watch = (socket: Socket): void => {
+    progressOf.set(socket, { waitingBytes: 0, atMs: 0 });
+    socket.once('close', () => progressOf.delete(socket));
+  };
+  // Below TLS, a socket does not know what waits.
+  const isTls = server instanceof TlsServer;
+  server.on(isTls ? 'secureConnection' : 'connection', watch);
+
   const check = (): void => {
     const now = performance.now();
-    for (const [response, { waitingBytes, atMs }] of progressOf) {
-      const { socket } = response;
-      // The response of a pipelined request that waits for its turn has no socket.
-      const waiting = socket ? waitingBytesOf(socket) : 0;
-      if (waiting === 0 || waiting !== waitingBytes) {
-        progressOf.set(response, { waitingBytes: waiting, atMs: now });
-      } else if (socket && now - atMs >= stallMs) {
+    for (const [socket, progress] of progressOf) {
+      const waitingBytes = waitingBytesOf(socket);
+      const hasProgress = waitingBytes === 0 || waitingBytes !== progress.waitingBytes;
+      if (hasProgress) {
+        progress.waitingBytes = waitingBytes;
+        progress.atMs = now;
+      } else if (now - progress.atMs >= stallMs) {
         refusals.stalled.inc();
         socket.destroy();
       }
