@@ -185,7 +185,7 @@ describe('passwords', () => {
     expect(lookups).toBe(1);
   });
 
-  it('logins beyond the share of an address are rejected with 503, and reads go on', async () => {
+  it('logins beyond the queue are rejected with 503, and reads go on', async () => {
     const CAPACITY = MAX_HASHING_THREADS * (1 + LANES.login.maxWaitingOfCaller);
     const EXCESS = 20;
     const user = await registerUser(app);
