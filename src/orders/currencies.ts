@@ -1,7 +1,7 @@
 /**
  * The currencies in which orders can be placed: legal tender somewhere today, by the Unicode CLDR,
- * which follows ISO 4217 and publishes twice a year (npm package cldr-core). Metals,
- * units of account and codes for tests (XAU, XDR, XTS) are tender nowhere. Node's own list is older.
+ * which follows ISO 4217 and publishes twice a year (npm package cldr-core). Metals, units of
+ * account and codes for tests (XAU, XDR, XTS) are tender nowhere. Node's own list is older.
  */
 import { createRequire } from 'node:module';
 
