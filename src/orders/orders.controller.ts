@@ -177,18 +177,21 @@ export class OrdersController {
     summary: 'Export all orders as NDJSON',
     description:
       'Streams all orders, newest first, one JSON object a line, as fast as the client reads. ' +
-      'A client that reads nothing for 30 seconds is disconnected.',
+      'A client that reads nothing for 30 seconds is disconnected. A complete export ends with ' +
+      'the trailer field `X-Total-Count` (RFC 9110, section 6.5): the number of its lines. An ' +
+      'export that is cut short has no trailer and no last chunk, so an HTTP client reports it ' +
+      'as an incomplete response. HTTP/1.0 has neither.',
     type: OrderView,
     returns: 'Orders, one JSON object a line, each as `x-item-schema` describes it.',
-    headers: ['Cache-Control'],
+    headers: ['Cache-Control', 'Trailer'],
     produces: NDJSON,
     problems: [problems.forbidden],
   })
   exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
     void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
     // A HEAD request sends no body, so it reads no orders.
-    const lines = method === 'HEAD' ? [] : this.orders.export();
-    this.streams.send(reply, lines);
+    if (method === 'HEAD') this.streams.send(reply, []);
+    else this.streams.sendLines(reply, this.orders.export());
   }
 
   @Get(':id')

@@ -3,7 +3,6 @@
  * of an ISO 4217 currency.
  */
 import { ApiProperty, ApiSchema } from '@nestjs/swagger';
-import { isISO4217CurrencyCode } from 'class-validator';
 import { findFault } from '../platform/http/validation/faults.js';
 import {
   Id,
@@ -16,6 +15,7 @@ import {
 } from '../platform/http/validation/fields.js';
 import { PageQuery, PageShape } from '../platform/http/pagination.js';
 import { represent } from '../platform/http/conditional/representation.js';
+import { CURRENCIES } from './currencies.js';
 import type { Order } from './order.entity.js';
 import { EVENT_TYPES, upcast } from './projection/order-events.js';
 import { ORDER_STATUSES, type OrderStatus } from './order-lifecycle.js';
@@ -27,23 +27,28 @@ const MAX_IDS = 100;
 const ID_EXAMPLE = '0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a';
 const TIME_EXAMPLE = '2026-01-31T09:30:00.000Z';
 
-const LETTERS = [...'ABCDEFGHIJKLMNOPQRSTUVWXYZ'];
-
-/** The codes of ISO 4217. class-validator knows them, but does not export them. */
-const CURRENCIES: readonly string[] = LETTERS.flatMap((first) =>
-  LETTERS.flatMap((second) => LETTERS.map((third) => first + second + third)),
-).filter((code) => isISO4217CurrencyCode(code));
-
-export const Currency = (): PropertyDecorator =>
+/** The currency of a new order. */
+const Currency = (): PropertyDecorator =>
   OneOf(CURRENCIES, {
     name: 'Currency',
     example: 'EUR',
-    description: 'An ISO 4217 code in upper case.',
+    description: 'The ISO 4217 code of a currency that is legal tender somewhere, in upper case.',
     findFaults: findFault(
       'currency',
       (value) => CURRENCIES.includes(value as string),
-      'must be an ISO 4217 currency code in upper case, e.g. EUR',
+      'must be the ISO 4217 code of a currency in use, in upper case, e.g. EUR',
     ),
+  });
+
+/** The currency of an order that exists: it may have left the list of {@link Currency} since. */
+export const StoredCurrency = (): PropertyDecorator =>
+  ApiProperty({
+    type: String,
+    pattern: '^[A-Z]{3}$',
+    example: 'EUR',
+    description:
+      'An ISO 4217 code. An order keeps its code after the currency has gone out of use, so this ' +
+      'can be a code that new orders cannot have.',
   });
 
 const Note = ({ optional }: { optional: boolean }): PropertyDecorator =>
@@ -165,7 +170,7 @@ export class OrderView {
   @OneOf(ORDER_STATUSES, { name: 'OrderStatus', example: 'placed' })
   status: OrderStatus;
 
-  @Currency()
+  @StoredCurrency()
   currency: string;
 
   @ApiProperty({ type: OrderItemView, isArray: true })

@@ -12,7 +12,7 @@ import { describeRoles, may } from '../platform/access/policy.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
 import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
 import type { ReadContext } from '../platform/cache/read/read-context.js';
-import { Replicas } from '../platform/database/replicas.js';
+import { type RepeatedReads, Replicas } from '../platform/database/replicas.js';
 import type { Transaction } from '../platform/database/transaction.js';
 import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
@@ -257,13 +257,15 @@ export class OrdersService {
 
   /**
    * All orders, newest first, as lines of JSON. The next batch is read when the consumer has taken
-   * the last one. It reads from a replica and is not a snapshot.
+   * the last one. It may read replicas, and is not a snapshot: it has every order that the first
+   * batch's server had, each once, as it was when its batch was read.
    */
   async *export(): AsyncGenerator<string> {
+    const reads = this.replicas.repeatedReads();
     let after: Order | undefined;
     let hasMore = true;
     while (hasMore) {
-      const rows = await this.readExportBatch(after);
+      const rows = await readExportBatch(reads, after);
       yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
       after = rows.at(-1);
       hasMore = rows.length === EXPORT_BATCH_SIZE;
@@ -281,13 +283,6 @@ export class OrdersService {
 
   private async lockReadable(transaction: Transaction, actor: Actor, id: string): Promise<Order> {
     return requireReadable(actor, await transaction.lock(Order, id));
-  }
-
-  private readExportBatch(after: Order | undefined): Promise<Order[]> {
-    return this.replicas.read((manager) =>
-      // applyKeyset reads one row more than the limit.
-      applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
-    );
   }
 
   /**
@@ -319,6 +314,12 @@ export class OrdersService {
     return orderView(order);
   }
 }
+
+const readExportBatch = (reads: RepeatedReads, after: Order | undefined): Promise<Order[]> =>
+  reads.read((manager) =>
+    // applyKeyset reads one row more than the limit.
+    applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
+  );
 
 const isReadable = (actor: Actor, order: Order | null): order is Order =>
   order !== null && may(actor, 'order.read', order.userId);

@@ -8,6 +8,7 @@ import type { Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { OrdersService } from '../../src/orders/orders.service.js';
+import { Replicas } from '../../src/platform/database/replicas.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { eventually } from '../support/eventually.js';
 import {
@@ -112,8 +113,8 @@ function observeExport(node: TestApp): Observation {
 }
 
 /** Begins an export on a connection of its own. */
-function openExport(node: TestApp): Promise<http.IncomingMessage> {
-  const headers = { Authorization: `Bearer ${adminToken}` };
+function openExport(node: TestApp, fields: object = {}): Promise<http.IncomingMessage> {
+  const headers = { Authorization: `Bearer ${adminToken}`, ...fields };
   return new Promise((resolve, reject) => {
     http
       .get(`${node.url}/v1/orders/export`, { headers, agent: false }, resolve)
@@ -207,6 +208,48 @@ describe(`an export of ${ROWS} orders`, () => {
     expect(replies.map(({ status }) => status)).toEqual(Array(12).fill(200));
     const { rows } = await database.query<{ count: number }>(COUNT_CONNECTIONS);
     expect(rows[0]?.count).toBeLessThanOrEqual(app.config.databasePool + 5);
+  });
+
+  it.each(['identity', 'gzip'])('as %s → ends with the number of its lines', async (encoding) => {
+    const response = await openExport(app, { 'Accept-Encoding': encoding });
+    response.resume();
+    await once(response, 'end');
+    expect(response.complete).toBe(true);
+    expect(response.headers.trailer).toBe('x-total-count');
+    expect(response.trailers).toEqual({ 'x-total-count': String(ROWS) });
+  });
+
+  it.each(['identity', 'gzip'])(
+    'as %s, whose third batch fails → is incomplete and has no number of lines',
+    async (encoding) => {
+      const replicas = app.app.get(Replicas);
+      const original = replicas.repeatedReads.bind(replicas);
+      restores.push(() => (replicas.repeatedReads = original));
+      replicas.repeatedReads = () => {
+        const reads = original();
+        let batches = 0;
+        return {
+          read: (work) => {
+            batches++;
+            return batches === 3 ? Promise.reject(new Error('no answer')) : reads.read(work);
+          },
+        };
+      };
+      const response = await openExport(app, { 'Accept-Encoding': encoding });
+      const failed = once(response, 'error');
+      response.resume();
+      await failed;
+      expect([response.statusCode, response.complete, response.trailers]).toEqual([200, false, {}]);
+    },
+  );
+
+  it('over HTTP/1.0 → has no chunks, and so no trailer', async () => {
+    const received = await app.sendRaw(
+      `GET /v1/orders/export HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer ${adminToken}\r\n\r\n`,
+    );
+    const [head = '', body = ''] = received.split('\r\n\r\n');
+    expect(head).not.toMatch(/^(transfer-encoding|trailer):/im);
+    expect(body.trimEnd().split('\n')).toHaveLength(ROWS);
   });
 
   it('by HEAD → reads no orders', async () => {

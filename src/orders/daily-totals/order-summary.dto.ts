@@ -2,7 +2,7 @@
 import { ApiProperty } from '@nestjs/swagger';
 import { Day, Integer, OneOf } from '../../platform/http/validation/fields.js';
 import { ORDER_STATUSES, type OrderStatus } from '../order-lifecycle.js';
-import { Currency } from '../orders.dto.js';
+import { StoredCurrency } from '../orders.dto.js';
 
 export class SummaryQuery {
   @Day({
@@ -28,7 +28,7 @@ export class SummaryRow {
   @OneOf(ORDER_STATUSES, { name: 'OrderStatus', example: 'paid' })
   status: OrderStatus;
 
-  @Currency()
+  @StoredCurrency()
   currency: string;
 
   @Integer({ min: 1, max: Number.MAX_SAFE_INTEGER, example: 3 })

@@ -63,15 +63,9 @@ const SUM_DAILY_TOTALS = `
     backlog AS (
       SELECT coalesce(extract(epoch FROM statement_timestamp() - min(occurred_at))::float8, 0)
              AS seconds
-        FROM missing),
-    -- Seconds since a replica replayed a transaction of the primary; an upper bound of its lag.
-    replica AS (
-      SELECT CASE WHEN pg_is_in_recovery() THEN coalesce(
-               extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8, 0)
-             ELSE 0 END AS seconds)
-  SELECT coalesce(listed.rows, '[]') AS rows,
-         backlog.seconds + replica.seconds AS "ageSeconds"
-    FROM listed, backlog, replica`;
+        FROM missing)
+  SELECT coalesce(listed.rows, '[]') AS rows, backlog.seconds AS "backlogSeconds"
+    FROM listed, backlog`;
 
 /** The same, counted from the orders themselves. */
 const COUNT_ORDERS = `
@@ -124,7 +118,9 @@ export class OrderSummaryService {
     const cached = await this.cache.get<DatedSummary>(cacheKeyOf(period));
     readContext.recordOutcome(cached ? 'hit' : 'miss');
     if (cached) return cached;
-    const counted = await this.replicas.read((manager) => this.sumDailyTotals(manager, period));
+    const counted = await this.replicas.read((manager, asOf) =>
+      this.sumDailyTotals(manager, period, asOf),
+    );
     return this.store(period, counted);
   }
 
@@ -134,12 +130,17 @@ export class OrderSummaryService {
     return dated;
   }
 
-  private async sumDailyTotals(manager: EntityManager, { from, to }: Period): Promise<CountedRows> {
+  /** @param readAsOf what was committed before it is visible to `manager` */
+  private async sumDailyTotals(
+    manager: EntityManager,
+    { from, to }: Period,
+    readAsOf: number,
+  ): Promise<CountedRows> {
     const startedAt = Date.now();
-    const [{ rows, ageSeconds }] = await manager.query<
-      [{ rows: CountedRow[]; ageSeconds: number }]
+    const [{ rows, backlogSeconds }] = await manager.query<
+      [{ rows: CountedRow[]; backlogSeconds: number }]
     >(SUM_DAILY_TOTALS, [from, to, DAILY_TOTALS_CONSUMER]);
-    return { rows, asOf: startedAt - ageSeconds * 1000 };
+    return { rows, asOf: Math.min(readAsOf, startedAt - backlogSeconds * 1000) };
   }
 
   private async countOrders({ from, to }: Period): Promise<CountedRows> {

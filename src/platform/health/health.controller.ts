@@ -14,6 +14,7 @@ import { Membership, MEMBERSHIP_STATES } from '../cache/epoch/membership.js';
 import { CACHE_STORE, type CacheStore } from '../cache/store/cache-store.js';
 import { Config } from '../../config.js';
 import { DatabaseProbe } from '../database/database-probe.js';
+import { Replicas } from '../database/replicas.js';
 import { Operation } from '../http/openapi/operation.decorator.js';
 import { defineProblem, RETRY_AFTER, RETRY_LATER } from '../http/problems/problem.js';
 import { OutboxRelay } from '../outbox/outbox-relay.js';
@@ -60,6 +61,7 @@ export class HealthController {
     private readonly config: Config,
     @Inject(CACHE_STORE) private readonly store: CacheStore,
     private readonly membership: Membership,
+    private readonly replicas: Replicas,
   ) {}
 
   @Get('live')
@@ -95,8 +97,8 @@ export class HealthController {
     summary: 'Check that this process can take requests',
     description:
       '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
-      'down. 200 when only Redis, the cache or the broker cannot be used: that part is then ' +
-      '`degraded`.',
+      'down. 200 when only Redis, the cache, a replica or the broker cannot be used: that part is ' +
+      'then `degraded`.',
     type: HealthView,
     returns: 'The process can take requests.',
     headers: ['Cache-Control'],
@@ -110,6 +112,7 @@ export class HealthController {
         () => this.checkRedis(),
         () => this.checkCache(),
         () => this.checkBroker(),
+        ...(this.replicas.count > 0 ? [() => this.checkReplicas()] : []),
       ]);
       return { status, checks: details };
     } catch (error) {
@@ -155,6 +158,17 @@ export class HealthController {
     const { state } = this.membership;
     if (state === 'member') return indicator.up();
     return indicator.degraded(`${state}: ${MEMBERSHIP_STATES[state]}`);
+  }
+
+  /** As they were when they were last asked: a probe does not wait for a replica. */
+  private checkReplicas(): HealthIndicatorResult {
+    const indicator = this.indicators.check('replicas');
+    const { count, unusedCount } = this.replicas;
+    if (unusedCount === 0) return indicator.up();
+    return indicator.degraded(
+      `${unusedCount} of ${count} cannot be used: reads go to the others or to PostgreSQL, and ` +
+        'the log has the reason',
+    );
   }
 
   private checkBroker(): HealthIndicatorResult {

@@ -288,7 +288,7 @@ describe('the summary while events are pending', () => {
 
   it('is right again after a rebuild, which handles the events that lack data', async () => {
     await blockConsumer();
-    await act(await place('BGN'), 'pay');
+    await act(await place('BAM'), 'pay');
     await database.query(REMOVE_PREVIOUS);
     await unblockConsumer();
     expect(await rebuildDailyTotals()).toBe(0);

@@ -6,6 +6,7 @@ import { Config } from '../../../src/config.js';
 import { Membership } from '../../../src/platform/cache/epoch/membership.js';
 import { CACHE_STORE } from '../../../src/platform/cache/store/cache-store.js';
 import { DatabaseProbe } from '../../../src/platform/database/database-probe.js';
+import { Replicas } from '../../../src/platform/database/replicas.js';
 import { HealthController } from '../../../src/platform/health/health.controller.js';
 import type { Problem } from '../../../src/platform/http/problems/problem.js';
 import { OutboxRelay } from '../../../src/platform/outbox/outbox-relay.js';
@@ -19,6 +20,7 @@ const WORKING = {
   pingRedis: (): Promise<void> => Promise.resolve(),
   brokerState: 'connected',
   membershipState: 'member',
+  replicas: { count: 0, unusedCount: 0 },
 };
 
 describe('/health/ready', () => {
@@ -27,7 +29,7 @@ describe('/health/ready', () => {
 
   async function controllerWith(parts: Partial<typeof WORKING>): Promise<HealthController> {
     const settings = { ...WORKING, ...parts };
-    const { ping, pendingMigrations, pingRedis, brokerState, membershipState } = settings;
+    const { ping, pendingMigrations, pingRedis, brokerState, membershipState, replicas } = settings;
     module = await Test.createTestingModule({
       imports: [TerminusModule.forRoot({ logger: false })],
       controllers: [HealthController],
@@ -37,6 +39,7 @@ describe('/health/ready', () => {
         { provide: CACHE_STORE, useValue: { ping: pingRedis } },
         { provide: OutboxRelay, useValue: { brokerState } },
         { provide: Membership, useValue: { state: membershipState } },
+        { provide: Replicas, useValue: replicas },
       ],
     }).compile();
     return module.get(HealthController);
@@ -53,6 +56,16 @@ describe('/health/ready', () => {
         redis: { status: 'up' },
         cache: { status: 'up' },
         broker: { status: 'up' },
+      },
+    });
+  });
+
+  it('is degraded, and not 503, when a replica cannot be used', async () => {
+    const controller = await controllerWith({ replicas: { count: 2, unusedCount: 1 } });
+    expect(await controller.ready()).toMatchObject({
+      status: 'degraded',
+      checks: {
+        replicas: { status: 'degraded', message: expect.stringMatching(/^1 of 2 cannot be used/) },
       },
     });
   });

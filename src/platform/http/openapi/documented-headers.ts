@@ -53,6 +53,12 @@ export const RESPONSE_HEADERS = {
       'The maximum age of the response in seconds (RFC 9111). All older changes are in it.',
     schema: SECONDS,
   },
+  Trailer: {
+    description:
+      'The names of the fields that follow the body (RFC 9110, section 6.6.2). X-Total-Count: ' +
+      'the number of lines of a complete body. Absent in responses to HEAD and to HTTP/1.0.',
+    schema: { type: 'string', enum: ['x-total-count'] },
+  },
   'Idempotent-Replayed': {
     description: 'This is the stored response to an earlier request with the same key.',
     schema: { type: 'string', enum: ['true'] },

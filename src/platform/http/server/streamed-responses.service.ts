@@ -15,6 +15,11 @@ export interface StallTimeouts {
 
 export const STALL_TIMEOUTS_MS: StallTimeouts = { serving: 30_000, draining: 1_000 };
 
+/** Node's clients read it from `response.trailers`. Clients that know no trailers ignore it. */
+const TOTAL_COUNT = 'X-Total-Count';
+
+const countLines = (text: string): number => text.split('\n').length - 1;
+
 @Injectable()
 export class StreamedResponses implements OnModuleDestroy {
   private readonly open = new Set<FastifyReply>();
@@ -34,6 +39,24 @@ export class StreamedResponses implements OnModuleDestroy {
     // one. When it ends, Node destroys the socket.
     raw.setTimeout(this.isDraining ? this.timeoutsMs.draining : this.timeoutsMs.serving);
     void reply.send(Readable.from(chunks, { highWaterMark: 1 }));
+  }
+
+  /**
+   * Sends chunks of whole lines. A complete response ends with the trailer field `X-Total-Count`:
+   * the number of lines. When `chunks` throws, the connection is closed without it.
+   */
+  sendLines(reply: FastifyReply, chunks: AsyncIterable<string>): void {
+    let count = 0;
+    const counted = async function* (): AsyncGenerator<string> {
+      for await (const chunk of chunks) {
+        yield chunk;
+        count += countLines(chunk);
+      }
+    };
+    // Before HTTP/1.1 there are no chunks, and so no trailers.
+    const hasTrailers = reply.request.raw.httpVersion !== '1.0';
+    if (hasTrailers) void reply.trailer(TOTAL_COUNT, () => Promise.resolve(String(count)));
+    this.send(reply, counted());
   }
 
   /** Not beforeApplicationShutdown: there, HealthModule first waits for load balancers. */

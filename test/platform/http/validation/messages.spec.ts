@@ -114,7 +114,10 @@ describe('a mistake in a body is one entry:', () => {
     [
       'a currency',
       () => place({ ...ORDER, currency: 'eur' }),
-      ['/currency currency: currency must be an ISO 4217 currency code in upper case, e.g. EUR'],
+      [
+        '/currency currency: currency must be the ISO 4217 code of a currency in use, in upper ' +
+          'case, e.g. EUR',
+      ],
     ],
     [
       'a name for a property in another style',

@@ -63,7 +63,8 @@ const kept = JSON.parse(JSON.stringify(parsed)) as typeof parsed;
 const again = await placeOrder({
   client,
   headers: { 'Idempotency-Key': randomUUID() },
-  body: { currency: kept.currency, items: kept.items },
+  // An order may have a currency that has gone out of use since: the client checks it again.
+  body: zPlaceOrder.parse({ currency: kept.currency, items: kept.items }),
 });
 assert(again.data, JSON.stringify(again.error));
 
