@@ -40,8 +40,10 @@ const PUBLIC_API: Readonly<Record<string, readonly string[] | 'all'>> = {
     'replicas.ts',
     'migrate.ts',
     'purge.ts',
+    'queue-floors.ts',
     'sql-state.ts',
   ],
+  'platform/inbox': ['consumer-lock.ts'],
   'platform/http': 'all',
   'platform/timing': 'all',
 };
