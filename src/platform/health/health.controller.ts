@@ -95,7 +95,7 @@ export class HealthController {
     summary: 'Check that this process can take requests',
     description:
       '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
-      'down. 200 when only Redis, the cache or the broker cannot be used: that part is then ' +
+      'down. 200 when only Redis, the cache, the broker or the relay cannot be used: that part is then ' +
       '`degraded`.',
     type: HealthView,
     returns: 'The process can take requests.',
@@ -110,6 +110,7 @@ export class HealthController {
         () => this.checkRedis(),
         () => this.checkCache(),
         () => this.checkBroker(),
+        () => this.checkRelay(),
       ]);
       return { status, checks: details };
     } catch (error) {
@@ -155,6 +156,14 @@ export class HealthController {
     const { state } = this.membership;
     if (state === 'member') return indicator.up();
     return indicator.degraded(`${state}: ${MEMBERSHIP_STATES[state]}`);
+  }
+
+  /** A partition that no relay serves is no fault of the broker. */
+  private checkRelay(): HealthIndicatorResult {
+    const indicator = this.indicators.check('relay');
+    const { brokerState, stallReason } = this.relay;
+    if (brokerState === 'off') return indicator.up({ message: 'not configured' });
+    return stallReason === undefined ? indicator.up() : indicator.degraded(stallReason);
   }
 
   private checkBroker(): HealthIndicatorResult {
