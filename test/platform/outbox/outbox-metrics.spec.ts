@@ -6,6 +6,7 @@ import { dataSourceOptions } from '../../../src/platform/database/data-source.js
 import { OutboxMetrics } from '../../../src/platform/outbox/outbox-metrics.js';
 import { RelayProgress } from '../../../src/platform/outbox/relay-progress.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { LONG_TIMEOUT_MS } from '../../support/timeouts.js';
 
 const DAY_SECONDS = 86_400;
 
@@ -14,7 +15,8 @@ let dataSource: DataSource;
 
 beforeAll(async () => {
   database = await createTestDatabase();
-  dataSource = await new DataSource(dataSourceOptions(database.url, 2)).initialize();
+  const timeouts = { connect: LONG_TIMEOUT_MS };
+  dataSource = await new DataSource(dataSourceOptions(database.url, 2, { timeouts })).initialize();
 });
 
 beforeEach(() => dataSource.query('TRUNCATE outbox'));
