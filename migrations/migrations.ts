@@ -12,6 +12,7 @@ import { Inbox1763683200009 } from './1763683200009-inbox.js';
 import { KnownDevices1763683200010 } from './1763683200010-known-devices.js';
 import { OrderLists1763683200012 } from './1763683200012-order-lists.js';
 import { CacheEpochs1763683200013 } from './1763683200013-cache-epochs.js';
+import { EventQueues1763683200014 } from './1763683200014-event-queues.js';
 import { FailedLogins1763683200015 } from './1763683200015-failed-logins.js';
 
 export const MIGRATIONS = [
@@ -28,5 +29,6 @@ export const MIGRATIONS = [
   KnownDevices1763683200010,
   OrderLists1763683200012,
   CacheEpochs1763683200013,
+  EventQueues1763683200014,
   FailedLogins1763683200015,
 ];

@@ -20,8 +20,10 @@ export abstract class Config {
   abstract readonly migrations: 'auto' | 'manual';
   /** Absent: the cache protocol runs in this process's memory. */
   abstract readonly redisUrl: string | undefined;
-  /** Absent: events stay in the outbox. */
+  /** Absent: events stay in the outbox, for {@link outboxRetentionDays}. */
   abstract readonly rabbitmqUrl: string | undefined;
+  /** Without a broker: days after which events are deleted; 0 keeps them. */
+  abstract readonly outboxRetentionDays: number;
   /** Seconds until a cached entry expires, by entity name. */
   abstract readonly cacheTtl: Readonly<Record<'user' | 'session' | 'order', number>>;
   abstract readonly cacheDegradedWrites: 'wait' | 'reject';
@@ -206,6 +208,7 @@ const VARIABLES = {
     undefined,
     'amqp://guest:guest@127.0.0.1:5672',
   ),
+  OUTBOX_RETENTION_DAYS: variable(integer('days', 0, 3_650, ', 0 to keep every event'), 30, '30'),
 
   CACHE_TTL_USERS: variable(TTL, 3_600, '3600'),
   CACHE_TTL_SESSIONS: variable(TTL, 3_600, '3600'),
@@ -303,6 +306,7 @@ export function loadConfig(
     migrations: values.MIGRATIONS,
     redisUrl: values.REDIS_URL,
     rabbitmqUrl: values.RABBITMQ_URL,
+    outboxRetentionDays: values.OUTBOX_RETENTION_DAYS,
     cacheTtl: Object.freeze({
       user: values.CACHE_TTL_USERS,
       session: values.CACHE_TTL_SESSIONS,

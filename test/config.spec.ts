@@ -111,6 +111,11 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     accepts: ['amqp://broker', 'amqps://user:secret@broker:5671/vhost'],
     rejects: ['broker', 'amqp:broker', 'amqp://', 'mqtt://broker', 'http://broker:15672'],
   },
+  OUTBOX_RETENTION_DAYS: {
+    read: (config) => config.outboxRetentionDays,
+    default: 30,
+    ...numbers(0, 3_650),
+  },
   CACHE_TTL_USERS: {
     read: (config) => config.cacheTtl.user,
     default: 3600,

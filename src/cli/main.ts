@@ -14,6 +14,10 @@ interface CommandEntry {
 }
 
 const COMMANDS: Readonly<Record<string, CommandEntry>> = {
+  inbox: {
+    summary: 'list the events that a consumer cannot handle; retry or skip them',
+    load: () => import('./inbox.js'),
+  },
   migrate: {
     summary: 'run the pending database migrations, or revert the last one',
     load: () => import('./migrate.js'),

@@ -21,7 +21,7 @@ const TRANSACTION_SQL = new RegExp(`^\\s*((${TRANSACTION_WORDS.join('|')})\\b|EN
 /** Who may end a transaction, besides the migrations. */
 const COMMITTERS: Exceptions = {
   'src/platform/database/unit-of-work.ts': 'the one place that commits what a request changed',
-  'src/platform/inbox/inbox.service.ts':
+  'src/platform/inbox/consumer-runner.ts':
     'marks its own rows, which no cache holds, together with what a handler did through it',
   'src/platform/cache/write/database-invalidations.ts':
     'deletes its own rows, which no cache holds, once their keys are invalidated',

@@ -39,9 +39,12 @@ const PUBLIC_API: Readonly<Record<string, readonly string[] | 'all'>> = {
     'database-probe.ts',
     'replicas.ts',
     'migrate.ts',
+    'oldest-rows.ts',
     'purge.ts',
+    'queue-floors.ts',
     'sql-state.ts',
   ],
+  'platform/inbox': ['consumer-lock.ts'],
   'platform/http': 'all',
   'platform/timing': 'all',
 };

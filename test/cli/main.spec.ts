@@ -10,7 +10,7 @@ import { compile } from '../../scripts/compile.mjs';
 import { freePort } from '../support/free-port.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 
-const COMMANDS = ['migrate', 'outbox', 'rebuild-orders'];
+const COMMANDS = ['inbox', 'migrate', 'outbox', 'rebuild-orders'];
 
 let compiled: Awaited<ReturnType<typeof compile>>;
 let database: TestDatabase;
@@ -87,7 +87,7 @@ describe('holdfast', () => {
     expect(await holdfast(args)).toEqual({
       exitCode: 2,
       stdout: '',
-      stderr: `holdfast: ${problem}; use one of: migrate, outbox, rebuild-orders\n`,
+      stderr: `holdfast: ${problem}; use one of: ${COMMANDS.join(', ')}\n`,
     });
   });
 

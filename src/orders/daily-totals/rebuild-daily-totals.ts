@@ -5,7 +5,7 @@
  * consumer. Readers see the old totals until the new ones are committed.
  */
 import type { ClientBase } from 'pg';
-import { CONSUMER_LOCK } from '../../platform/inbox/inbox.service.js';
+import { CONSUMER_LOCK } from '../../platform/inbox/consumer-lock.js';
 import type { OrderState } from '../projection/order-events.js';
 import { inTransaction } from '../projection/rebuild-transaction.js';
 import { ALL_IDS, replayOrders } from '../projection/replay-orders.js';
@@ -28,9 +28,14 @@ const COUNT_CHANGED_TOTALS = `
     FROM order_figures AS new FULL JOIN old_totals AS old USING (day, status, currency)
    WHERE (new.count, new.total) IS DISTINCT FROM (old.count, old.total)`;
 
+/** Dead letters among them are not dead any more. */
 const MARK_EVENTS_HANDLED = `
-  UPDATE inbox SET handled_at = clock_timestamp(), retry_at = NULL
-   WHERE consumer = $1 AND handled_at IS NULL`;
+  WITH handled AS (
+    UPDATE inbox SET handled_at = clock_timestamp(), retry_at = NULL
+     WHERE consumer = $1 AND handled_at IS NULL
+    RETURNING event_id)
+  DELETE FROM inbox_dead_letters
+   WHERE consumer = $1 AND event_id IN (SELECT event_id FROM handled)`;
 
 interface DailySum {
   readonly day: string;

@@ -6,6 +6,7 @@
 import type pg from 'pg';
 import type { DataSourceOptions } from 'typeorm';
 import { MIGRATIONS } from '#migrations';
+import { CLIENT_KEEPALIVE } from '../timing/keepalive.js';
 
 /** All in milliseconds. */
 export interface DatabaseTimeouts {
@@ -75,7 +76,7 @@ export function dataSourceOptions(
       lock_timeout: lock,
       idle_in_transaction_session_timeout: idleInTransaction,
       query_timeout: query,
-      keepAlive: true,
+      ...CLIENT_KEEPALIVE,
     },
   };
 }

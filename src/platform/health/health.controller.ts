@@ -97,8 +97,8 @@ export class HealthController {
     summary: 'Check that this process can take requests',
     description:
       '503 when PostgreSQL does not answer, migrations are pending, or the process is shutting ' +
-      'down. 200 when only Redis, the cache, a replica or the broker cannot be used: that part is ' +
-      'then `degraded`.',
+      'down. 200 when only Redis, the cache, a replica, the broker or the relay cannot be used: ' +
+      'that part is then `degraded`.',
     type: HealthView,
     returns: 'The process can take requests.',
     headers: ['Cache-Control'],
@@ -113,6 +113,7 @@ export class HealthController {
         () => this.checkCache(),
         () => this.checkBroker(),
         ...(this.replicas.count > 0 ? [() => this.checkReplicas()] : []),
+        () => this.checkRelay(),
       ]);
       return { status, checks: details };
     } catch (error) {
@@ -169,6 +170,14 @@ export class HealthController {
       `${unusedCount} of ${count} cannot be used: reads go to the others or to PostgreSQL, and ` +
         'the log has the reason',
     );
+  }
+
+  /** A partition that no relay serves is no fault of the broker. */
+  private checkRelay(): HealthIndicatorResult {
+    const indicator = this.indicators.check('relay');
+    const { brokerState, stallReason } = this.relay;
+    if (brokerState === 'off') return indicator.up({ message: 'not configured' });
+    return stallReason === undefined ? indicator.up() : indicator.degraded(stallReason);
   }
 
   private checkBroker(): HealthIndicatorResult {

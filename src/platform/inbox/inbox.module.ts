@@ -7,11 +7,11 @@ import { DiscoveryModule } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { InboxMetrics } from './inbox-metrics.js';
 import { InboxPurge } from './inbox-purge.js';
-import { Delivery, EventConsumer } from './inbox.entity.js';
+import { DeadLetter, Delivery, EventConsumer } from './inbox.entity.js';
 import { InboxService } from './inbox.service.js';
 
 @Module({
-  imports: [DiscoveryModule, TypeOrmModule.forFeature([Delivery, EventConsumer])],
+  imports: [DiscoveryModule, TypeOrmModule.forFeature([DeadLetter, Delivery, EventConsumer])],
   providers: [InboxService, InboxMetrics, InboxPurge],
   exports: [InboxService],
 })

@@ -17,11 +17,22 @@ export interface ConsumedEvent {
 /**
  * What a handler writes through `manager` is committed together with the mark that the event is
  * handled: both or neither, exactly once. Anything else that it does may happen again. When it
- * throws, the error is stored with the event, and the handler gets the event again later.
+ * throws, the error is stored with the event, and the handler gets the event again later. A handler
+ * that takes longer than its timeout has failed too: `signal` is aborted, its transaction is rolled
+ * back, and `manager` rejects each further call.
  */
-export type EventHandler = (event: ConsumedEvent, manager: EntityManager) => Promise<void>;
+export type EventHandler = (
+  event: ConsumedEvent,
+  manager: EntityManager,
+  signal: AbortSignal,
+) => Promise<void>;
 
-export interface Subscription {
+export interface HandlerOptions {
+  /** Milliseconds that the handler may take; 5 s by default. Other events wait meanwhile. */
+  readonly timeoutMs?: number;
+}
+
+export interface Subscription extends HandlerOptions {
   /** The consumer's name. It must never change: the database records under it what was handled. */
   readonly consumer: string;
   /** The beginning of the event types that the consumer gets, e.g. `order.`. */
@@ -36,9 +47,13 @@ const METADATA_KEY = Symbol('holdfast:on-event');
  * first start.
  */
 export const OnEvent =
-  (consumer: string, prefix: string) =>
-  (_target: object, _name: string, descriptor: TypedPropertyDescriptor<EventHandler>): void => {
-    const subscription: Subscription = { consumer, prefix };
+  (consumer: string, prefix: string, options: HandlerOptions = {}) =>
+  <H extends EventHandler>(
+    _target: object,
+    _name: string,
+    descriptor: TypedPropertyDescriptor<H>,
+  ): void => {
+    const subscription: Subscription = { consumer, prefix, ...options };
     Reflect.defineMetadata(METADATA_KEY, subscription, descriptor.value as EventHandler);
   };
 

@@ -2,17 +2,17 @@
 import { Injectable } from '@nestjs/common';
 import { Counter, Gauge, Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
+import { NEWEST_POSITION, type NewestPosition, QueueFloors } from '../database/queue-floors.js';
+import { ALL_PARTITIONS, FIND_BUSY, type PartitionState } from './outbox-statements.js';
+import type { RelayProgress } from './relay-progress.js';
 
-/** Age in seconds of the oldest event that waits or is blocked: the first entry of an index. */
-export const OLDEST = `
-  SELECT extract(epoch FROM clock_timestamp() - occurred_at)::float8 AS value
-    FROM outbox WHERE published_at IS NULL ORDER BY position LIMIT 1`;
 /** Bounds what a scrape costs, however many subjects are blocked. */
 const MAX_COUNTED_SUBJECTS = 1_000;
-/** Number of blocked subjects: the first event of each has `retry_at`. */
+/** The number of blocked subjects, and the age of the oldest first event of them. */
 export const BLOCKED = `
-  SELECT count(*)::float8 AS value
-    FROM (SELECT FROM outbox WHERE published_at IS NULL AND retry_at IS NOT NULL
+  SELECT count(*)::float8 AS subjects,
+         extract(epoch FROM clock_timestamp() - min(occurred_at))::float8 AS "ageSeconds"
+    FROM (SELECT occurred_at FROM outbox WHERE published_at IS NULL AND retry_at IS NOT NULL
            LIMIT ${MAX_COUNTED_SUBJECTS}) AS blocked`;
 
 @Injectable()
@@ -21,6 +21,9 @@ export class OutboxMetrics {
   private readonly rejections: Counter;
   private readonly unroutableEvents: Counter;
 
+  private readonly floors = new QueueFloors<number>();
+  private relay: RelayProgress | undefined;
+
   constructor(
     private readonly registry: Registry,
     private readonly dataSource: DataSource,
@@ -28,12 +31,22 @@ export class OutboxMetrics {
     this.addGauge(
       'holdfast_outbox_oldest_seconds',
       'Age of the oldest event that the broker has not confirmed; 0 when no event waits',
-      OLDEST,
+      () => this.measureOldest(),
     );
     this.addGauge(
       'holdfast_outbox_held_subjects',
       `Aggregates whose next event the broker rejected, up to ${MAX_COUNTED_SUBJECTS}`,
-      BLOCKED,
+      async () => (await this.measureBlocked()).subjects,
+    );
+    this.addGauge(
+      'holdfast_outbox_stalled_partitions',
+      'Partitions whose first waiting event has been the same for a minute',
+      async () => this.relay?.stalledPartitions.length ?? 0,
+    );
+    this.addGauge(
+      'holdfast_outbox_relay_pass_age_seconds',
+      'Seconds since the relay of this process finished a pass; 0 without a broker',
+      async () => this.relay?.secondsSincePass ?? 0,
     );
     this.publishedEvents = this.addCounter(
       'holdfast_outbox_published_total',
@@ -49,6 +62,11 @@ export class OutboxMetrics {
     );
   }
 
+  /** Reports this relay from now on. */
+  watchRelay(relay: RelayProgress): void {
+    this.relay = relay;
+  }
+
   countPublished(): void {
     this.publishedEvents.inc();
   }
@@ -61,18 +79,33 @@ export class OutboxMetrics {
     this.unroutableEvents.inc();
   }
 
-  private addGauge(name: string, help: string, sql: string): void {
-    const { dataSource, registry } = this;
+  private addGauge(name: string, help: string, measure: () => Promise<number>): void {
     new Gauge({
       name,
       help,
-      registers: [registry],
+      registers: [this.registry],
       async collect() {
         // NaN while PostgreSQL does not answer: 0 would look like an empty outbox.
-        const rows = await dataSource.query<{ value: number }[]>(sql).catch(() => [{ value: NaN }]);
-        this.set(rows[0]?.value ?? 0);
+        this.set(await measure().catch(() => NaN));
       },
     });
+  }
+
+  private async measureOldest(): Promise<number> {
+    const { dataSource, floors } = this;
+    const [newest] = await dataSource.query<[NewestPosition]>(NEWEST_POSITION);
+    floors.observe(newest);
+    const states = await floors.findFirst(ALL_PARTITIONS, (...parameters) =>
+      dataSource.query<PartitionState[]>(FIND_BUSY, parameters),
+    );
+    const blocked = await this.measureBlocked();
+    return Math.max(blocked.ageSeconds ?? 0, ...states.map(({ ageSeconds }) => ageSeconds ?? 0));
+  }
+
+  private async measureBlocked(): Promise<{ subjects: number; ageSeconds: number | null }> {
+    const [blocked] =
+      await this.dataSource.query<[{ subjects: number; ageSeconds: number | null }]>(BLOCKED);
+    return blocked;
   }
 
   private addCounter(name: string, help: string): Counter {

@@ -4,23 +4,38 @@
  * So a relay that lost this connection settles nothing, and another relay can lock the partition.
  */
 import { Client } from 'pg';
+import { NEWEST_POSITION, type NewestPosition, QueueFloors } from '../database/queue-floors.js';
 import { withDeadline } from '../timing/deadline.js';
+import { CLIENT_KEEPALIVE, longLivedSession } from '../timing/keepalive.js';
 import type { StoredEvent } from './cloud-event.js';
 import {
-  BUSY_PARTITIONS,
+  ALL_PARTITIONS,
+  FIND_BUSY,
   MAX_BATCH,
   PARTITION_OF_REJECTED,
+  type PartitionState,
   SETTLE,
   SKIP,
   TAKE,
 } from './outbox-statements.js';
+import { RelayProgress } from './relay-progress.js';
 
 /** First key of the advisory locks, "outb" in ASCII; the second key is the partition. */
 const LOCK_KEY = 0x6f757462;
 
-/** For connecting, for each statement, and for the wait of {@link OutboxPartitions.skip}. */
-const QUERY_TIMEOUT_MS = 6_000;
 const CLOSE_TIMEOUT_MS = 500;
+
+/** All in milliseconds. */
+export interface PartitionTimeouts {
+  /** For connecting, for each statement, and for the wait of {@link OutboxPartitions.skip}. */
+  readonly query: number;
+  /** After this time without a statement, PostgreSQL ends the session and its locks. */
+  readonly idleSession: number;
+  /** The relay sends a statement at least so often, also while it waits for the broker. */
+  readonly heartbeat: number;
+}
+
+const TIMEOUTS_MS: PartitionTimeouts = { query: 6_000, idleSession: 30_000, heartbeat: 5_000 };
 
 export interface WaitingEvent extends StoredEvent {
   /** A bigint as text. */
@@ -75,21 +90,30 @@ interface TakenRow extends WaitingEvent {
 }
 
 export class OutboxPartitions {
+  readonly progress = new RelayProgress();
+  private readonly floors = new QueueFloors<number>();
+  private readonly timeouts: PartitionTimeouts;
   private client: Client | undefined;
+  private heartbeat: NodeJS.Timeout | undefined;
   private lastQuery: Promise<unknown> = Promise.resolve();
 
   /** @param url of PostgreSQL; no pooler in transaction mode: the locks belong to the session */
-  constructor(private readonly url: string) {}
+  constructor(
+    private readonly url: string,
+    timeouts: Partial<PartitionTimeouts> = {},
+  ) {
+    this.timeouts = { ...TIMEOUTS_MS, ...timeouts };
+  }
 
   /** Connects; does nothing when connected. @throws a driver error */
   async open(): Promise<void> {
     if (this.client) return;
     const client = new Client({
       connectionString: this.url,
-      connectionTimeoutMillis: QUERY_TIMEOUT_MS,
-      query_timeout: QUERY_TIMEOUT_MS,
-      statement_timeout: QUERY_TIMEOUT_MS,
-      keepAlive: true,
+      connectionTimeoutMillis: this.timeouts.query,
+      query_timeout: this.timeouts.query,
+      statement_timeout: this.timeouts.query,
+      ...CLIENT_KEEPALIVE,
       application_name: 'holdfast-outbox',
     });
     const forget = (): void => {
@@ -99,16 +123,20 @@ export class OutboxPartitions {
     client.on('end', forget);
     try {
       await client.connect();
+      await client.query(longLivedSession(this.timeouts.idleSession));
     } catch (error) {
       void client.end().catch(() => undefined);
       throw error;
     }
     this.client = client;
+    this.floors.reset();
+    this.heartbeat = setInterval(() => void this.beat(), this.timeouts.heartbeat).unref();
   }
 
   /** Ends the connection, and with it every lock. Never throws. */
   async close(): Promise<void> {
     const { client } = this;
+    clearInterval(this.heartbeat);
     this.client = undefined;
     if (!client) return;
     try {
@@ -122,8 +150,14 @@ export class OutboxPartitions {
 
   /** Partitions with an event that may be published now, locked by another relay or not. */
   async findBusy(): Promise<number[]> {
-    const rows = await this.query<{ partition: number }>(BUSY_PARTITIONS);
-    return rows.map(({ partition }) => partition);
+    const [newest] = await this.query<NewestPosition>(NEWEST_POSITION);
+    if (newest) this.floors.observe(newest);
+    const states = await this.floors.findFirst(ALL_PARTITIONS, (...parameters) =>
+      this.query<PartitionState>(FIND_BUSY, parameters),
+    );
+    for (const { part, position } of states) this.progress.recordFirst(part, position);
+    const busy = states.filter(({ position, hasRetry }) => position !== null || hasRetry);
+    return busy.map(({ part }) => part);
   }
 
   /**
@@ -146,7 +180,7 @@ export class OutboxPartitions {
 
   /** Takes one batch of a partition that is locked by {@link lock}. */
   async take(partition: number): Promise<SubjectBatch[]> {
-    const rows = await this.query<TakenRow>(TAKE, [partition]);
+    const rows = await this.query<TakenRow>(TAKE, [partition, this.floors.of(partition)]);
     const rowsBySubject = new Map<string, TakenRow[]>();
     for (const row of rows) {
       const rowsOfSubject = rowsBySubject.get(row.subject) ?? [];
@@ -191,8 +225,17 @@ export class OutboxPartitions {
     try {
       await this.query('SELECT pg_advisory_lock($1, $2)', [LOCK_KEY, partition]);
     } catch (cause) {
-      const failure = `Could not lock partition ${partition} within ${QUERY_TIMEOUT_MS} ms`;
+      const failure = `Could not lock partition ${partition} within ${this.timeouts.query} ms`;
       throw new Error(`${failure}: a relay works on it. Try again.`, { cause });
+    }
+  }
+
+  /** Shows PostgreSQL that this client lives, and finds out whether PostgreSQL does. */
+  private async beat(): Promise<void> {
+    try {
+      await this.query('SELECT 1');
+    } catch {
+      await this.close();
     }
   }
 

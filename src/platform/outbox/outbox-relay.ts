@@ -47,6 +47,11 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
     return this.broker?.state ?? 'off';
   }
 
+  /** Why events wait although the broker is connected; undefined when nothing is wrong. */
+  get stallReason(): string | undefined {
+    return this.partitions?.progress.stallReason;
+  }
+
   onApplicationBootstrap(): void {
     if (this.broker) this.start(this.broker);
   }
@@ -77,6 +82,7 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
       isStopping: () => this.loop?.stopping === true,
     });
     this.partitions = partitions;
+    this.metrics.watchRelay(partitions.progress);
     this.loop = new PollingLoop({
       step: () => this.relay(broker, partitions, pass),
       onError: (error) => this.logger.warn(`Could not relay events, retrying: ${String(error)}`),
@@ -95,6 +101,7 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
     pass: RelayPass,
   ): Promise<number> {
     try {
+      if (broker.state !== 'connected') partitions.progress.reset();
       if (broker.state === 'disconnected') {
         await broker.open();
         this.logger.log('Connected to RabbitMQ');

@@ -16,27 +16,40 @@ export const MAX_BATCH = { events: 200, subjects: 20, blocked: 10 } as const;
 /** Bytes of an event's data as JSON. Larger data stays in PostgreSQL. */
 export const MAX_DATA_BYTES = 65_536;
 
-/** Partitions with an event that may be published now: for each, the first entry of two indexes. */
-export const BUSY_PARTITIONS = `
-  SELECT partition
-    FROM generate_series(0, ${PARTITIONS - 1}) AS partition,
-         LATERAL (
-           -- An event that is not blocked.
-           (SELECT 1 FROM outbox
-             WHERE published_at IS NULL AND NOT held
-               AND (hashtext(subject) & ${PARTITIONS - 1}) = partition
-             ORDER BY position LIMIT 1)
-           UNION ALL
-           -- A blocked subject whose retry is due.
-           (SELECT 1 FROM outbox
-             WHERE published_at IS NULL AND retry_at <= now()
-               AND (hashtext(subject) & ${PARTITIONS - 1}) = partition
-             ORDER BY retry_at LIMIT 1)
-           LIMIT 1) AS work`;
+/**
+ * For each partition of $1: its first event that is not blocked, above position $2 and up to $3
+ * higher, and whether a retry is due.
+ */
+export const FIND_BUSY = `
+  SELECT part, waiting.position::float8 AS position,
+         extract(epoch FROM clock_timestamp() - waiting.occurred_at)::float8 AS "ageSeconds",
+         retry.is_due IS NOT NULL AS "hasRetry"
+    FROM unnest($1::int[], $2::bigint[]) AS partition (part, floor)
+    LEFT JOIN LATERAL (
+      SELECT position, occurred_at FROM outbox
+       WHERE published_at IS NULL AND NOT held AND (hashtext(subject) & ${PARTITIONS - 1}) = part
+         AND position > floor AND position <= floor + $3::bigint
+       ORDER BY position LIMIT 1) AS waiting ON true
+    LEFT JOIN LATERAL (
+      SELECT true AS is_due FROM outbox
+       WHERE published_at IS NULL AND retry_at <= now()
+         AND (hashtext(subject) & ${PARTITIONS - 1}) = part
+       ORDER BY retry_at LIMIT 1) AS retry ON true`;
+
+/** A row of {@link FIND_BUSY}. */
+export interface PartitionState {
+  /** The partition. */
+  readonly part: number;
+  readonly position: number | null;
+  readonly ageSeconds: number | null;
+  readonly hasRetry: boolean;
+}
+
+export const ALL_PARTITIONS: readonly number[] = Array.from({ length: PARTITIONS }, (_, i) => i);
 
 /**
- * One batch of partition $1. One statement, so one snapshot: the relay never sees an event without
- * the blocked events before it.
+ * One batch of partition $1, above position $2. One statement, so one snapshot: the relay never
+ * sees an event without the blocked events before it.
  */
 export const TAKE = `
   WITH
@@ -48,6 +61,7 @@ export const TAKE = `
                       AND earlier.held AND earlier.published_at IS NULL) AS is_behind
       FROM outbox
      WHERE published_at IS NULL AND NOT held AND (hashtext(subject) & ${PARTITIONS - 1}) = $1
+       AND position > $2::bigint
      ORDER BY position LIMIT ${MAX_BATCH.events}),
   -- The blocked subjects whose retry has been due for longest.
   due AS (

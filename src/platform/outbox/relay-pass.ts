@@ -68,6 +68,7 @@ export class RelayPass {
     const results = await Promise.allSettled(workers);
     const failed = results.find((result) => result.status === 'rejected');
     if (failed) throw failed.reason;
+    partitions.progress.recordPass();
     return hasRelayed;
   }
 

@@ -8,7 +8,8 @@ import { DataSource } from 'typeorm';
 import { rebuild } from '../../../src/cli/rebuild-orders.js';
 import { DAILY_TOTALS_CONSUMER } from '../../../src/orders/daily-totals/daily-totals.service.js';
 import { Delivery } from '../../../src/platform/inbox/inbox.entity.js';
-import { CONSUMER_LOCK, InboxService } from '../../../src/platform/inbox/inbox.service.js';
+import { CONSUMER_LOCK } from '../../../src/platform/inbox/consumer-lock.js';
+import { InboxService } from '../../../src/platform/inbox/inbox.service.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import {

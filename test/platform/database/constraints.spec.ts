@@ -238,6 +238,7 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   }),
   event_consumers_pkey: twice('event_consumers', 'name'),
   inbox_pkey: twice('inbox', 'event_id'),
+  inbox_dead_letters_pkey: twice('inbox_dead_letters', 'event_id'),
   order_figures_pkey: twice('order_figures', 'status'),
   cache_invalidations_pkey: samePosition('cache_invalidations', 'keys', `'{}'`),
   cache_epoch_pkey: twice('cache_epoch', 'only_row'),

@@ -75,6 +75,15 @@ const ROW_OF_TABLE = {
     data: '{}',
     occurred_at: new Date(),
   }),
+  inbox_dead_letters: () => ({
+    consumer: 'none',
+    event_id: randomUUID(),
+    type: 'a.b',
+    subject: 'a/1',
+    occurred_at: new Date(),
+    attempts: 20,
+    last_error: 'none',
+  }),
   idempotency_keys: ({ userId }) => ({
     user_id: userId,
     key: `key-${nextNumber()}`,

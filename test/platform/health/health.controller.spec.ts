@@ -19,6 +19,7 @@ const WORKING = {
   pendingMigrations: (): Promise<string[]> => Promise.resolve([]),
   pingRedis: (): Promise<void> => Promise.resolve(),
   brokerState: 'connected',
+  stallReason: undefined as string | undefined,
   membershipState: 'member',
   replicas: { count: 0, unusedCount: 0 },
 };
@@ -29,7 +30,7 @@ describe('/health/ready', () => {
 
   async function controllerWith(parts: Partial<typeof WORKING>): Promise<HealthController> {
     const settings = { ...WORKING, ...parts };
-    const { ping, pendingMigrations, pingRedis, brokerState, membershipState, replicas } = settings;
+    const { ping, pendingMigrations, pingRedis, membershipState, replicas, ...relay } = settings;
     module = await Test.createTestingModule({
       imports: [TerminusModule.forRoot({ logger: false })],
       controllers: [HealthController],
@@ -37,7 +38,7 @@ describe('/health/ready', () => {
         { provide: Config, useValue: { redisUrl: 'redis://configured' } },
         { provide: DatabaseProbe, useValue: { ping, pendingMigrations } },
         { provide: CACHE_STORE, useValue: { ping: pingRedis } },
-        { provide: OutboxRelay, useValue: { brokerState } },
+        { provide: OutboxRelay, useValue: relay },
         { provide: Membership, useValue: { state: membershipState } },
         { provide: Replicas, useValue: replicas },
       ],
@@ -56,6 +57,7 @@ describe('/health/ready', () => {
         redis: { status: 'up' },
         cache: { status: 'up' },
         broker: { status: 'up' },
+        relay: { status: 'up' },
       },
     });
   });
@@ -91,6 +93,7 @@ describe('/health/ready', () => {
     ['other nodes use another cache', { membershipState: 'other-cache' }, 'cache'],
     ['the broker is unreachable', { brokerState: 'disconnected' }, 'broker'],
     ['the broker accepts no messages', { brokerState: 'blocked' }, 'broker'],
+    ['no relay serves a partition', { stallReason: 'partition 3' }, 'relay'],
   ])('is degraded, and not 503, when %s', async (_, parts, part) => {
     const controller = await controllerWith(parts);
 

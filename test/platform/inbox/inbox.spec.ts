@@ -293,25 +293,25 @@ describe('a consumer', () => {
     await append('e/1', 2, { poison: true });
     await append('e/1', 3);
     await append('e/2', 4);
-    await eventually('the poison has failed', () => countRows(`attempts > 0 AND data ? 'poison'`));
+    await eventually('the poison has failed', () => countRows('last_error IS NOT NULL'));
 
     // Delivered in a later batch, which would also deliver the third event if it were not blocked.
     await append('e/3', 5);
     await awaitNotes(3);
-    const notesWhileBlocked = numbersOf(await selectNotes());
+    const notesWhileBlocked = ascending(numbersOf(await selectNotes()));
     await psql.query(
       `UPDATE inbox SET data = data - 'poison', retry_at = now() WHERE data ? 'poison'`,
     );
     await awaitNotes(5);
 
     expect(notesWhileBlocked).toEqual([1, 4, 5]);
-    expect(numbersOf(await selectNotes())).toEqual([1, 4, 5, 2, 3]);
+    expect(numbersOf(await selectNotes()).slice(-2)).toEqual([2, 3]);
   });
 
   it('records the error of a failed event, its next attempt, and the age in a metric', async () => {
     const { module } = await startNode();
     await append('e/1', 1, { poison: true });
-    await eventually('the event has failed', () => countRows('attempts > 0'));
+    await eventually('the event has failed', () => countRows('last_error IS NOT NULL'));
 
     const { rows } = await psql.query(
       'SELECT last_error, retry_at > occurred_at AS has_retry, handled_at FROM inbox',

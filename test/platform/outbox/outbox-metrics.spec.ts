@@ -4,7 +4,9 @@ import { Registry } from 'prom-client';
 import { DataSource } from 'typeorm';
 import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
 import { OutboxMetrics } from '../../../src/platform/outbox/outbox-metrics.js';
+import { RelayProgress } from '../../../src/platform/outbox/relay-progress.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { LONG_TIMEOUT_MS } from '../../support/timeouts.js';
 
 const DAY_SECONDS = 86_400;
 
@@ -13,7 +15,8 @@ let dataSource: DataSource;
 
 beforeAll(async () => {
   database = await createTestDatabase();
-  dataSource = await new DataSource(dataSourceOptions(database.url, 2)).initialize();
+  const timeouts = { connect: LONG_TIMEOUT_MS };
+  dataSource = await new DataSource(dataSourceOptions(database.url, 2, { timeouts })).initialize();
 });
 
 beforeEach(() => dataSource.query('TRUNCATE outbox'));
@@ -68,4 +71,18 @@ it('the gauges are NaN when PostgreSQL does not answer', async () => {
   const disconnected = new DataSource(dataSourceOptions(database.url, 1));
 
   expect(await gaugeValue('holdfast_outbox_oldest_seconds', disconnected)).toBeNaN();
+});
+
+it('the gauges of the relay are those of the relay of this process', async () => {
+  let now = 0;
+  const progress = new RelayProgress(() => now);
+  progress.recordFirst(3, 17);
+  now += 90_000;
+  const registry = new Registry();
+  new OutboxMetrics(registry, dataSource).watchRelay(progress);
+
+  const text = await registry.metrics();
+
+  expect(text).toContain('holdfast_outbox_stalled_partitions 1');
+  expect(text).toContain('holdfast_outbox_relay_pass_age_seconds 90');
 });

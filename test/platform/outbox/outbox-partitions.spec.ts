@@ -1,14 +1,27 @@
 /** What the relay and `holdfast outbox skip` do in PostgreSQL, without a broker. */
 import { randomUUID } from 'node:crypto';
-import { afterEach, beforeEach, expect, it } from '@jest/globals';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
 import {
   OutboxPartitions,
   type Settlement,
 } from '../../../src/platform/outbox/outbox-partitions.js';
-import { MAX_DATA_BYTES } from '../../../src/platform/outbox/outbox-statements.js';
+import {
+  NEWEST_POSITION,
+  type NewestPosition,
+  QueueFloors,
+} from '../../../src/platform/database/queue-floors.js';
+import {
+  ALL_PARTITIONS,
+  FIND_BUSY,
+  MAX_DATA_BYTES,
+  type PartitionState,
+  TAKE,
+} from '../../../src/platform/outbox/outbox-statements.js';
 import { eventually } from '../../support/eventually.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { explain } from '../database/query-plans.js';
+import { TcpProxy } from '../../support/tcp-proxy.js';
 
 const NOTHING: Settlement = { published: [], rejected: [], blocked: [] };
 
@@ -188,4 +201,170 @@ it('skip waits until the relay that has locked the partition unlocks it', async 
   await relayPartitions.close();
 
   expect(isSkipped).toBe(true);
+});
+
+describe('a relay whose link to PostgreSQL loses every packet', () => {
+  const [SHORT_MS, HEARTBEAT_MS] = [800, 50];
+  let link: TcpProxy;
+  let relay: OutboxPartitions;
+
+  beforeEach(async () => {
+    const url = new URL(database.url);
+    link = await TcpProxy.start(Number(url.port));
+    url.port = String(link.port);
+    const timeouts = { query: SHORT_MS, idleSession: SHORT_MS, heartbeat: HEARTBEAT_MS };
+    relay = new OutboxPartitions(url.href, timeouts);
+    await relay.open();
+  });
+  afterEach(async () => {
+    link.close();
+    await relay.close();
+  });
+
+  const loseEveryPacket = (): void => {
+    link.halfOpen('up');
+    link.halfOpen('down');
+  };
+  const tryLock = (): Promise<boolean> => partitions.lock(3, async () => undefined);
+
+  it('loses its locks, although its connection stays open', async () => {
+    let isLockedBefore = false;
+    const working = relay.lock(3, async () => {
+      isLockedBefore = !(await tryLock());
+      loseEveryPacket();
+      await eventually('the partition is free for other relays', tryLock);
+    });
+    await working;
+
+    expect(isLockedBefore).toBe(true);
+  });
+
+  it('notices it while it waits for the broker, and settles nothing', async () => {
+    const { position } = await append();
+    const working = relay.lock(3, async () => {
+      loseEveryPacket();
+      await eventually('the partition is free for other relays', tryLock);
+      await eventually('the connection counts as lost', async () => {
+        const failure = await relay.findBusy().catch((error: Error) => error);
+        return failure instanceof Error && /closed/.test(failure.message);
+      });
+      await relay.settle({ ...NOTHING, published: [position] });
+    });
+
+    await expect(working).rejects.toThrow('The connection to PostgreSQL is closed');
+    expect(await partitions.findBusy()).toHaveLength(1);
+  });
+
+  it('would keep its locks while it waits for the broker and the link works', async () => {
+    const startedAt = Date.now();
+    await relay.lock(3, async () => {
+      await eventually('more than the idle timeout has passed', () =>
+        Promise.resolve(Date.now() - startedAt > 2 * SHORT_MS),
+      );
+      expect(await tryLock()).toBe(false);
+    });
+  });
+
+  it('is recognised by TCP probes of PostgreSQL, too', async () => {
+    const { rows } = await psql.query<{ pid: number }>(
+      `SELECT pid FROM pg_stat_activity
+        WHERE application_name = 'holdfast-outbox' AND datname = current_database()`,
+    );
+    expect(rows).toHaveLength(2);
+    const show = async (name: string): Promise<unknown> => {
+      const [row] = await (relay as unknown as Queryable).query(`SHOW ${name}`);
+      return row?.[name];
+    };
+
+    const settings = ['tcp_keepalives_idle', 'tcp_keepalives_count', 'idle_session_timeout'];
+    expect(await Promise.all(settings.map(show))).toEqual(['10', '3', '800ms']);
+  });
+});
+
+interface Queryable {
+  query(sql: string): Promise<Record<string, unknown>[]>;
+}
+
+describe('behind a snapshot that keeps VACUUM from removing what was published', () => {
+  const PUBLISHED = 20_000;
+  let snapshot: Client;
+
+  beforeEach(async () => {
+    snapshot = new Client({ connectionString: database.url });
+    await snapshot.connect();
+    await snapshot.query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM outbox');
+    await psql.query('SET session_replication_role = replica');
+    await psql.query(
+      `INSERT INTO outbox (id, type, subject, data)
+       SELECT gen_random_uuid(), 'test.made', 'tests/1', '{}'
+         FROM generate_series(1, ${PUBLISHED})`,
+    );
+    await psql.query('UPDATE outbox SET published_at = now()');
+    await psql.query('SET session_replication_role = origin');
+    await append();
+    await psql.query('VACUUM ANALYZE outbox');
+  });
+  afterEach(() => snapshot.end());
+
+  const pagesOfTake = async (partition: number, floor: number): Promise<number> => {
+    const { pages } = await explain(psql, { sql: TAKE, parameters: [partition, floor] });
+    return pages;
+  };
+
+  it('a batch reads a bounded number of pages: it begins behind what was published', async () => {
+    const floors = new QueueFloors<number>();
+    const read = async (...parameters: unknown[]): Promise<PartitionState[]> =>
+      (await psql.query<PartitionState>(FIND_BUSY, parameters)).rows;
+    floors.observe((await psql.query(NEWEST_POSITION)).rows[0]);
+    const states = await floors.findFirst(ALL_PARTITIONS, read);
+    const { part = NaN } = states.find(({ position }) => position !== null) ?? {};
+
+    const [withoutFloor, withFloor] = [
+      await pagesOfTake(part, 0),
+      await pagesOfTake(part, floors.of(part)),
+    ];
+
+    expect(withoutFloor).toBeGreaterThan(200);
+    expect(withFloor).toBeLessThan(40);
+  });
+
+  it('a partition without events raises its floor, too', async () => {
+    const floors = new QueueFloors<number>();
+    const newest = (await psql.query<NewestPosition>(NEWEST_POSITION)).rows[0]!;
+    floors.observe(newest);
+    const nothingWaits = async (parts: readonly number[]): Promise<PartitionState[]> =>
+      parts.map((part) => ({ part, position: null, ageSeconds: null, hasRetry: false }));
+
+    await floors.findFirst([5], nothingWaits);
+
+    expect(floors.of(5)).toBe(newest.position);
+  });
+
+  it('the relay takes exactly the event that waits', async () => {
+    const busy = await onlyBusyPartition();
+    await partitions.findBusy();
+
+    const batches = await partitions.take(busy);
+
+    expect(batches.flatMap(({ events }) => events)).toHaveLength(1);
+  });
+});
+
+it('an open transaction with a lower position keeps the floor below it', async () => {
+  const late = new Client({ connectionString: database.url });
+  await late.connect();
+  await late.query('BEGIN');
+  await late.query(
+    `INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'test.made', 'tests/1', '{}')`,
+    [randomUUID()],
+  );
+  const { position } = await append();
+  await partitions.settle({ ...NOTHING, published: [position] });
+  for (let pass = 0; pass < 3; pass++) await partitions.findBusy();
+
+  await late.query('COMMIT');
+  const busy = await partitions.findBusy();
+  await late.end();
+
+  expect(busy).toHaveLength(1);
 });

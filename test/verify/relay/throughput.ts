@@ -98,7 +98,7 @@ export async function measureTake(): Promise<{ median: number; max: number }> {
     for (let run = 0; run < PLAN_RUNS; run++) {
       const { rows } = await database.query<{
         'QUERY PLAN': [{ 'Execution Time': number }];
-      }>(`EXPLAIN (ANALYZE, FORMAT JSON) ${TAKE}`, [run % PARTITIONS]);
+      }>(`EXPLAIN (ANALYZE, FORMAT JSON) ${TAKE}`, [run % PARTITIONS, 0]);
       times.push(rows[0]?.['QUERY PLAN'][0]['Execution Time'] ?? NaN);
     }
     return { median: median(times), max: Math.max(...times) };

@@ -4,6 +4,7 @@
  * pass ask the same PostgreSQL server.
  */
 import { Client } from 'pg';
+import { CLIENT_KEEPALIVE } from '../../timing/keepalive.js';
 
 /** The trigger of the cached tables and {@link DatabaseInvalidations.enqueue} notify on it. */
 export const INVALIDATION_CHANNEL = 'holdfast_cache_invalidations';
@@ -42,7 +43,7 @@ export class ListenConnection {
       statement_timeout: MAX_SILENCE_MS,
       lock_timeout: MAX_LOCK_WAIT_MS,
       idle_in_transaction_session_timeout: MAX_SILENCE_MS,
-      keepAlive: true,
+      ...CLIENT_KEEPALIVE,
       // Not the name that older releases use: by that one they are recognised.
       application_name: 'holdfast-cache',
     });
