@@ -26,6 +26,13 @@ export class StatementRecorder implements Logger {
     return this.statements.filter(({ sql }) => pattern.test(sql));
   }
 
+  /** The first of the statements that match `pattern` and were sent during `action`. */
+  async firstDuring(pattern: RegExp, action: () => Promise<unknown>): Promise<Statement> {
+    const [statement] = await this.during(pattern, action);
+    if (statement) return statement;
+    throw new Error(`Expected a statement that matches ${pattern}`);
+  }
+
   /** The only statement that matches `pattern` and was sent during `action`. */
   async oneDuring(pattern: RegExp, action: () => Promise<unknown>): Promise<Statement> {
     const [statement, ...others] = await this.during(pattern, action);

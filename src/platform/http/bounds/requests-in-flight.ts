@@ -18,6 +18,8 @@ declare module 'fastify' {
     usages?: Usage[];
     /** To be called when the response is known. */
     endWork?: (() => void) | undefined;
+    /** What the end of the response releases. */
+    releases?: (() => void)[];
   }
 }
 
@@ -81,7 +83,7 @@ export class RequestsInFlight {
       usage.endWork();
     };
     // The client may go while the request is worked on: then nothing is sent.
-    reply.raw.once('close', () => request.endWork?.());
+    releaseAtEnd(request, reply, () => request.endWork?.());
   }
 
   private admit(request: FastifyRequest, reply: FastifyReply): Problem | undefined {
@@ -98,17 +100,17 @@ export class RequestsInFlight {
   /** @param forget called when nothing of the usage is left */
   private enter(
     request: FastifyRequest,
-    { raw }: FastifyReply,
+    reply: FastifyReply,
     usage: Usage,
     forget?: () => void,
   ): Problem | undefined {
     if (usage.isFull) return this.refuse(usage);
     // Its `close` has been emitted: nobody would release what is counted now.
-    if (raw.destroyed) return problems.overloaded(undefined, RETRY_LATER);
+    if (reply.raw.destroyed) return problems.overloaded(undefined, RETRY_LATER);
     request.usages ??= [];
     request.usages.push(usage);
     usage.requests++;
-    raw.once('close', () => {
+    releaseAtEnd(request, reply, () => {
       usage.requests--;
       if (usage.requests === 0) forget?.();
     });
@@ -126,7 +128,7 @@ export class RequestsInFlight {
       return sendInstead(this.refuse(full), request, reply);
     }
     for (const usage of usages) usage.unreadBytes += bytes;
-    reply.raw.once('close', () => {
+    releaseAtEnd(request, reply, () => {
       for (const usage of usages) usage.unreadBytes -= bytes;
     });
     return payload;
@@ -136,6 +138,16 @@ export class RequestsInFlight {
     this.refusals.requests.inc({ bound: boundName });
     return problems.overloaded(undefined, RETRY_LATER);
   }
+}
+
+/** All that one request counts for shares one listener: Node warns of more than ten. */
+function releaseAtEnd(request: FastifyRequest, { raw }: FastifyReply, release: () => void): void {
+  if (!request.releases) {
+    const releases: (() => void)[] = [];
+    request.releases = releases;
+    raw.once('close', () => releases.forEach((run) => run()));
+  }
+  request.releases.push(release);
 }
 
 /** Streams have back-pressure of their own. */
