@@ -12,6 +12,7 @@ import { Inbox1763683200009 } from './1763683200009-inbox.js';
 import { KnownDevices1763683200010 } from './1763683200010-known-devices.js';
 import { OrderLists1763683200012 } from './1763683200012-order-lists.js';
 import { CacheEpochs1763683200013 } from './1763683200013-cache-epochs.js';
+import { Accounts1763683200017 } from './1763683200017-accounts.js';
 
 export const MIGRATIONS = [
   Users1763683200000,
@@ -27,4 +28,5 @@ export const MIGRATIONS = [
   KnownDevices1763683200010,
   OrderLists1763683200012,
   CacheEpochs1763683200013,
+  Accounts1763683200017,
 ];

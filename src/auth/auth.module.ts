@@ -3,6 +3,7 @@ import { Module } from '@nestjs/common';
 import { APP_GUARD } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { CacheModule } from '../platform/cache/cache.module.js';
+import { IdempotencyModule } from '../platform/idempotency/idempotency.module.js';
 import { UsersModule } from '../users/users.module.js';
 import { AccountsController } from './accounts.controller.js';
 import { AdminBootstrapService } from './admin-bootstrap.service.js';
@@ -20,6 +21,7 @@ import { LoginThrottle } from './throttling/login-throttle.service.js';
 
 @Module({
   imports: [
+    IdempotencyModule,
     UsersModule,
     TypeOrmModule.forFeature([Credential, KnownDevice, Session]),
     CacheModule.forFeature([Session]),

@@ -11,9 +11,16 @@ import type { Transaction } from '../platform/database/transaction.js';
 import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import type { IfMatch } from '../platform/http/conditional/if-match.decorator.js';
 import { problems } from '../platform/http/problems/problem.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import { networkOf } from '../platform/http/server/client-address.js';
+import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
+import {
+  IdempotencyService,
+  type IdempotentResponse,
+} from '../platform/idempotency/idempotency.service.js';
+import type { IdempotentRequest } from '../platform/idempotency/idempotent.decorator.js';
 import { OutboxService } from '../platform/outbox/outbox.service.js';
-import { type UserView, userView } from '../users/users.dto.js';
+import { userView } from '../users/users.dto.js';
 import { UsersService } from '../users/users.service.js';
 import type { ChangePassword, LogIn, RegisterUser } from './auth.dto.js';
 import { authProblems } from './auth.errors.js';
@@ -38,6 +45,9 @@ interface LoginCandidate {
   readonly attempt: LoginAttempt;
 }
 
+/** The name that counts attempts of all spellings of a login name together. */
+const accountOf = (loginName: string): string => loginName.normalize('NFKC').toLowerCase();
+
 @Injectable()
 export class AuthService {
   constructor(
@@ -49,16 +59,37 @@ export class AuthService {
     private readonly devices: KnownDevicesService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
+    private readonly idempotency: IdempotencyService,
   ) {}
 
-  /** @throws Problem validation-failed, username-taken, email-taken, overloaded */
-  async register({ username, email, password }: RegisterUser): Promise<UserView> {
-    requireUncommonPassword(password, [username, email], 'password');
-    const passwordHash = await this.passwords.hash(password);
-    return this.unitOfWork.run(async (transaction) => {
-      const user = await this.users.create(transaction, { username, email });
-      await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
-      return userView(user);
+  /**
+   * Registers a user, once for each Idempotency-Key of a network.
+   * @param ip the caller's address
+   * @throws Problem validation-failed, username-taken, email-taken, idempotency-key-reused,
+   *   idempotency-key-in-flight, too-many-attempts, overloaded
+   */
+  register(
+    request: IdempotentRequest,
+    ip: string,
+    registration: RegisterUser,
+  ): Promise<IdempotentResponse> {
+    const { username, email, password } = registration;
+    const network = networkOf(ip);
+    return this.idempotency.runOnceForNetwork(request, network, {
+      prepare: async () => {
+        requireUncommonPassword(password, [username, email], 'password');
+        return this.passwords.hash(password);
+      },
+      write: async (transaction, passwordHash) => {
+        const user = await this.users.create(transaction, { username, email });
+        await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
+        const headers = {
+          Location: `/v1/users/${user.id}`,
+          ETag: entityTagOf(user.version),
+        };
+        return { status: 201, headers, body: userView(user), subjectId: user.id };
+      },
+      confirmRepetition: (userId) => this.requireSamePassword(userId, network, registration),
     });
   }
 
@@ -117,6 +148,27 @@ export class AuthService {
   }
 
   /**
+   * The fingerprint of a registration leaves the password out. A caller that repeats one with
+   * another password may be guessing it, so the attempt counts like a login from a new device.
+   * @param userId of the user that was registered
+   * @throws Problem idempotency-key-reused, too-many-attempts, overloaded
+   */
+  private async requireSamePassword(
+    userId: string | null,
+    network: string,
+    { username, password }: RegisterUser,
+  ): Promise<void> {
+    const account = userId ?? NO_USER_ID;
+    const attempt: LoginAttempt = { account: accountOf(username), address: network };
+    const { isCorrect } = await this.passwords.verify(password, async () => {
+      await this.throttle.recordAttempt(attempt, account);
+      return this.findHash(account);
+    });
+    if (!isCorrect) throw idempotencyProblems.reused(undefined, { account });
+    await this.throttle.recordSuccess(attempt);
+  }
+
+  /**
    * Finds the user and counts the attempt.
    * @throws Problem too-many-attempts
    */
@@ -130,7 +182,7 @@ export class AuthService {
     ]);
     const attempt: LoginAttempt = isKnownDevice
       ? { device: `${userId} ${device}` }
-      : { account: loginName.normalize('NFKC').toLowerCase(), address: networkOf(origin.ip) };
+      : { account: accountOf(loginName), address: networkOf(origin.ip) };
     await this.throttle.recordAttempt(attempt, user?.id);
     return { userId: user?.id, passwordHash: credential?.passwordHash, attempt };
   }

@@ -14,6 +14,7 @@ import { routeLabelOf } from './route-label.js';
 const EVENT_OF_PROBLEM: Readonly<Record<string, string>> = {
   'invalid-credentials': 'login-failed',
   'wrong-password': 'password-wrong',
+  'idempotency-key-reused': 'key-reused',
   'too-many-attempts': 'guesses-limited',
   'rate-limited': 'requests-limited',
   unauthenticated: 'session-refused',
@@ -48,8 +49,10 @@ export function installSecurityLog(fastify: FastifyInstance): void {
   });
 
   // onSend, not onResponse: clients that disconnect early must be logged too.
-  fastify.addHook('onSend', (request, _, payload, done) => {
-    const event = eventOf(request);
+  fastify.addHook('onSend', (request, reply, payload, done) => {
+    // A repetition changed nothing: its first request was logged.
+    const isReplay = reply.hasHeader('Idempotent-Replayed');
+    const event = isReplay ? undefined : eventOf(request);
     if (event !== undefined && limit.allows(event)) {
       logger[request.problem ? 'warn' : 'log'](lineOf(event, request));
     }

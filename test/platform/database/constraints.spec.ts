@@ -216,7 +216,6 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   ),
   outbox_id_key: twice('outbox', 'id'),
   idempotency_keys_pkey: twice('idempotency_keys', 'key'),
-  idempotency_keys_user_id_fkey: nobody('idempotency_keys', 'user_id'),
   idempotency_keys_key_length: withEach('idempotency_keys', 'key', {
     'no character': '',
     '256 characters': 'x'.repeat(256),

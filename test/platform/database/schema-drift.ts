@@ -12,7 +12,6 @@ import type { TestDatabase } from '../../support/postgres.js';
  */
 const FOREIGN_KEYS = [
   'credentials_user_id_fkey',
-  'idempotency_keys_user_id_fkey',
   'known_devices_user_id_fkey',
   'order_events_actor_id_fkey',
   'order_events_order_id_fkey',

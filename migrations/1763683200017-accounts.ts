@@ -1,0 +1,51 @@
+/**
+ * Idempotency keys of callers without a session: the owner of a key need not be a user. And the
+ * data of a deleted user in other tables: a trigger removes it with the names in `users`, also when
+ * a node of an older release deletes the user.
+ */
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+export class Accounts1763683200017 implements MigrationInterface {
+  readonly name = 'Accounts1763683200017';
+
+  async up(runner: QueryRunner): Promise<void> {
+    // It never fired: rows of users stay.
+    await runner.query(
+      `ALTER TABLE idempotency_keys
+         DROP CONSTRAINT idempotency_keys_user_id_fkey,
+         ADD COLUMN subject_id uuid`,
+    );
+    await runner.query(
+      `CREATE INDEX idempotency_keys_subject ON idempotency_keys (subject_id)
+         WHERE subject_id IS NOT NULL`,
+    );
+    await runner.query(`
+      CREATE FUNCTION erase_deleted_user() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN
+        DELETE FROM idempotency_keys WHERE user_id = NEW.id;
+        DELETE FROM idempotency_keys WHERE subject_id = NEW.id;
+        RETURN NULL;
+      END $$`);
+    await runner.query(
+      `CREATE TRIGGER users_erasure AFTER UPDATE OF deleted_at ON users FOR EACH ROW
+         WHEN (OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL)
+         EXECUTE FUNCTION erase_deleted_user()`,
+    );
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`DROP TRIGGER users_erasure ON users`);
+    await runner.query(`DROP FUNCTION erase_deleted_user()`);
+    await runner.query(
+      `DELETE FROM idempotency_keys
+        WHERE NOT EXISTS (SELECT FROM users WHERE users.id = idempotency_keys.user_id)`,
+    );
+    await runner.query(`DROP INDEX idempotency_keys_subject`);
+    await runner.query(
+      `ALTER TABLE idempotency_keys
+         DROP COLUMN subject_id,
+         ADD CONSTRAINT idempotency_keys_user_id_fkey
+           FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE`,
+    );
+  }
+}
