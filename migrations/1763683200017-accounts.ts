@@ -1,7 +1,7 @@
 /**
- * Idempotency keys of callers without a session: the owner of a key need not be a user. And the
- * data of a deleted user in other tables: a trigger removes it with the names in `users`, also when
- * a node of an older release deletes the user.
+ * Idempotency keys of callers without a session: the owner of a key need not be a user. The users
+ * that ADMIN_USERNAME created, by their ids. And the data of a deleted user in other tables: a
+ * trigger removes it with the names in `users`, also when a node of an older release deletes.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
@@ -20,8 +20,18 @@ export class Accounts1763683200017 implements MigrationInterface {
          WHERE subject_id IS NOT NULL`,
     );
     await runner.query(`
+      CREATE TABLE bootstrap_admins (
+        username text NOT NULL,
+        user_id uuid NOT NULL,
+        CONSTRAINT bootstrap_admins_pkey PRIMARY KEY (username),
+        CONSTRAINT bootstrap_admins_user_id_key UNIQUE (user_id),
+        CONSTRAINT bootstrap_admins_user_id_fkey
+          FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
+      )`);
+    await runner.query(`
       CREATE FUNCTION erase_deleted_user() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
+        DELETE FROM bootstrap_admins WHERE user_id = NEW.id;
         DELETE FROM idempotency_keys WHERE user_id = NEW.id;
         DELETE FROM idempotency_keys WHERE subject_id = NEW.id;
         RETURN NULL;
@@ -36,6 +46,7 @@ export class Accounts1763683200017 implements MigrationInterface {
   async down(runner: QueryRunner): Promise<void> {
     await runner.query(`DROP TRIGGER users_erasure ON users`);
     await runner.query(`DROP FUNCTION erase_deleted_user()`);
+    await runner.query(`DROP TABLE bootstrap_admins`);
     await runner.query(
       `DELETE FROM idempotency_keys
         WHERE NOT EXISTS (SELECT FROM users WHERE users.id = idempotency_keys.user_id)`,

@@ -9,6 +9,7 @@ import { AccountsController } from './accounts.controller.js';
 import { AdminBootstrapService } from './admin-bootstrap.service.js';
 import { AuthGuard } from './auth.guard.js';
 import { AuthService } from './auth.service.js';
+import { BootstrapAdmin } from './bootstrap-admin.entity.js';
 import { Credential } from './passwords/credential.entity.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 import { LastUsesService } from './sessions/last-uses.service.js';
@@ -23,7 +24,7 @@ import { LoginThrottle } from './throttling/login-throttle.service.js';
   imports: [
     IdempotencyModule,
     UsersModule,
-    TypeOrmModule.forFeature([Credential, KnownDevice, Session]),
+    TypeOrmModule.forFeature([BootstrapAdmin, Credential, KnownDevice, Session]),
     CacheModule.forFeature([Session]),
   ],
   controllers: [AccountsController, SessionsController],

@@ -77,6 +77,7 @@ export class AuthService {
     const network = networkOf(ip);
     return this.idempotency.runOnceForNetwork(request, network, {
       prepare: async () => {
+        this.users.requireUnreserved(username);
         requireUncommonPassword(password, [username, email], 'password');
         return this.passwords.hash(password);
       },

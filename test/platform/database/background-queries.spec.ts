@@ -182,9 +182,14 @@ describe('the erasure of a deleted user', () => {
     return statements.map((sql) => sql.replaceAll('NEW.id', '$1::uuid'));
   }
 
+  const INSERT_ADMINS = `
+    INSERT INTO bootstrap_admins (username, user_id)
+    SELECT 'admin-' || n, uuidv7() FROM generate_series(1, 20000) AS n`;
+
   beforeAll(async () => {
     await psql.query(INSERT_KEYS);
-    await psql.query('VACUUM ANALYZE idempotency_keys');
+    await psql.query(INSERT_ADMINS);
+    await psql.query('VACUUM ANALYZE idempotency_keys, bootstrap_admins');
   }, 60_000);
 
   it('reads only rows of that user, by index', async () => {
