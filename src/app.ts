@@ -13,6 +13,7 @@ import type { FastifyInstance } from 'fastify';
 import { AppModule } from './app.module.js';
 import type { Config } from './config.js';
 import { installCacheHeaders } from './platform/http/conditional/cache-headers.js';
+import { installVary } from './platform/http/conditional/vary.js';
 import { serveSwaggerUi } from './platform/http/openapi/swagger-ui.js';
 import { installCompression } from './platform/http/server/compression.js';
 import { installCors } from './platform/http/server/cors.js';
@@ -76,6 +77,7 @@ async function installHooks(
   installRequestId(fastify);
   installSecurityHeaders(fastify);
   await installCors(fastify, config.corsOrigins);
+  installVary(fastify);
   await installCompression(fastify);
   installNegotiation(fastify);
   installJsonBody(fastify);
