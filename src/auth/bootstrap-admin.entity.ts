@@ -1,6 +1,6 @@
 /**
- * The users that ADMIN_USERNAME created, by the configured name. The id is what counts: the user may
- * take another name since. The trigger users_erasure deletes the row with its user.
+ * The users that ADMIN_USERNAME created, by the configured name. The id counts: the user may have
+ * another name since. The trigger users_erasure deletes the row with its user.
  */
 import { Column, Entity, PrimaryColumn, Unique } from 'typeorm';
 

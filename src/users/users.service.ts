@@ -103,8 +103,8 @@ export class UsersService {
   }
 
   /**
-   * A name that a caller chose. The name of ADMIN_USERNAME is reserved, too: its user would be taken
-   * for the operator's.
+   * Checks a name that a caller chose. The name of ADMIN_USERNAME is reserved, too: others would
+   * take its user for the operator's.
    * @throws Problem validation-failed with code `reserved`
    */
   requireUnreserved(username: string): void {
