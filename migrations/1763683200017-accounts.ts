@@ -28,9 +28,19 @@ export class Accounts1763683200017 implements MigrationInterface {
         CONSTRAINT bootstrap_admins_user_id_fkey
           FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
       )`);
+    // Partial: the writes of orders and sessions keep no index for it.
+    for (const table of ['outbox', 'inbox']) {
+      await runner.query(
+        `CREATE INDEX ${table}_of_user ON ${table} (subject) WHERE starts_with(subject, 'users/')`,
+      );
+    }
     await runner.query(`
       CREATE FUNCTION erase_deleted_user() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
+        UPDATE outbox SET data = jsonb_build_object('version', data -> 'version')
+         WHERE subject = 'users/' || NEW.id AND starts_with(subject, 'users/');
+        UPDATE inbox SET data = jsonb_build_object('version', data -> 'version')
+         WHERE subject = 'users/' || NEW.id AND starts_with(subject, 'users/');
         DELETE FROM bootstrap_admins WHERE user_id = NEW.id;
         DELETE FROM idempotency_keys WHERE user_id = NEW.id;
         DELETE FROM idempotency_keys WHERE subject_id = NEW.id;
@@ -41,11 +51,21 @@ export class Accounts1763683200017 implements MigrationInterface {
          WHEN (OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL)
          EXECUTE FUNCTION erase_deleted_user()`,
     );
+    // The users that were deleted before.
+    for (const table of ['outbox', 'inbox']) {
+      await runner.query(
+        `UPDATE ${table} SET data = jsonb_build_object('version', data -> 'version')
+           FROM users
+          WHERE deleted_at IS NOT NULL AND subject = 'users/' || users.id
+            AND starts_with(subject, 'users/')`,
+      );
+    }
   }
 
   async down(runner: QueryRunner): Promise<void> {
     await runner.query(`DROP TRIGGER users_erasure ON users`);
     await runner.query(`DROP FUNCTION erase_deleted_user()`);
+    await runner.query(`DROP INDEX outbox_of_user, inbox_of_user`);
     await runner.query(`DROP TABLE bootstrap_admins`);
     await runner.query(
       `DELETE FROM idempotency_keys

@@ -17,6 +17,7 @@ export class EventConsumer {
 @Index('inbox_waiting', { synchronize: false })
 @Index('inbox_failed', { synchronize: false })
 @Index('inbox_handled', { synchronize: false })
+@Index('inbox_of_user', { synchronize: false })
 export class Delivery {
   @PrimaryColumn('text', { primaryKeyConstraintName: 'inbox_pkey' })
   consumer: string;

@@ -182,6 +182,14 @@ describe('the erasure of a deleted user', () => {
     return statements.map((sql) => sql.replaceAll('NEW.id', '$1::uuid'));
   }
 
+  /** 20 000 events of other users, and as many of orders. */
+  const INSERT_EVENTS = `
+    INSERT INTO outbox (id, type, subject, data)
+    SELECT uuidv7(), 'a.b', CASE WHEN n % 2 = 0 THEN 'users/' ELSE 'orders/' END || uuidv7(), '{}'
+      FROM generate_series(1, 40000) AS n`;
+  const INSERT_DELIVERIES = `
+    INSERT INTO inbox (consumer, event_id, position, type, subject, data, occurred_at)
+    SELECT 'none', id, position, type, subject, data, occurred_at FROM outbox`;
   const INSERT_ADMINS = `
     INSERT INTO bootstrap_admins (username, user_id)
     SELECT 'admin-' || n, uuidv7() FROM generate_series(1, 20000) AS n`;
@@ -189,7 +197,9 @@ describe('the erasure of a deleted user', () => {
   beforeAll(async () => {
     await psql.query(INSERT_KEYS);
     await psql.query(INSERT_ADMINS);
-    await psql.query('VACUUM ANALYZE idempotency_keys, bootstrap_admins');
+    await psql.query(INSERT_EVENTS);
+    await psql.query(INSERT_DELIVERIES);
+    await psql.query('VACUUM ANALYZE idempotency_keys, bootstrap_admins, outbox, inbox');
   }, 60_000);
 
   it('reads only rows of that user, by index', async () => {
