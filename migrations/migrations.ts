@@ -14,6 +14,7 @@ import { OrderLists1763683200012 } from './1763683200012-order-lists.js';
 import { CacheEpochs1763683200013 } from './1763683200013-cache-epochs.js';
 import { EventQueues1763683200014 } from './1763683200014-event-queues.js';
 import { FailedLogins1763683200015 } from './1763683200015-failed-logins.js';
+import { Accounts1763683200017 } from './1763683200017-accounts.js';
 
 export const MIGRATIONS = [
   Users1763683200000,
@@ -31,4 +32,5 @@ export const MIGRATIONS = [
   CacheEpochs1763683200013,
   EventQueues1763683200014,
   FailedLogins1763683200015,
+  Accounts1763683200017,
 ];

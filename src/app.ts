@@ -15,6 +15,7 @@ import { AuthModule } from './auth/auth.module.js';
 import type { Config } from './config.js';
 import { OverloadProtection } from './platform/http/bounds/overload-protection.service.js';
 import { installCacheHeaders } from './platform/http/conditional/cache-headers.js';
+import { installVary } from './platform/http/conditional/vary.js';
 import { serveSwaggerUi } from './platform/http/openapi/swagger-ui.js';
 import { installCompression } from './platform/http/server/compression.js';
 import { RateLimit } from './platform/http/rate-limit/rate-limit.service.js';
@@ -85,6 +86,7 @@ async function installHooks(
   installRequestId(fastify);
   installSecurityHeaders(fastify);
   await installCors(fastify, config.corsOrigins);
+  installVary(fastify);
   await installCompression(fastify);
   installJsonBody(fastify);
   if (config.otlpEndpoint === undefined) {

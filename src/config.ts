@@ -39,9 +39,17 @@ export abstract class Config {
   abstract readonly shutdownGraceSeconds: number;
   abstract readonly logLevel: 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent';
   abstract readonly logFormat: 'pretty' | 'json';
-  abstract readonly metricsPort: number | undefined;
+  /** Where /metrics is served instead of on the port of the API. */
+  abstract readonly metrics: Listener | undefined;
   abstract readonly otlpEndpoint: string | undefined;
   abstract readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined;
+}
+
+/** What a server listens on. */
+export interface Listener {
+  /** Absent: the host of the API. */
+  readonly host?: string;
+  readonly port: number;
 }
 
 /** The service cannot start with this environment. */
@@ -103,8 +111,24 @@ const url = (description: string, ...protocols: string[]): Form<string> =>
 
 const file = (description: string): Form<string> => text(description, (value) => value !== '');
 
+const MAX_PORT = 65_535;
+
 const isHost = (value: string): boolean =>
   isIP(value) !== 0 || /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(value);
+
+/** A port, or a host and a port: `9464`, `10.0.0.5:9464`, `[::1]:9464`. */
+const LISTENER: Form<Listener> = {
+  description: `a port from 1 to ${MAX_PORT}, or a host and such a port`,
+  parse: (value) => {
+    const [, bracketed, name, digits = value] = /^(?:\[(.*)\]|([^:]*)):(\d+)$/.exec(value) ?? [];
+    const port = /^\d{1,5}$/.test(digits) ? Number(digits) : NaN;
+    if (!(port >= 1 && port <= MAX_PORT)) return undefined;
+    const host = bracketed ?? name;
+    if (host === undefined) return { port };
+    const isValid = bracketed === undefined ? isHost(host) : isIP(host) === 6;
+    return isValid ? { host, port } : undefined;
+  },
+};
 
 const isUsername = (value: string): boolean => /^[a-z0-9_.-]{3,32}$/.test(value);
 
@@ -164,7 +188,6 @@ function isOrigin(value: string): boolean {
   return new URL(value).origin === value;
 }
 
-const MAX_PORT = 65_535;
 const TTL = integer('seconds', 1, 604_800);
 const SESSION_SECONDS = integer('seconds', 1, 31_536_000);
 const REDIS_URL_FORM =
@@ -186,7 +209,7 @@ function variable<T, D extends T | undefined>(form: Form<T>, fallback: D, exampl
 const VARIABLES = {
   HOST: variable(text('a host name or an IP address', isHost), '127.0.0.1', '0.0.0.0'),
   PORT: variable(integer('a port', 0, MAX_PORT, ', 0 for any free one'), 3_000, '3000'),
-  METRICS_PORT: variable(integer('a port', 1, MAX_PORT), undefined, '9464'),
+  METRICS_PORT: variable(LISTENER, undefined, '9464'),
 
   DATABASE_URL: variable(
     text('a postgres:// URL of the primary', isPostgresUrl),
@@ -322,7 +345,7 @@ export function loadConfig(
     shutdownGraceSeconds: values.SHUTDOWN_GRACE_SECONDS,
     logLevel: values.LOG_LEVEL,
     logFormat: values.LOG_FORMAT ?? (isTerminal ? 'pretty' : 'json'),
-    metricsPort: values.METRICS_PORT,
+    metrics: values.METRICS_PORT && Object.freeze(values.METRICS_PORT),
     otlpEndpoint: values.OTEL_EXPORTER_OTLP_ENDPOINT,
     tls: certFile && keyFile ? Object.freeze({ certFile, keyFile }) : undefined,
   });

@@ -46,7 +46,21 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     rejects: ['http://localhost', '127.0.0.1:3000', '[::1]', 'two words', '-a', 'a_b', 'a/b', ' '],
   },
   PORT: { read: (config) => config.port, default: 3000, ...numbers(0, 65_535) },
-  METRICS_PORT: { read: (config) => config.metricsPort, default: undefined, ...numbers(1, 65_535) },
+  METRICS_PORT: {
+    read: ({ metrics }) => metrics && [metrics.host, metrics.port].filter(Boolean).join(' '),
+    default: undefined,
+    accepts: [
+      ['1', '1'],
+      ['65535', '65535'],
+      ['10.0.0.5:9464', '10.0.0.5 9464'],
+      ['localhost:9464', 'localhost 9464'],
+      ['[::1]:9464', '::1 9464'],
+    ],
+    rejects: [
+      ...['0', '65536', '-1', '1.5', 'x', ':9464', 'host:', '::1:9464', '[::1]', '[host]:9464'],
+      ...['10.0.0.5:0', '10.0.0.5:65536', 'a b:9464', 'http://10.0.0.5:9464'],
+    ],
+  },
   DATABASE_URL: {
     read: (config) => config.databaseUrl,
     default: undefined,

@@ -4,12 +4,17 @@ import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Actor } from '../platform/access/actor.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
-import { clientAddressOf } from '../platform/http/server/client-address.js';
 import { Operation } from '../platform/http/openapi/operation.decorator.js';
-import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
 import { problems } from '../platform/http/problems/problem.js';
+import { clientAddressOf } from '../platform/http/server/client-address.js';
 import { IdPipe } from '../platform/http/validation/id.pipe.js';
+import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
+import { sendIdempotentResponse } from '../platform/idempotency/idempotency.service.js';
+import {
+  Idempotent,
+  type IdempotentRequest,
+} from '../platform/idempotency/idempotent.decorator.js';
 import { UserView } from '../users/users.dto.js';
 import { userProblems } from '../users/users.errors.js';
 import { ChangePassword, RegisterUser } from './auth.dto.js';
@@ -25,23 +30,35 @@ export class AccountsController {
   @Operation({
     allow: 'anyone',
     summary: 'Register a user',
-    description: 'Creates a user with the role `user`. To call the API as this user, log in next.',
+    description:
+      'Creates a user with the role `user`. To call the API as this user, log in next. With an ' +
+      '`Idempotency-Key`, a retry with the same body gets the same response again, with ' +
+      '`Idempotent-Replayed: true`. A key belongs to the network address of the caller.',
     status: 201,
     type: UserView,
     returns: 'The new user.',
-    headers: ['Location', 'ETag'],
+    headers: ['Location', 'ETag', 'Idempotent-Replayed'],
+    accepts: ['Idempotency-Key'],
     hasBody: true,
-    problems: [userProblems.usernameTaken, userProblems.emailTaken],
+    problems: [
+      userProblems.usernameTaken,
+      userProblems.emailTaken,
+      idempotencyProblems.malformed,
+      idempotencyProblems.inFlight,
+      idempotencyProblems.reused,
+      authProblems.tooManyAttempts,
+    ],
   })
   async register(
+    @Idempotent({ isRequired: false, secrets: ['password'] }) idempotentRequest: IdempotentRequest,
     @Body() body: RegisterUser,
     @Req() request: FastifyRequest,
-    @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<UserView> {
-    const user = await this.auth.register(body, clientAddressOf(request));
-    request.account = user.id;
-    void reply.header('Location', `/v1/users/${user.id}`).header('ETag', entityTagOf(user.version));
-    return user;
+    @Res() reply: FastifyReply,
+  ): Promise<void> {
+    const ip = clientAddressOf(request);
+    const response = await this.auth.register(idempotentRequest, ip, body);
+    request.account = response.subjectId;
+    sendIdempotentResponse(reply, response);
   }
 
   @Put(':id/password')

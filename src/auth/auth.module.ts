@@ -3,11 +3,13 @@ import { Module } from '@nestjs/common';
 import { APP_GUARD } from '@nestjs/core';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import { CacheModule } from '../platform/cache/cache.module.js';
+import { IdempotencyModule } from '../platform/idempotency/idempotency.module.js';
 import { UsersModule } from '../users/users.module.js';
 import { AccountsController } from './accounts.controller.js';
 import { AdminBootstrapService } from './admin-bootstrap.service.js';
 import { AuthGuard } from './auth.guard.js';
 import { AuthService } from './auth.service.js';
+import { BootstrapAdmin } from './bootstrap-admin.entity.js';
 import { Credential } from './passwords/credential.entity.js';
 import { PasswordsService } from './passwords/passwords.service.js';
 import { LastUsesService } from './sessions/last-uses.service.js';
@@ -19,8 +21,9 @@ import { LoginThrottle } from './throttling/login-throttle.service.js';
 
 @Module({
   imports: [
+    IdempotencyModule,
     UsersModule,
-    TypeOrmModule.forFeature([Credential, Session]),
+    TypeOrmModule.forFeature([BootstrapAdmin, Credential, Session]),
     CacheModule.forFeature([Session]),
   ],
   controllers: [AccountsController, SessionsController],

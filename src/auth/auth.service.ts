@@ -11,9 +11,16 @@ import type { Transaction } from '../platform/database/transaction.js';
 import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import type { IfMatch } from '../platform/http/conditional/if-match.decorator.js';
 import { problems } from '../platform/http/problems/problem.js';
+import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import { networkOf } from '../platform/http/server/client-address.js';
+import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
+import {
+  IdempotencyService,
+  type IdempotentResponse,
+} from '../platform/idempotency/idempotency.service.js';
+import type { IdempotentRequest } from '../platform/idempotency/idempotent.decorator.js';
 import { OutboxService } from '../platform/outbox/outbox.service.js';
-import { type UserView, userView } from '../users/users.dto.js';
+import { userView } from '../users/users.dto.js';
 import { UsersService } from '../users/users.service.js';
 import type { ChangePassword, LogIn, RegisterUser } from './auth.dto.js';
 import { authProblems } from './auth.errors.js';
@@ -54,21 +61,40 @@ export class AuthService {
     private readonly devices: DeviceTokensService,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
+    private readonly idempotency: IdempotencyService,
   ) {}
 
   /**
-   * @param ip the address of the client
-   * @throws Problem validation-failed, username-taken, email-taken, overloaded
+   * Registers a user, once for each Idempotency-Key of a network.
+   * @param ip the caller's address
+   * @throws Problem validation-failed, username-taken, email-taken, idempotency-key-reused,
+   *   idempotency-key-in-flight, too-many-attempts, overloaded
    */
-  async register({ username, email, password }: RegisterUser, ip: string): Promise<UserView> {
-    const passwordHash = await this.passwords.hashNew(
-      { lane: 'new-password', caller: networkOf(ip) },
-      { password, names: [username, email], field: 'password' },
-    );
-    return this.unitOfWork.run(async (transaction) => {
-      const user = await this.users.create(transaction, { username, email });
-      await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
-      return userView(user);
+  register(
+    request: IdempotentRequest,
+    ip: string,
+    registration: RegisterUser,
+  ): Promise<IdempotentResponse> {
+    const { username, email, password } = registration;
+    const network = networkOf(ip);
+    return this.idempotency.runOnceForNetwork(request, network, {
+      prepare: () => {
+        this.users.requireUnreserved(username);
+        return this.passwords.hashNew(
+          { lane: 'new-password', caller: network },
+          { password, names: [username, email], field: 'password' },
+        );
+      },
+      write: async (transaction, passwordHash) => {
+        const user = await this.users.create(transaction, { username, email });
+        await transaction.manager.insert(Credential, { userId: user.id, passwordHash });
+        const headers = {
+          Location: `/v1/users/${user.id}`,
+          ETag: entityTagOf(user.version),
+        };
+        return { status: 201, headers, body: userView(user), subjectId: user.id };
+      },
+      confirmRepetition: (userId) => this.requireSamePassword(userId, network, registration),
     });
   }
 
@@ -132,6 +158,28 @@ export class AuthService {
       await transaction.manager.delete(Credential, { userId });
       await this.sessions.endLocked(transaction, sessions);
     });
+  }
+
+  /**
+   * The fingerprint of a registration leaves the password out. A caller that repeats one with
+   * another password may be guessing it, so the attempt counts like a login from a new device.
+   * @param userId of the user that was registered
+   * @throws Problem idempotency-key-reused, too-many-attempts, overloaded
+   */
+  private async requireSamePassword(
+    userId: string | null,
+    network: string,
+    { username, password }: RegisterUser,
+  ): Promise<void> {
+    const account = userId ?? NO_USER_ID;
+    const attempt = attemptByName(username, network);
+    const turn: HashingTurn = { lane: 'new-password', caller: network };
+    const { isCorrect } = await this.passwords.verify(turn, password, async () => {
+      await this.throttle.recordAttempt(attempt, account);
+      return this.findHash(account);
+    });
+    if (!isCorrect) throw idempotencyProblems.reused(undefined, { account });
+    await this.throttle.recordSuccess(attempt);
   }
 
   /**
@@ -271,7 +319,11 @@ function attemptOf(
   if (device && device.userId === userId) {
     return { device: `${userId} ${device.deviceId}`, devicesOfUser: userId };
   }
+  return attemptByName(loginName, networkOf(ip));
+}
+
+/** All spellings of a login name count together. */
+function attemptByName(loginName: string, network: string): LoginAttempt {
   const name = loginName.normalize('NFKC').toLowerCase();
-  const network = networkOf(ip);
   return { nameAndNetwork: `${network} ${name}`, name, network };
 }

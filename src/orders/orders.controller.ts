@@ -101,7 +101,7 @@ export class OrdersController {
   })
   async placeOrder(
     @CurrentActor() actor: Actor,
-    @Idempotent(true) idempotentRequest: IdempotentRequest,
+    @Idempotent({ isRequired: true }) idempotentRequest: IdempotentRequest,
     @Body() body: PlaceOrder,
     @Res() reply: FastifyReply,
   ): Promise<void> {
@@ -297,7 +297,7 @@ export class OrdersController {
     @CurrentActor() actor: Actor,
     @Param('id', IdPipe) id: string,
     @IfMatchHeader() ifMatch: IfMatch,
-    @Idempotent(false) idempotentRequest: IdempotentRequest,
+    @Idempotent({ isRequired: false }) idempotentRequest: IdempotentRequest,
     @Body() body: ActOnOrder,
     @Req() request: FastifyRequest,
     @Res() reply: FastifyReply,

@@ -2,9 +2,10 @@
  * The users' routes that concern profiles and roles. Routes that concern a password or end sessions
  * are in src/auth/accounts.controller.ts.
  */
-import { Body, Controller, Get, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
+import { Body, Controller, Get, Header, Param, Patch, Put, Query, Req, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { NO_STORE } from '../platform/http/conditional/cache-headers.js';
 import { CurrentReadContext } from '../platform/http/conditional/read-context.decorator.js';
 import { ReadContext } from '../platform/cache/read/read-context.js';
 import type { Representation } from '../platform/http/conditional/representation.js';
@@ -49,14 +50,17 @@ export class UsersController {
   }
 
   @Get('me')
+  @Header('Cache-Control', NO_STORE)
   @Operation({
     allow: 'user.me',
     summary: 'Read your own user',
-    description: 'Returns the user that the token belongs to.',
+    description:
+      'Returns the user that the token belongs to. The ETag is for `If-Match` of a change. The ' +
+      'response is never 304: the same URL has another user for each caller.',
     type: UserView,
     returns: 'The user.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
-    accepts: ['If-None-Match', 'Cache-Control'],
+    accepts: ['Cache-Control'],
   })
   getMe(
     @CurrentActor() actor: Actor,

@@ -25,7 +25,8 @@ export const Username = (
       max: 32,
       pattern: /^[A-Za-z0-9_.-]*$/,
       form: 'made of a-z, 0-9, "_", "." and "-"',
-      description: 'Unique. Upper case is converted to lower case.',
+      description:
+        'Unique. Upper case is converted to lower case. Names such as `admin` are reserved.',
       ...options,
     }),
     Transform(({ value }: { value: unknown }) =>

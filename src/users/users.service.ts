@@ -7,6 +7,7 @@ import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
 import { v7 as uuidv7 } from 'uuid';
+import { Config } from '../config.js';
 import type { Actor, Role } from '../platform/access/actor.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
 import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
@@ -23,7 +24,9 @@ import {
   toPage,
 } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
+import { invalidParameter } from '../platform/http/validation/validation-problem.js';
 import { OutboxService } from '../platform/outbox/outbox.service.js';
+import { RESERVED_USERNAMES } from './reserved-usernames.js';
 import { User } from './user.entity.js';
 import {
   type ChangeUser,
@@ -44,6 +47,7 @@ export class UsersService {
     @InjectRepository(User) private readonly repository: Repository<User>,
     private readonly unitOfWork: UnitOfWork,
     private readonly outbox: OutboxService,
+    private readonly config: Config,
   ) {}
 
   /** Null for a deleted user and for an id that no user has. */
@@ -98,13 +102,30 @@ export class UsersService {
     return toPage(rows, limit, CURSOR_SCOPE, userView);
   }
 
+  /**
+   * Checks a name that a caller chose. The name of ADMIN_USERNAME is reserved, too: others would
+   * take its user for the operator's.
+   * @throws Problem validation-failed with code `reserved`
+   */
+  requireUnreserved(username: string): void {
+    const isReserved = RESERVED_USERNAMES.has(username) || username === this.config.admin?.username;
+    if (!isReserved) return;
+    const detail = `username ${username} is reserved; choose another one`;
+    throw invalidParameter('username', 'reserved', detail);
+  }
+
   /** @throws Problem username-taken, email-taken */
   async create(
     transaction: Transaction,
-    { username, email, roles = ['user'] }: { username: string; email: string; roles?: Role[] },
+    {
+      id = uuidv7(),
+      username,
+      email,
+      roles = ['user'],
+    }: { id?: string; username: string; email: string; roles?: Role[] },
   ): Promise<User> {
     const user = await transaction.insert(User, {
-      id: uuidv7(),
+      id,
       username,
       email,
       roles,
@@ -115,7 +136,8 @@ export class UsersService {
   }
 
   /**
-   * @throws Problem not-found, precondition-required, version-mismatch, username-taken, email-taken
+   * @throws Problem not-found, precondition-required, version-mismatch, validation-failed for a
+   *   reserved username, username-taken, email-taken
    */
   change(
     actor: Actor,
@@ -126,6 +148,8 @@ export class UsersService {
     return this.unitOfWork.runAs(actor, async (transaction) => {
       const before = await this.lockLive(transaction, id);
       ifMatch.require(before.version);
+      const isNewName = username !== undefined && username !== before.username;
+      if (isNewName) this.requireUnreserved(username);
       const changes = {
         ...(username !== undefined && { username }),
         ...(email !== undefined && { email }),
@@ -149,12 +173,15 @@ export class UsersService {
   }
 
   /**
-   * Adds a role that the user does not have.
+   * Adds a role.
+   * @returns false when the user has the role already
    * @throws Problem not-found
    */
-  async grantRole(transaction: Transaction, id: string, role: Role): Promise<void> {
+  async grantRole(transaction: Transaction, id: string, role: Role): Promise<boolean> {
     const before = await this.lockLive(transaction, id);
+    if (before.roles.includes(role)) return false;
     await this.updateRoles(transaction, before, [...before.roles, role]);
+    return true;
   }
 
   /**
@@ -186,6 +213,17 @@ export class UsersService {
     const user = await transaction.lock(User, id, mode);
     if (!user || user.deletedAt !== null) throw problems.notFound();
     return user;
+  }
+
+  /**
+   * Reads and locks the user of this name.
+   * @returns null when nobody has the name
+   */
+  async lockByUsername(transaction: Transaction, username: string): Promise<User | null> {
+    const namesake = await transaction.manager.findOneBy(User, { username });
+    if (!namesake) return null;
+    const user = await transaction.lock(User, namesake.id);
+    return user?.username === username ? user : null;
   }
 
   private async updateRoles(transaction: Transaction, before: User, roles: Role[]): Promise<User> {

@@ -98,10 +98,24 @@ describe('users', () => {
       },
     );
 
-    it('If-None-Match works on /v1/users/me, too', async () => {
+    it.each(['"1"', 'W/"1"', '*'])(
+      'If-None-Match: %s on /v1/users/me → 200, since it may be the tag of another user',
+      async (tags) => {
+        const user = await registerUser(app);
+        const reply = await get('/v1/users/me', user.token, { 'If-None-Match': tags });
+        expect([reply.status, reply.body.id]).toEqual([200, user.id]);
+        expect(reply.headers.get('cache-control')).toBe('no-store');
+      },
+    );
+
+    it('the ETag of /v1/users/me is for If-Match of a change', async () => {
       const user = await registerUser(app);
-      const reply = await get('/v1/users/me', user.token, { 'If-None-Match': '"1"' });
-      expect(reply.status).toBe(304);
+      const etag = (await get('/v1/users/me', user.token)).headers.get('etag') as string;
+      const body = { email: `${uniqueUsername()}@example.com` };
+      const headers = { 'If-Match': etag };
+      const path = `/v1/users/${user.id}`;
+      const reply = await app.call('PATCH', path, { token: user.token, body, headers });
+      expect([etag, reply.status]).toEqual(['"1"', 200]);
     });
 
     it.each(['"2"', '1', '"11"'])(

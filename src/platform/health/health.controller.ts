@@ -3,7 +3,7 @@
  * needs: PostgreSQL and its migrations. Redis and the broker are reported but do not count: the
  * service works without them. Invariant: each check has a deadline, so no probe takes over 100 ms.
  */
-import { Controller, Get, Inject, ServiceUnavailableException } from '@nestjs/common';
+import { Controller, Get, Inject, Logger, ServiceUnavailableException } from '@nestjs/common';
 import { ApiProperty, ApiPropertyOptional, ApiSchema, ApiTags } from '@nestjs/swagger';
 import {
   HealthCheckService,
@@ -34,6 +34,9 @@ const notReady = defineProblem({
   },
 });
 
+/** The reason of a failed check. */
+const NO_ANSWER = 'does not answer';
+
 /** Milliseconds for each check. All checks run at the same time. */
 const CHECK_TIMEOUT_MS = 80;
 
@@ -53,6 +56,10 @@ export class HealthView {
 @ApiTags('health')
 @Controller('health')
 export class HealthController {
+  private readonly logger = new Logger('Health');
+  /** Parts whose last check failed. */
+  private readonly failing = new Set<string>();
+
   constructor(
     private readonly health: HealthCheckService,
     private readonly indicators: HealthIndicatorService,
@@ -127,16 +134,19 @@ export class HealthController {
   private async checkPostgres(): Promise<HealthIndicatorResult> {
     return this.indicators
       .check('postgres')
-      .attempt(() => withDeadline(CHECK_TIMEOUT_MS, 'SELECT 1', this.database.ping()));
+      .attempt(() =>
+        this.explain('postgres', withDeadline(CHECK_TIMEOUT_MS, 'SELECT 1', this.database.ping())),
+      );
   }
 
   private async checkMigrations(): Promise<HealthIndicatorResult> {
     const indicator = this.indicators.check('migrations');
-    const pending = await withDeadline(
+    const reading = withDeadline(
       CHECK_TIMEOUT_MS,
       'Reading the applied migrations',
       this.database.pendingMigrations(),
-    ).catch(() => ['unknown']);
+    );
+    const pending = await this.explain('migrations', reading).catch(() => ['unknown']);
     return pending.length === 0 ? indicator.up() : indicator.down({ pending });
   }
 
@@ -147,10 +157,27 @@ export class HealthController {
         message: 'not configured: the cache is in the memory of this process',
       });
     }
-    return withDeadline(CHECK_TIMEOUT_MS, 'PING', this.store.ping()).then(
+    const ping = withDeadline(CHECK_TIMEOUT_MS, 'PING', this.store.ping());
+    return this.explain('redis', ping).then(
       () => indicator.up(),
       () => indicator.degraded('unreachable: reads go to PostgreSQL'),
     );
+  }
+
+  /**
+   * The response is for everybody: it has a stable reason. What the driver says, e.g. the address,
+   * goes to the log, once for each outage.
+   */
+  private async explain<T>(part: string, check: Promise<T>): Promise<T> {
+    try {
+      const result = await check;
+      this.failing.delete(part);
+      return result;
+    } catch (error) {
+      if (!this.failing.has(part)) this.logger.warn(`The check ${part} failed: ${String(error)}`);
+      this.failing.add(part);
+      throw new Error(NO_ANSWER, { cause: error });
+    }
   }
 
   /** A node without a cache answers correctly, at PostgreSQL's speed. */

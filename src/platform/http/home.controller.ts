@@ -32,7 +32,7 @@ export class HomeController {
   @Header('Cache-Control', 'private, no-cache')
   @Operation({ allow: 'anyone', summary: 'List the pages of the service' })
   listPages(): string {
-    const hasMetrics = this.config.metricsPort === undefined;
+    const hasMetrics = this.config.metrics === undefined;
     const items = [...LINKS, ...(hasMetrics ? [METRICS] : [])].map(
       ({ path, text }) => `<li><a href="${path}"><code>${path}</code></a>: ${text}</li>`,
     );

@@ -1,6 +1,6 @@
 /**
- * The response that a user's request with an Idempotency-Key got. It commits with the writes of the
- * request (idempotency.service.ts).
+ * The response that a request with an Idempotency-Key got. It commits with the writes of the
+ * request (idempotency.service.ts). The trigger users_erasure deletes it with its user.
  */
 import { Check, Column, Entity, Index, PrimaryColumn } from 'typeorm';
 import { timestampOfInsert } from '../database/columns.js';
@@ -8,9 +8,11 @@ import { timestampOfInsert } from '../database/columns.js';
 @Entity('idempotency_keys')
 @Check('idempotency_keys_key_length', 'length(key) BETWEEN 1 AND 255')
 @Check('idempotency_keys_status_success', 'status BETWEEN 200 AND 299')
+@Index('idempotency_keys_subject', { synchronize: false })
 export class IdempotencyRecord {
+  /** A user's id, or what {@link ownerOfNetwork} returns. */
   @PrimaryColumn('uuid', { name: 'user_id', primaryKeyConstraintName: 'idempotency_keys_pkey' })
-  userId: string;
+  ownerId: string;
 
   @PrimaryColumn('text', { primaryKeyConstraintName: 'idempotency_keys_pkey' })
   key: string;
@@ -35,6 +37,10 @@ export class IdempotencyRecord {
    */
   @Column('text', { name: 'cache_keys', array: true })
   cacheKeys: string[];
+
+  /** The user whose data the response shows, if that is not its owner. */
+  @Column('uuid', { name: 'subject_id', nullable: true })
+  subjectId: string | null;
 
   @Index('idempotency_keys_expiring')
   @Column(timestampOfInsert('created_at'))

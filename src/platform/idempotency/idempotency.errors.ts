@@ -23,8 +23,8 @@ export const idempotencyProblems = {
     status: 422,
     title: 'The key belongs to another request',
     explanation:
-      'This user sent the key with another method, path, body or If-Match in the last 24 ' +
-      'hours. Use a new key for a new request.',
+      'The key was sent with another method, path, body or If-Match in the last 24 hours. Use ' +
+      'a new key for a new request.',
   }),
   inFlight: defineProblem({
     code: 'idempotency-key-in-flight',

@@ -6,7 +6,7 @@
  */
 import { Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import type { FastifyReply } from 'fastify';
-import { DataSource } from 'typeorm';
+import { DataSource, type EntityManager } from 'typeorm';
 import type { Actor } from '../access/actor.js';
 import { InvalidationService } from '../cache/write/invalidation.service.js';
 import { PeriodicPurge } from '../database/purge.js';
@@ -15,6 +15,7 @@ import { UnitOfWork } from '../database/unit-of-work.js';
 import { IdempotencyRecord } from './idempotency-record.entity.js';
 import { idempotencyProblems } from './idempotency.errors.js';
 import type { IdempotentRequest } from './idempotent.decorator.js';
+import { ownerOfNetwork } from './key-owner.js';
 
 export const RETENTION_HOURS = 24;
 const PURGE_INTERVAL_MS = 60_000;
@@ -35,6 +36,21 @@ export interface IdempotentResult {
   readonly status: number;
   readonly headers: Record<string, string>;
   readonly body: object;
+  /** The user whose data the body shows, if that is not the caller. The key goes with that user. */
+  readonly subjectId?: string;
+}
+
+/** The parts of a request of a caller without a session. */
+export interface SessionlessWork<Prepared> {
+  /** What takes long, e.g. hashing: it runs before the transaction, and not for a repetition. */
+  readonly prepare: () => Promise<Prepared>;
+  readonly write: (transaction: Transaction, prepared: Prepared) => Promise<IdempotentResult>;
+  /**
+   * Compares what the fingerprint leaves out, and throws when it differs. Called without a
+   * transaction.
+   * @param subjectId of the result of the first request
+   */
+  readonly confirmRepetition: (subjectId: string | null) => Promise<void>;
 }
 
 /** A response with exactly the bytes that every repetition gets. */
@@ -43,9 +59,13 @@ export interface IdempotentResponse {
   readonly headers: Record<string, string>;
   /** JSON. */
   readonly body: string;
+  /** See {@link IdempotentResult}. */
+  readonly subjectId?: string | undefined;
   /** Whether an earlier request did the work. */
   readonly replayed: boolean;
 }
+
+type Work = (transaction: Transaction) => Promise<IdempotentResult>;
 
 /** Sends the response of {@link IdempotencyService.runOnce}. */
 export function sendIdempotentResponse(
@@ -91,35 +111,36 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * response. Without a key, `work` always runs.
    * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever `work` throws
    */
-  async runOnce(
-    request: IdempotentRequest,
-    actor: Actor,
-    work: (transaction: Transaction) => Promise<IdempotentResult>,
-  ): Promise<IdempotentResponse> {
-    if (request.key === undefined) {
-      return this.unitOfWork.runAs(actor, async (transaction) =>
-        serialize(await work(transaction)),
-      );
-    }
-    const { key, fingerprint } = request;
-    const outcome = await this.unitOfWork.runAs(actor, async (transaction) => {
-      const record = await this.claim(transaction, actor.userId, key);
-      if (record) return record;
-      const response = serialize(await work(transaction));
-      const { status, headers, body } = response;
-      await transaction.manager.insert(IdempotencyRecord, {
-        userId: actor.userId,
-        key,
-        fingerprint,
-        cacheKeys: transaction.cacheKeys,
-        status,
-        headers,
-        body,
-      });
-      return response;
-    });
+  async runOnce(request: IdempotentRequest, actor: Actor, work: Work): Promise<IdempotentResponse> {
+    const outcome = await this.unitOfWork.runAs(actor, (transaction) =>
+      this.claimAndWork(transaction, request, actor.userId, work),
+    );
     // After the transaction: its connection is free for others meanwhile.
-    return outcome instanceof IdempotencyRecord ? this.replay(outcome, fingerprint) : outcome;
+    return outcome instanceof IdempotencyRecord ? this.replay(outcome, request) : outcome;
+  }
+
+  /**
+   * {@link runOnce} for a caller without a session: keys belong to the caller's network.
+   * @param network of networkOf (http/server/client-address.ts)
+   * @throws Problem idempotency-key-reused, idempotency-key-in-flight; whatever the parts throw
+   */
+  async runOnceForNetwork<Prepared>(
+    request: IdempotentRequest,
+    network: string,
+    { prepare, write, confirmRepetition }: SessionlessWork<Prepared>,
+  ): Promise<IdempotentResponse> {
+    const { key } = request;
+    const ownerId = ownerOfNetwork(network);
+    const earlier =
+      key === undefined ? null : await findRecord(this.dataSource.manager, ownerId, key);
+    if (earlier) return this.replay(earlier, request, confirmRepetition);
+    const prepared = await prepare();
+    const outcome = await this.unitOfWork.run((transaction) =>
+      this.claimAndWork(transaction, request, ownerId, () => write(transaction, prepared)),
+    );
+    return outcome instanceof IdempotencyRecord
+      ? this.replay(outcome, request, confirmRepetition)
+      : outcome;
   }
 
   /**
@@ -134,15 +155,44 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
     return removed === MAX_ROWS_PER_BATCH;
   }
 
+  /** @returns the record of an earlier request, or the response of this one */
+  private async claimAndWork(
+    transaction: Transaction,
+    request: IdempotentRequest,
+    ownerId: string,
+    work: Work,
+  ): Promise<IdempotencyRecord | IdempotentResponse> {
+    const { key } = request;
+    if (key === undefined) return serialize(await work(transaction));
+    const record = await this.claim(transaction, ownerId, key);
+    if (record) return record;
+    const result = await work(transaction);
+    const response = serialize(result);
+    const { status, headers, body } = response;
+    await transaction.manager.insert(IdempotencyRecord, {
+      ownerId,
+      key,
+      fingerprint: request.fingerprint,
+      cacheKeys: transaction.cacheKeys,
+      status,
+      headers,
+      body,
+      subjectId: result.subjectId ?? null,
+    });
+    return response;
+  }
+
   private async replay(
-    { fingerprint, cacheKeys, status, headers, body }: IdempotencyRecord,
-    requestFingerprint: string,
+    { fingerprint, cacheKeys, status, headers, body, subjectId }: IdempotencyRecord,
+    { fingerprint: requestFingerprint }: IdempotentRequest,
+    confirmRepetition?: SessionlessWork<never>['confirmRepetition'],
   ): Promise<IdempotentResponse> {
     if (fingerprint !== requestFingerprint) throw idempotencyProblems.reused();
+    await confirmRepetition?.(subjectId);
     // The node that committed may have died before it published to the cache. This response
     // acknowledges the write, so the write must be visible now.
     await this.invalidation.invalidate(cacheKeys);
-    return { status, headers, body, replayed: true };
+    return { status, headers, body, subjectId: subjectId ?? undefined, replayed: true };
   }
 
   /**
@@ -151,45 +201,45 @@ export class IdempotencyService implements OnModuleInit, OnApplicationShutdown {
    * @throws Problem idempotency-key-in-flight
    */
   private async claim(
-    transaction: Transaction,
-    userId: string,
+    { manager }: Transaction,
+    ownerId: string,
     key: string,
   ): Promise<IdempotencyRecord | null> {
-    const { manager } = transaction;
-    const earlier = await findRecord(transaction, userId, key);
+    const earlier = await findRecord(manager, ownerId, key);
     if (earlier) return earlier;
     // The lock lives as long as the first request's transaction, even when its node dies.
     const [{ locked }] = await manager.query<[{ locked: boolean }]>(
       'SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked',
-      [`${userId}:${key}`],
+      [`${ownerId}:${key}`],
     );
     if (!locked) throw idempotencyProblems.inFlight(undefined, { headers: { 'Retry-After': '1' } });
     // The first request may have committed after the query above and before the lock.
-    const committed = await findRecord(transaction, userId, key);
+    const committed = await findRecord(manager, ownerId, key);
     if (committed) return committed;
     // An expired record may still exist.
-    await manager.delete(IdempotencyRecord, { userId, key });
+    await manager.delete(IdempotencyRecord, { ownerId, key });
     return null;
   }
 }
 
 /** The key's record, unless it has expired. */
 const findRecord = (
-  { manager }: Transaction,
-  userId: string,
+  manager: EntityManager,
+  ownerId: string,
   key: string,
 ): Promise<IdempotencyRecord | null> =>
   manager
     .createQueryBuilder(IdempotencyRecord, 'record')
-    .where('record.userId = :userId AND record.key = :key', { userId, key })
+    .where('record.ownerId = :ownerId AND record.key = :key', { ownerId, key })
     .andWhere('record.createdAt > now() - make_interval(hours => :hours)', {
       hours: RETENTION_HOURS,
     })
     .getOne();
 
-const serialize = ({ status, headers, body }: IdempotentResult): IdempotentResponse => ({
+const serialize = ({ status, headers, body, subjectId }: IdempotentResult): IdempotentResponse => ({
   status,
   headers,
   body: JSON.stringify(body),
+  subjectId,
   replayed: false,
 });

@@ -19,28 +19,38 @@ export interface IdempotentRequest {
   /** Undefined: the request has no key, and runs like any other. */
   readonly key: string | undefined;
   /**
-   * SHA-256 of method, path, body and If-Match, in hexadecimal. Computed when it is read: only of
-   * bodies that are valid.
+   * SHA-256 of method, path, body without secrets, and If-Match, in hexadecimal. Computed when it
+   * is read: only of bodies that are valid.
    */
   readonly fingerprint: string;
 }
 
+export interface IdempotentOptions {
+  /** Whether a request without a key is rejected. */
+  readonly isRequired: boolean;
+  /**
+   * Members of the body that the fingerprint leaves out, because it is stored: a fast hash of a
+   * password could be reversed. The service compares them in another way.
+   */
+  readonly secrets?: readonly string[];
+}
+
 /**
  * The request's key and fingerprint.
- * @param isRequired whether a request without a key is rejected
  * @throws Problem idempotency-key-required, idempotency-key-malformed
  */
 export const Idempotent = createParamDecorator(
-  (isRequired: boolean, context: ExecutionContext): IdempotentRequest => {
+  ({ isRequired, secrets = [] }: IdempotentOptions, context: ExecutionContext) => {
     const request = context.switchToHttp().getRequest<FastifyRequest>();
     const key = keyOf(request);
     if (key === undefined && isRequired) throw idempotencyProblems.required();
-    return {
+    const idempotentRequest: IdempotentRequest = {
       key,
       get fingerprint() {
-        return fingerprintOf(request);
+        return fingerprintOf(request, secrets);
       },
     };
+    return idempotentRequest;
   },
 );
 
@@ -67,8 +77,18 @@ function parseKey(header: string): string {
 }
 
 /** Bodies are compared as JSON values (RFC 8785): the order of members does not count. */
-function fingerprintOf({ method, url, body, headers }: FastifyRequest): string {
+function fingerprintOf(
+  { method, url, body, headers }: FastifyRequest,
+  secrets: readonly string[],
+): string {
   const [path] = url.split('?');
-  const identity = canonicalize([method, path, body ?? null, headers['if-match'] ?? null]);
+  const shown = withoutMembers(body, secrets);
+  const identity = canonicalize([method, path, shown ?? null, headers['if-match'] ?? null]);
   return createHash('sha256').update(String(identity)).digest('hex');
+}
+
+function withoutMembers(body: unknown, names: readonly string[]): unknown {
+  if (names.length === 0) return body;
+  const members = Object.entries(body as object);
+  return Object.fromEntries(members.filter(([name]) => !names.includes(name)));
 }

@@ -22,6 +22,7 @@ export class EventConsumer {
 @Index('inbox_held', { synchronize: false })
 @Index('inbox_retry', { synchronize: false })
 @Index('inbox_handled', { synchronize: false })
+@Index('inbox_of_user', { synchronize: false })
 export class Delivery {
   @PrimaryColumn('text', { primaryKeyConstraintName: 'inbox_pkey' })
   consumer: string;

@@ -9,6 +9,7 @@ import { safeInteger, timestamp, timestampOfInsert } from '../database/columns.j
 @Index('outbox_held', { synchronize: false })
 @Index('outbox_retry', { synchronize: false })
 @Index('outbox_published', { synchronize: false })
+@Index('outbox_of_user', { synchronize: false })
 export class OutboxEvent {
   /**
    * Order of the events of one subject. Between subjects it has no meaning: PostgreSQL assigns it

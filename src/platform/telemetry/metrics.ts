@@ -59,14 +59,14 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
-    const { metricsPort, host } = this.config;
-    if (metricsPort === undefined) return;
+    const { metrics, host } = this.config;
+    if (!metrics) return;
     const server = createServer((request, response) => {
       if (request.url === '/metrics') void this.send(response);
       else response.writeHead(404).end();
     });
     await new Promise<void>((resolve, reject) =>
-      server.once('error', reject).listen(metricsPort, host, resolve),
+      server.once('error', reject).listen(metrics.port, metrics.host ?? host, resolve),
     );
     this.server = server;
   }
@@ -106,7 +106,7 @@ export class MetricsController {
     problems: [problems.notFound],
   })
   async getMetrics(@Res() reply: FastifyReply): Promise<void> {
-    if (this.config.metricsPort !== undefined) throw problems.notFound();
+    if (this.config.metrics) throw problems.notFound();
     await reply
       .header('Content-Type', this.registry.contentType)
       .header('Cache-Control', 'no-store')

@@ -14,8 +14,10 @@ import { routeLabelOf } from './route-label.js';
 const EVENT_OF_PROBLEM: Readonly<Record<string, string>> = {
   'invalid-credentials': 'login-failed',
   'wrong-password': 'password-wrong',
+  'idempotency-key-reused': 'key-reused',
   'too-many-attempts': 'guesses-limited',
   'rate-limited': 'requests-limited',
+  overloaded: 'requests-shed',
   unauthenticated: 'session-refused',
   forbidden: 'access-refused',
   'validation-failed': 'input-refused',
@@ -43,15 +45,21 @@ const EVENT_OF_ROUTE: Readonly<Record<string, string>> = {
 /** Call before the routes are registered. */
 export function installSecurityLog(fastify: FastifyInstance): void {
   const logger = new Logger('Security');
-  const limit = new LineLimit((event, suppressed) => {
-    logger.warn(`${event} unwritten=${suppressed}`);
+  // The sums agree: each event has a line of its own or is counted in one of these.
+  const limit = new LineLimit((event, group, suppressed) => {
+    logger.warn(`${event} ${group} unwritten=${suppressed}`);
   });
 
   // onSend, not onResponse: clients that disconnect early must be logged too.
-  fastify.addHook('onSend', (request, _, payload, done) => {
-    const event = eventOf(request);
-    if (event !== undefined && limit.allows(event)) {
-      logger[request.problem ? 'warn' : 'log'](lineOf(event, request));
+  fastify.addHook('onSend', (request, reply, payload, done) => {
+    // A repetition changed nothing: its first request was logged.
+    const isReplay = reply.hasHeader('Idempotent-Replayed');
+    const event = isReplay ? undefined : eventOf(request);
+    if (event !== undefined) {
+      const group = groupOf(request);
+      const isAllowed = limit.allows(event, group);
+      const line = `${event} ${group} ${detailsOf(request)}`;
+      if (isAllowed) logger[request.problem ? 'warn' : 'log'](line);
     }
     done(null, payload);
   });
@@ -72,18 +80,21 @@ function eventOf(request: FastifyRequest): string | undefined {
   return EVENT_OF_PROBLEM[problem.problemType.code];
 }
 
-function lineOf(event: string, request: FastifyRequest): string {
-  const { problem, actor, params } = request;
+/** Whom an event concerns, from where, and at which route. */
+function groupOf(request: FastifyRequest): string {
+  const { problem, actor } = request;
   const user = problem?.details.account ?? request.account ?? actor?.userId ?? '-';
+  const address = clientAddressOf(request);
+  return `user=${user} address=${address} route=${JSON.stringify(routeOf(request))}`;
+}
+
+function detailsOf({ id: requestId, actor, params }: FastifyRequest): string {
   const { id } = (params ?? {}) as { id?: unknown };
   const fields = [
-    `user=${user}`,
-    `address=${clientAddressOf(request)}`,
-    `route=${JSON.stringify(routeOf(request))}`,
     // Only a well-formed id: anything else in its place is text of the caller.
     ...(isId(id) ? [`object=${id}`] : []),
     ...(actor ? [`session=${actor.sessionId}`] : []),
-    `request=${request.id}`,
+    `request=${requestId}`,
   ];
-  return [event, ...fields].join(' ');
+  return fields.join(' ');
 }

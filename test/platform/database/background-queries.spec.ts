@@ -163,3 +163,53 @@ describe('the purge of idempotency keys', () => {
     expect(cost.readRows).toBeLessThanOrEqual(READS_OF_A_PURGE * PURGE_BATCH_ROWS);
   });
 });
+
+describe('the erasure of a deleted user', () => {
+  /** 20 000 keys of others, of which every tenth has a subject. */
+  const INSERT_KEYS = `
+    INSERT INTO idempotency_keys
+           (user_id, key, fingerprint, status, headers, body, cache_keys, subject_id)
+    SELECT uuidv7(), 'other-' || n, 'f', 201, '{}', '{}', '{}',
+           CASE WHEN n % 10 = 0 THEN uuidv7() END
+      FROM generate_series(1, 20000) AS n`;
+
+  /** The statements of the trigger, with the deleted user as $1. */
+  async function statementsOfTrigger(): Promise<string[]> {
+    const { rows } = await psql.query<{ source: string }>(
+      `SELECT prosrc AS source FROM pg_proc WHERE proname = 'erase_deleted_user'`,
+    );
+    const statements = rows[0]?.source.match(/(?:DELETE|UPDATE)[^;]+/g) ?? [];
+    return statements.map((sql) => sql.replaceAll('NEW.id', '$1::uuid'));
+  }
+
+  /** 20 000 events of other users, and as many of orders. */
+  const INSERT_EVENTS = `
+    INSERT INTO outbox (id, type, subject, data)
+    SELECT uuidv7(), 'a.b', CASE WHEN n % 2 = 0 THEN 'users/' ELSE 'orders/' END || uuidv7(), '{}'
+      FROM generate_series(1, 40000) AS n`;
+  const INSERT_DELIVERIES = `
+    INSERT INTO inbox (consumer, event_id, position, type, subject, data, occurred_at)
+    SELECT 'none', id, position, type, subject, data, occurred_at FROM outbox`;
+  const INSERT_ADMINS = `
+    INSERT INTO bootstrap_admins (username, user_id)
+    SELECT 'admin-' || n, uuidv7() FROM generate_series(1, 20000) AS n`;
+
+  beforeAll(async () => {
+    await psql.query(INSERT_KEYS);
+    await psql.query(INSERT_ADMINS);
+    await psql.query(INSERT_EVENTS);
+    await psql.query(INSERT_DELIVERIES);
+    await psql.query('VACUUM ANALYZE idempotency_keys, bootstrap_admins, outbox, inbox');
+  }, 60_000);
+
+  it('reads only rows of that user, by index', async () => {
+    const { id } = await registerUser(app);
+    const statements = await statementsOfTrigger();
+    expect(statements.length).toBeGreaterThan(0);
+    for (const sql of statements) {
+      const cost = await explain(psql, { sql, parameters: [id] });
+      expectNoScanOrSort(cost);
+      expect(cost.readRows).toBeLessThanOrEqual(2);
+    }
+  });
+});

@@ -216,7 +216,6 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
   ),
   outbox_id_key: twice('outbox', 'id'),
   idempotency_keys_pkey: twice('idempotency_keys', 'key'),
-  idempotency_keys_user_id_fkey: nobody('idempotency_keys', 'user_id'),
   idempotency_keys_key_length: withEach('idempotency_keys', 'key', {
     'no character': '',
     '256 characters': 'x'.repeat(256),
@@ -229,6 +228,9 @@ const VIOLATIONS: Readonly<Record<string, Violations>> = {
     'status 500': 500,
     'status 503': 503,
   }),
+  bootstrap_admins_pkey: twice('bootstrap_admins', 'username'),
+  bootstrap_admins_user_id_key: twice('bootstrap_admins', 'user_id'),
+  bootstrap_admins_user_id_fkey: nobody('bootstrap_admins', 'user_id'),
   known_devices_pkey: twice('known_devices', 'device_hash'),
   known_devices_user_id_fkey: nobody('known_devices', 'user_id'),
   known_devices_hash_form: withEach('known_devices', 'device_hash', {
@@ -349,6 +351,7 @@ describe('a column that must have a value', () => {
     orders: ['id', 'user_id', 'status', 'currency', 'items', 'total'],
     order_events: ['order_id', 'version', 'type', 'schema', 'data', 'actor_id', 'occurred_at'],
     credentials: ['user_id', 'password_hash'],
+    bootstrap_admins: ['username', 'user_id'],
     outbox: ['id', 'type', 'subject', 'data'],
     idempotency_keys: ['user_id', 'key', 'fingerprint', 'status', 'headers', 'body', 'cache_keys'],
   };

@@ -351,7 +351,7 @@ const MANUAL_CHANGES: readonly (readonly [sql: string, drift: RegExp])[] = [
     'ALTER TABLE idempotency_keys ALTER COLUMN status TYPE integer',
     /"idempotency_keys" ADD "status" smallint/,
   ],
-  ['ALTER TABLE users ALTER COLUMN deleted_at TYPE timestamptz(6)', /"deleted_at"/],
+  ['ALTER TABLE sessions ALTER COLUMN last_seen_at TYPE timestamptz(6)', /"last_seen_at"/],
   ['ALTER TABLE orders DROP CONSTRAINT orders_items_count', /ADD CONSTRAINT "orders_items_count"/],
   [
     `ALTER TABLE orders DROP CONSTRAINT orders_total_range,

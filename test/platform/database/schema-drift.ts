@@ -11,8 +11,8 @@ import type { TestDatabase } from '../../support/postgres.js';
  * modules by their ids only (docs/architecture.md).
  */
 const FOREIGN_KEYS = [
+  'bootstrap_admins_user_id_fkey',
   'credentials_user_id_fkey',
-  'idempotency_keys_user_id_fkey',
   'known_devices_user_id_fkey',
   'order_events_actor_id_fkey',
   'order_events_order_id_fkey',

@@ -39,6 +39,7 @@ const ROW_OF_TABLE = {
     last_seen_at: new Date(),
     expires_at: new Date(),
   }),
+  bootstrap_admins: ({ userId }) => ({ username: `admin-${nextNumber()}`, user_id: userId }),
   known_devices: ({ userId }) => ({ user_id: userId, device_hash: uniqueHash() }),
   orders: ({ userId }) => ({
     id: randomUUID(),

@@ -119,6 +119,14 @@ describe.each(OUTAGES)('while PostgreSQL is %s', (_, beginOutage, endOutage) => 
     const { status, body } = await app.call('GET', '/health/ready');
     expect([status, body.code, body.checks.postgres.status]).toEqual([503, 'not-ready', 'down']);
   });
+
+  it('readiness gives a stable reason, without addresses and the text of the driver', async () => {
+    const { body } = await app.call('GET', '/health/ready');
+    const { hostname, port } = new URL(postgres.url);
+    expect(body.checks.postgres.message).toBe('does not answer');
+    const checks = JSON.stringify(body.checks);
+    expect(checks).not.toMatch(new RegExp(`${hostname}|${port}|ECONN|SELECT|timeout|took`));
+  });
 });
 
 describe.each(OUTAGES)('after PostgreSQL was %s', (_, beginOutage, endOutage) => {

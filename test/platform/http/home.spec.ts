@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startApp, type TestApp } from '../../support/app.js';
 import { freePort } from '../../support/free-port.js';
-import type { Reply } from '../../support/http-client.js';
+import { type Reply, sendRequest } from '../../support/http-client.js';
 import { expectProblem } from '../../support/problem.js';
 
 let app: TestApp;
@@ -47,6 +47,19 @@ describe('GET /', () => {
     const separate = await startApp({ METRICS_PORT: String(await freePort()) });
     try {
       expect(linksIn(await separate.call('GET', '/'))).not.toContain('/metrics');
+    } finally {
+      await separate.close();
+    }
+  });
+
+  it('has the metrics on the address of METRICS_PORT, when it names one', async () => {
+    const port = await freePort();
+    const separate = await startApp({ METRICS_PORT: `127.0.0.2:${port}` });
+    try {
+      const { status } = await sendRequest(`http://127.0.0.2:${port}/metrics`, 'GET');
+      const onHost = sendRequest(`http://127.0.0.1:${port}/metrics`, 'GET');
+      await expect(onHost).rejects.toThrow('ECONNREFUSED');
+      expect([status, (await separate.call('GET', '/metrics')).status]).toEqual([200, 404]);
     } finally {
       await separate.close();
     }

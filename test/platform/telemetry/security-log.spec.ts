@@ -261,13 +261,53 @@ describe('the security log', () => {
     await Promise.all(Array.from({ length: requests }, () => app.call('GET', '/v1/users/me')));
 
     await eventually('all requests are logged or counted', () => {
-      const written = events().filter((line) => line.startsWith('warn session-refused user='));
-      const counted = events()
-        .flatMap((line) => /session-refused unwritten=(\d+)/.exec(line)?.[1] ?? [])
-        .reduce((sum, count) => sum + Number(count), 0);
-      return written.length + counted === requests;
+      const { written, counted } = countsOf('session-refused');
+      return written + counted === requests;
     });
   });
+
+  it('accounts for every failed login of a flood, by account and address', async () => {
+    const victims = [await registerUser(app), await registerUser(app)];
+    const logins = victims.flatMap(({ username }) =>
+      Array.from({ length: 2 * MAX_LINES_PER_SECOND }, () => ({ username, password: TYPED_TEXT })),
+    );
+    lines.length = 0;
+    const replies = await Promise.all(
+      logins.map((body) => app.call('POST', '/v1/sessions', { body })),
+    );
+    const isAnswered = (wanted: number): number =>
+      replies.filter(({ status }) => status === wanted).length;
+
+    await eventually('all failed logins are logged or counted', () => {
+      const hasAll = ([event, status]: readonly [string, number]): boolean => {
+        const { written, counted } = countsOf(event);
+        return written + counted === isAnswered(status);
+      };
+      // Logins that find the queue of hashes full are shed.
+      return (
+        [
+          ['login-failed', 401],
+          ['guesses-limited', 429],
+          ['requests-shed', 503],
+        ] as const
+      ).every(hasAll);
+    });
+    expect(isAnswered(401) + isAnswered(429) + isAnswered(503)).toBe(logins.length);
+    const reports = events().filter((line) => /login-failed .*unwritten=/.test(line));
+    const accounts = victims.map(({ id }) => `user=${id} ${FROM}`);
+    const isOfVictim = (line: string): boolean => accounts.some((text) => line.includes(text));
+    expect(reports.filter((line) => !isOfVictim(line))).toEqual([]);
+  });
+
+  /** Lines of an event, and the sum of what its reports count. */
+  function countsOf(event: string): { written: number; counted: number } {
+    const ofEvent = events().filter((line) => line.startsWith(`warn ${event} `));
+    const counts = ofEvent.flatMap((line) => / unwritten=(\d+)$/.exec(line)?.[1] ?? []);
+    return {
+      written: ofEvent.length - counts.length,
+      counted: counts.reduce((sum, count) => sum + Number(count), 0),
+    };
+  }
 
   it('contains nothing that callers write, and no token', async () => {
     const login = { username: `${TYPED_TEXT}@example.com`, password: TYPED_TEXT };

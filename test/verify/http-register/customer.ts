@@ -52,16 +52,15 @@ export class Customer {
     return this.sessions[0]?.token ?? '';
   }
 
-  /** After a lost answer, 409 says that it was done: the service takes no key here. */
   async register(): Promise<void> {
     const username = this.nextName();
     const body = { username, email: this.email, password: PASSWORD };
-    const request = { method: 'POST', path: '/v1/users', body };
+    const headers = { 'Idempotency-Key': randomUUID() };
+    const request = { method: 'POST', path: '/v1/users', body, headers };
     const begin = performance.now();
     const answer = await this.caller.sendUntilAnswered(this.random, request);
     const acknowledgedAt = performance.now();
-    const isTaken = answer?.isRepeated === true && answer.reply.status === 409;
-    if (answer?.reply.status !== 201 && !isTaken) {
+    if (answer?.reply.status !== 201) {
       throw new Error(`${username} could not be registered: ${answer?.reply.text}`);
     }
     this.id = await this.logIn();

@@ -1,12 +1,15 @@
 /**
  * Adds Cache-Status (RFC 9211), Cache-Control and a strong ETag to answers of GET and HEAD, and
- * turns a match with If-None-Match into 304. The ETag is the `version` of the body that is sent, so
- * the two cannot differ.
+ * turns a match with If-None-Match into 304, unless the answer may not be stored. The ETag is the
+ * `version` of the body that is sent, so the two cannot differ.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { ReadOutcome } from '../../cache/read/read-context.js';
 import { entityTagOf, matchesWeakly, parseEntityTags } from './entity-tag.js';
 import { Representation } from './representation.js';
+
+/** The Cache-Control of answers that no cache may keep. */
+export const NO_STORE = 'no-store';
 
 const CACHE_STATUS: Readonly<Record<ReadOutcome, string>> = {
   hit: 'holdfast; hit',
@@ -28,9 +31,14 @@ function addFreshnessHeaders(request: FastifyRequest, reply: FastifyReply): void
   if (!reply.hasHeader('Cache-Control')) void reply.header('Cache-Control', 'private, no-cache');
 }
 
-function hasCurrentCopy(request: FastifyRequest, entityTag: string): boolean {
+/**
+ * Nobody has a copy of an answer that may not be stored. An equal entity tag is then that of
+ * another caller's answer under the same URL.
+ */
+function hasCurrentCopy(request: FastifyRequest, reply: FastifyReply, entityTag: string): boolean {
+  const mayBeStored = reply.getHeader('Cache-Control') !== NO_STORE;
   const header = request.headers['if-none-match'];
-  return header !== undefined && matchesWeakly(parseEntityTags(header), entityTag);
+  return mayBeStored && header !== undefined && matchesWeakly(parseEntityTags(header), entityTag);
 }
 
 /**
@@ -49,7 +57,7 @@ export function installCacheHeaders(fastify: FastifyInstance): void {
     if (version === undefined) return done(null, body);
     const entityTag = entityTagOf(version);
     void reply.header('ETag', entityTag);
-    if (!hasCurrentCopy(request, entityTag)) return done(null, body);
+    if (!hasCurrentCopy(request, reply, entityTag)) return done(null, body);
     // A 304 has no body. `done` is not called: this answer is sent here.
     void reply.code(304).removeHeader('Content-Type').send();
   });

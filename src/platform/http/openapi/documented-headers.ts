@@ -45,7 +45,7 @@ export const RESPONSE_HEADERS = {
   'Cache-Control': {
     description:
       'private, no-cache: you may store the response, but revalidate it before each use. ' +
-      'no-store: it has a token, or it is a problem.',
+      'no-store: it has a token, it is a problem, or its URL has another answer for each caller.',
     schema: { type: 'string' },
   },
   Age: {

@@ -4,6 +4,7 @@
  */
 import type { FastifyInstance, FastifyRequest, HTTPMethods } from 'fastify';
 import FindMyWay from 'find-my-way';
+import { isLiteral } from './literal-path.js';
 
 const METHODS: readonly HTTPMethods[] = [
   'GET',
@@ -40,6 +41,11 @@ export class AllowedMethods {
     return !is404 && !isShadowed;
   }
 
+  /** Whether Fastify chose a route for another spelling of its path: `/%6Detrics`. */
+  isMisspelled({ is404, routeOptions: { url } }: FastifyRequest, path: string): boolean {
+    return !is404 && url !== undefined && !isLiteral(url, path);
+  }
+
   /** The value of `Allow`; empty when nothing is served under the path. */
   allowOf(path: string): string {
     // The server as a whole (RFC 9110, section 9.3.7).
@@ -53,11 +59,12 @@ export class AllowedMethods {
     const route = `${method} ${pattern}`;
     if (!METHODS.includes(method) || this.routes.has(route)) return;
     this.routes.add(route);
-    this.router.on(method as FindMyWay.HTTPMethod, pattern, () => undefined);
+    this.router.on(method as FindMyWay.HTTPMethod, pattern, () => undefined, pattern);
   }
 
   private has(method: HTTPMethods, path: string): boolean {
     if (this.fixedPaths.has(path)) return this.routes.has(`${method} ${path}`);
-    return this.router.find(method as FindMyWay.HTTPMethod, path) !== null;
+    const route = this.router.find(method as FindMyWay.HTTPMethod, path);
+    return route !== null && isLiteral(String(route.store), path);
   }
 }

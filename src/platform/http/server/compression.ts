@@ -10,6 +10,7 @@ import type {
   FastifyRequest,
   HookHandlerDoneFunction,
 } from 'fastify';
+import { appendVary } from '../conditional/vary.js';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
@@ -33,8 +34,7 @@ export async function installCompression(fastify: FastifyInstance): Promise<void
   });
   fastify.addHook('onRequest', (_, reply, done) => {
     // Also for responses that are not compressed: for another client they would be.
-    const vary = reply.getHeader('Vary');
-    void reply.header('Vary', vary === undefined ? ACCEPT_ENCODING : `${vary}, ${ACCEPT_ENCODING}`);
+    appendVary(reply, ACCEPT_ENCODING);
     done();
   });
   await fastify.register(compress, {

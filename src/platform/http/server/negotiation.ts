@@ -55,6 +55,7 @@ export function installNegotiation(fastify: FastifyInstance): void {
       if (problem) return done(problem);
     }
     const { path } = target;
+    if (methods.isMisspelled(request, path)) return done(problems.notFound());
     const isOptions = request.method === 'OPTIONS';
     if (!isOptions && methods.isServed(request, path)) return done(checkAccept(request, path));
     const allow = methods.allowOf(path);

@@ -132,6 +132,38 @@ describe('URLs', () => {
     expect(statuses.filter((status) => status !== 404 && status !== 414)).toEqual([]);
   });
 
+  it.each([
+    ['GET', '/%6Detrics'],
+    ['HEAD', '/%6Detrics'],
+    ['POST', '/%6Detrics'],
+    ['OPTIONS', '/%6Detrics'],
+    ['GET', '/metric%73'],
+    ['GET', '/health/read%79'],
+    ['GET', '/%64ocs'],
+    ['GET', '/docs/openapi%2ejson'],
+    ['GET', '/v1/users/%6de'],
+    ['GET', '/v1/%75sers'],
+    ['GET', '/%76%31/users/me'],
+    ['POST', '/v1/orders/0198c5a2-7d1e-7c3a-9f00-1f2e3d4c5b6a/%70ay'],
+  ])('%s %s, which spells the path of a route in another way, is 404', async (method, path) => {
+    const reply = await target.app.call(method, path, { token: target.adminToken });
+    expect(reply.status).toBe(404);
+  });
+
+  it.each(['/metrics', '/health/live', '/docs', '/docs/openapi.json', '/v1/users/me'])(
+    '%s in its own spelling is 200',
+    async (path) => {
+      const reply = await target.app.call('GET', path, { token: target.adminToken });
+      expect(reply.status).toBe(200);
+    },
+  );
+
+  it('the parameter of a route may be percent-encoded', async () => {
+    const id = target.owner.id.replace(/^0/, '%30');
+    const reply = await target.app.call('GET', `/v1/users/${id}`, { token: target.adminToken });
+    expect([reply.status, reply.body.id]).toEqual([200, target.owner.id]);
+  });
+
   it('a path that names nothing is no failure of the service: nothing is logged', async () => {
     const lines: string[] = [];
     const log = { write: (line: string) => void lines.push(line) };
