@@ -39,7 +39,7 @@ export const ADMIN = { username: 'root-admin', password: 'the admin of all the t
 const NORMAL_PRIORITY = { niceness: 0 };
 
 /** The least that argon2 accepts: most tests hash passwords only to have a user. */
-const QUICK_HASHING: Provider = {
+export const QUICK_HASHING: Provider = {
   provide: HASHING_OVERRIDES,
   useValue: {
     ...NORMAL_PRIORITY,

@@ -148,7 +148,8 @@ export class DocumentedApi {
     const hasBody = reply.text !== '' && mediaType !== undefined && mediaType !== 'text/plain';
     if (!hasBody) return found;
     found.push(...this.bodyDeviations(operation, status, mediaType, reply));
-    if (mediaType === PROBLEM) found.push(...this.codeDeviations(response, reply));
+    const hasListedCode = mediaType === PROBLEM && !mayBeOther;
+    if (hasListedCode) found.push(...this.codeDeviations(response, reply));
     return found;
   }
 
