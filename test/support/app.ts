@@ -45,7 +45,10 @@ export const QUICK_HASHING_SETTINGS: HashingSettings = {
   parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
 };
 
-const QUICK_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: QUICK_HASHING_SETTINGS };
+export const QUICK_HASHING: Provider = {
+  provide: HASHING_OVERRIDES,
+  useValue: QUICK_HASHING_SETTINGS,
+};
 
 /** The service's own parameters, for tests of the hashes. Pass it to {@link startApp}. */
 export const REAL_HASHING: Provider = { provide: HASHING_OVERRIDES, useValue: NORMAL_PRIORITY };

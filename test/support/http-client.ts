@@ -42,25 +42,43 @@ export async function sendRequest(
   options: RequestOptions = {},
 ): Promise<Reply> {
   const payload = payloadOf(options.body);
-  const isTls = url.startsWith('https:');
-  const requestOptions = {
-    method,
-    agent: AGENTS[isTls ? 'https:' : 'http:'],
-    headers: headersOf(options, payload),
-  };
+  const { origin, pathname, search } = new URL(url);
+  const headers = headersOf(options, payload);
+  return await sendUnchanged(origin, { method, path: pathname + search, headers, payload });
+}
+
+/** A request as it is sent. */
+export interface WireRequest {
+  readonly method: string;
+  /** With the query. In no way normalized. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string | string[] | number>>;
+  readonly payload?: Buffer | undefined;
+}
+
+/**
+ * The same for a request that no URL of a client would make, e.g. with `..` in its path.
+ * @throws SyntaxError when the response has the type of JSON but is not JSON
+ */
+export async function sendUnchanged(
+  origin: string,
+  { method, path, headers, payload }: WireRequest,
+): Promise<Reply> {
+  const isTls = origin.startsWith('https:');
+  const requestOptions = { method, path, agent: AGENTS[isTls ? 'https:' : 'http:'], headers };
   const response = await new Promise<http.IncomingMessage>((resolve, reject) => {
     const { request } = isTls ? https : http;
-    request(url, requestOptions, resolve).on('error', reject).end(payload);
+    request(origin, requestOptions, resolve).on('error', reject).end(payload);
   });
   const chunks: Buffer[] = [];
   for await (const chunk of response) chunks.push(chunk as Buffer);
   const text = Buffer.concat(chunks).toString();
-  const headers = receivedHeaders(response);
-  const type = headers.get('content-type') ?? '';
+  const received = receivedHeaders(response);
+  const type = received.get('content-type') ?? '';
   const isJson = type.includes('json') && !type.includes('ndjson');
   return {
     status: response.statusCode as number,
-    headers,
+    headers: received,
     text,
     body: isJson && text !== '' ? (JSON.parse(text) as unknown) : text,
   };

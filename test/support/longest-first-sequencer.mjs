@@ -21,6 +21,7 @@ const LONGEST_FILES = [
   'test/verify/http-register/http-register.spec.ts',
   'test/platform/http/openapi/generated-clients.spec.ts',
   'test/verify/relay/relay.spec.ts',
+  'test/verify/api-fuzz/api-fuzz.spec.ts',
   'test/platform/cache/store/redis/redis-topologies.spec.ts',
   'test/verify/mixed-releases.spec.ts',
   'test/platform/telemetry/tracing.spec.ts',

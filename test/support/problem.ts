@@ -2,15 +2,7 @@
 import { expect } from '@jest/globals';
 import { problemCatalogue } from '../../src/platform/http/problems/problem.js';
 import type { Reply } from './http-client.js';
-
-/** Text that must not leave the service: stacks, SQL, and messages of parsers and libraries. */
-const INTERNAL_TEXT = new RegExp(
-  [
-    String.raw`\bat \S+ \(|node_modules|\.ts:\d|\.js:\d`,
-    String.raw`\b(?:SELECT|INSERT|UPDATE|DELETE) |QueryFailed|constraint`,
-    String.raw`Unexpected token|in JSON at|FST_|HPE_|class-validator|undefined`,
-  ].join('|'),
-);
+import { INTERNAL_TEXT } from './internal-text.js';
 
 /** Expects this problem: its form, its header fields, and no internal text. */
 export function expectProblem(reply: Reply, status: number, code: string): void {

@@ -24,6 +24,10 @@ const TABLE: ProgramTable = {
       description: 'relays of several nodes under faults, and their throughput',
       load: () => import('./relay/run.js'),
     },
+    'api-fuzz': {
+      description: 'requests made from the OpenAPI document, and broken bytes, against the service',
+      load: () => import('./api-fuzz/run.js'),
+    },
     mutants: {
       description: 'parts of the service taken away one by one: the tests must notice each',
       load: () => import('./mutants/run.js'),

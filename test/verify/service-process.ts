@@ -7,14 +7,18 @@ import { HASHING_OVERRIDES } from '../../src/auth/passwords/passwords.service.js
 import { loadConfig } from '../../src/config.js';
 import { DATABASE_TIMEOUTS } from '../../src/platform/database/data-source.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
+import { QUICK_HASHING } from '../support/app.js';
 
 /** Far longer than the service's own timeout: a start must not fail because processors are busy. */
 const CONNECT_TIMEOUT_MS = 30_000;
 
+/** For programs that register thousands of users. Not a setting of the service. */
+const hasQuickHashing = process.env.TEST_HASHING === 'quick';
+
 const config = loadConfig();
 const app = await createApp(config, new PinoLogger(createPino(config)), [
   { provide: DATABASE_TIMEOUTS, useValue: { connect: CONNECT_TIMEOUT_MS } },
-  { provide: HASHING_OVERRIDES, useValue: { niceness: 0 } },
+  hasQuickHashing ? QUICK_HASHING : { provide: HASHING_OVERRIDES, useValue: { niceness: 0 } },
 ]);
 await app.listen(config.port, config.host);
 process.stdout.write(`ready: API ${await app.getUrl()}/v1\n`);

@@ -14,7 +14,10 @@ declare module 'fastify' {
 
 export const PROBLEM_JSON = 'application/problem+json; charset=utf-8';
 
-/** @param instance path of the request */
+/** The path of a URI (RFC 3986, section 3.3). */
+const URI_PATH = /^(?:[\w.~!$&'()*+,;=:@/-]|%[0-9a-f]{2})*$/i;
+
+/** @param instance path of the request. Not repeated when it is not a URI: clients may parse it. */
 export function problemBody(
   { problemType, details }: Problem,
   requestId: string,
@@ -25,7 +28,7 @@ export function problemBody(
     title: problemType.title,
     status: problemType.status,
     detail: details.detail ?? problemType.explanation,
-    instance,
+    instance: URI_PATH.test(instance) ? instance : '',
     code: problemType.code,
     requestId,
     ...details.extensions,

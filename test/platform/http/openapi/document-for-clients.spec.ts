@@ -8,7 +8,7 @@ import { ORDER_STATUSES } from '../../../../src/orders/order-lifecycle.js';
 import { EVENT_TYPES } from '../../../../src/orders/projection/order-events.js';
 import { ROLES } from '../../../../src/platform/access/actor.js';
 import { problemCatalogue } from '../../../../src/platform/http/problems/problem.js';
-import { type Operation, operationsOf, type OpenApi } from './documented-client.js';
+import { type OpenApi, type Operation, operationsOf } from '../../../support/documented-api.js';
 
 interface Schema {
   readonly $ref?: string;

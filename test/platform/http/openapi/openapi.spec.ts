@@ -6,6 +6,7 @@ import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { generateOpenApi } from '../../../../scripts/docs/openapi.js';
 import { ADMIN, startApp, type TestApp } from '../../../support/app.js';
+import { type OpenApi, type Operation, operationsOf } from '../../../support/documented-api.js';
 import {
   logInAsAdmin,
   ORDER,
@@ -14,13 +15,7 @@ import {
   type TestUser,
 } from '../../../support/factories.js';
 import type { Reply } from '../../../support/http-client.js';
-import {
-  DocumentedClient,
-  type DocumentedRequest,
-  type OpenApi,
-  type Operation,
-  operationsOf,
-} from './documented-client.js';
+import { DocumentedClient, type DocumentedRequest } from './documented-client.js';
 
 const GENERATED = await generateOpenApi();
 const DOCUMENT = JSON.parse(GENERATED) as OpenApi;

@@ -191,6 +191,9 @@ describe('URLs', () => {
       urls.map((url) => target.app.call('GET', url, { token: target.adminToken })),
     );
     for (const reply of replies) expectProblem(reply, 400, 'malformed-url');
+    // RFC 9457, section 3.1.5: a URI reference. The paths of these requests are not.
+    const isReference = replies.map(({ body }) => !/%(?![0-9a-f]{2})/i.test(String(body.instance)));
+    expect(isReference).not.toContain(false);
   });
 
   it.each([
