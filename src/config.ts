@@ -112,7 +112,6 @@ const url = (description: string, ...protocols: string[]): Form<string> =>
 const file = (description: string): Form<string> => text(description, (value) => value !== '');
 
 const MAX_PORT = 65_535;
-
 const isHost = (value: string): boolean =>
   isIP(value) !== 0 || /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/i.test(value);
 
@@ -224,7 +223,6 @@ const VARIABLES = {
   DATABASE_POOL: variable(integer('a whole number', 2, 500), 10, '10'),
   DATA_DIR: variable(file('a folder for the embedded PostgreSQL'), '.data', '.data'),
   MIGRATIONS: variable(oneOf('auto', 'manual'), 'auto', 'auto'),
-
   REDIS_URL: variable(text(REDIS_URL_FORM, isRedisUrl), undefined, 'redis://127.0.0.1:6379'),
   RABBITMQ_URL: variable(
     url('an amqp:// or amqps:// URL', 'amqp:', 'amqps:'),

@@ -132,11 +132,11 @@ describe('a registration with an Idempotency-Key', () => {
     const steps: string[] = [];
     const passwords = app.app.get(PasswordsService);
     const unitOfWork = app.app.get(UnitOfWork);
-    const { hash, verify } = passwords;
+    const { hashNew, verify } = passwords;
     const { run } = unitOfWork;
-    jest.spyOn(passwords, 'hash').mockImplementation(async (...parameters) => {
+    jest.spyOn(passwords, 'hashNew').mockImplementation(async (...parameters) => {
       steps.push('hash');
-      return hash.apply(passwords, parameters).finally(() => steps.push('hashed'));
+      return hashNew.apply(passwords, parameters).finally(() => steps.push('hashed'));
     });
     jest.spyOn(passwords, 'verify').mockImplementation(async (...parameters) => {
       steps.push('verify');

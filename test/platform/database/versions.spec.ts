@@ -207,7 +207,7 @@ describe('the event log', () => {
 });
 
 describe('the deletion of a user', () => {
-  it.each(['sessions', 'credentials', 'idempotency_keys', 'known_devices'] as const)(
+  it.each(['sessions', 'credentials', 'known_devices'] as const)(
     'deletes the rows of that user in %s',
     async (table) => {
       const { id } = await rows.insert('users');

@@ -1,6 +1,6 @@
 /**
- * The kinds of requests: valid ones, and valid ones with one defect. A kind changes a draft, and says
- * what the answer must be.
+ * The kinds of requests: valid ones, and valid ones with one defect. A kind changes a draft, and
+ * says what the answer must be.
  */
 import fc, { type Arbitrary } from 'fast-check';
 import type { DocumentedApi, Operation } from '../../support/documented-api.js';

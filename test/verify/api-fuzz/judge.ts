@@ -119,7 +119,11 @@ function judgeVerdict(api: DocumentedApi, exchange: Exchange, expectTrue: Expect
   if (expects === 'rejected') {
     const check = checkOf(kind, isAuthentic);
     const isRejected = status >= 400 && status < 500;
-    const isAsExpected = statuses ? statuses.includes(status) : isRejected || status === 501;
+    // The caller's rights are looked at before the body.
+    const isUnauthorized = isSecured(operation) && [401, 403, 404].includes(status);
+    const isAsExpected = statuses
+      ? statuses.includes(status) || isUnauthorized
+      : isRejected || status === 501;
     expectTrue(check, isAsExpected, `not refused as expected (${statuses?.join() ?? '4xx'})`);
   }
   if (statuses?.includes(405)) judgeAllow(api, exchange, expectTrue);

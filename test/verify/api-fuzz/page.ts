@@ -22,12 +22,13 @@ ${machine}. The service, PostgreSQL and the clients share the machine.
 
 Each operation of the document gets valid requests, and valid ones with one defect: parameters,
 headers, bodies, media types, cursors, entity tags, paths and methods. Users, sessions, orders and
-cursors of earlier answers feed later requests. Each answer is compared with the document. Names with
-underscores are those of [Schemathesis](https://schemathesis.readthedocs.io) for the same check.
+cursors of earlier answers feed later requests. Each answer is compared with the document. Names
+with underscores are those of [Schemathesis](https://schemathesis.readthedocs.io) for the same
+check.
 
 **${groupDigits(tally.requests)} requests, ${groupDigits(tally.findings.length)} findings.** The
-process had ${groupDigits(early)} MiB after the first round and ${groupDigits(atEnd)} MiB at the end.
-Its log has ${groupDigits(logLines)} lines. ${groupDigits(tally.unavailable)} answers were 503.
+process had ${groupDigits(early)} MiB after the first round, and ${groupDigits(atEnd)} MiB at the
+end. Its log has ${groupDigits(logLines)} lines. ${groupDigits(tally.unavailable)} answers were 503.
 
 ${checkTable(result)}
 

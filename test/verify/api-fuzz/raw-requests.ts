@@ -99,7 +99,8 @@ const CASES: readonly RawCase[] = [
   smuggling('chunk that ends with LF', 'Transfer-Encoding: chunked\r\n', '1\na\n0\n\n'),
   {
     name: 'HTTP/1.0 with a coding',
-    bytes: `${head('POST /v1/sessions HTTP/1.0', `${HOST}Transfer-Encoding: chunked\r\n`)}0\r\n\r\n`,
+    bytes:
+      head('POST /v1/sessions HTTP/1.0', `${HOST}Transfer-Encoding: chunked\r\n`) + '0\r\n\r\n',
     statuses: [400],
     check: 'raw-smuggling',
   },
@@ -125,7 +126,7 @@ const CASES: readonly RawCase[] = [
   { name: 'nothing', bytes: '' },
 ];
 
-/** What follows a complete POST on its connection. Its answer must be the first, whatever follows. */
+/** What follows a complete POST on its connection. The answer to the POST must be the first. */
 const TAILS: readonly string[] = [
   '',
   '\r\n',
@@ -239,7 +240,8 @@ class RawPhase {
     tally.countCheck(check);
     if (holds) return;
     const escaped = JSON.stringify(bytes.slice(0, 2_000)).replace(/'/g, `'\\''`);
-    const curl = `node -e 'process.stdout.write(Buffer.from(${escaped},"latin1"))' | nc 127.0.0.1 ${this.port}`;
+    const printBytes = `process.stdout.write(Buffer.from(${escaped},"latin1"))`;
+    const curl = `node -e '${printBytes}' | nc 127.0.0.1 ${this.port}`;
     const finding: Finding = { check, operation: kind, kind: 'raw', details, curl };
     tally.report(finding);
   }

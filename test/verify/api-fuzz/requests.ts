@@ -237,7 +237,7 @@ function pairsOf(
   { object, whose }: Choices,
   query: Readonly<Record<string, unknown>>,
 ): string[] {
-  const { ids, ...others } = query;
+  const { ids, ...others } = query as Record<string, unknown>;
   delete others.cursor;
   const isById = operationId === 'listOrders' && Array.isArray(ids);
   if (isById) {

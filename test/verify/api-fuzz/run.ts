@@ -1,6 +1,6 @@
 /**
- * `npm run verify -- api-fuzz`: requests made from the OpenAPI document, and broken bytes, against one
- * process of the service. Writes docs/benchmarks/api-fuzz.md.
+ * `npm run verify -- api-fuzz`: requests made from the OpenAPI document, and broken bytes, against
+ * one process of the service. Writes docs/benchmarks/api-fuzz.md.
  */
 import { fileURLToPath } from 'node:url';
 import { migrateDatabase } from '../../../src/platform/database/migrate.js';

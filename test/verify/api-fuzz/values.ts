@@ -1,6 +1,6 @@
 /**
- * Values that a schema of the OpenAPI document allows, as arbitraries of fast-check, and the ways to
- * make a valid body invalid.
+ * Values that a schema of the OpenAPI document allows, as arbitraries of fast-check, and the ways
+ * to make a valid body invalid.
  */
 import fc, { type Arbitrary } from 'fast-check';
 import type { DocumentedApi, Schema } from '../../support/documented-api.js';
@@ -14,7 +14,7 @@ const PALETTE = [
 ];
 const UUID_PATTERN = /^\^\[0-9A-Fa-f\]\{8\}/;
 const MAX_LIST_ITEMS_USUALLY = 3;
-/** New passwords begin so: no list has them, they are made of no name, and a log can be searched. */
+/** New passwords begin so: no list has them, no name is in them, and a log can be searched. */
 export const UNCOMMON_PASSWORD = 'kelp anchor 71 brass';
 
 const isoTimes = fc

@@ -5,7 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { generateOpenApi } from '../../../../scripts/docs/openapi.js';
-import { ADMIN, startApp, type TestApp } from '../../../support/app.js';
+import { startApp, type TestApp } from '../../../support/app.js';
 import { type OpenApi, type Operation, operationsOf } from '../../../support/documented-api.js';
 import {
   logInAsAdmin,
@@ -290,7 +290,8 @@ describe('the problems of an operation are as documented:', () => {
 
   it('register with a taken username', async () => {
     const email = 'somebody@example.com';
-    const body = { username: ADMIN.username, email, password: PASSWORD };
+    const { username } = await registerUser(app);
+    const body = { username, email, password: PASSWORD };
     await expectStatus(409, 'register', { body });
   });
 
