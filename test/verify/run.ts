@@ -24,6 +24,10 @@ const TABLE: ProgramTable = {
       description: 'relays of several nodes under faults, and their throughput',
       load: () => import('./relay/run.js'),
     },
+    migrations: {
+      description: 'a million orders that are migrated while requests go on',
+      load: () => import('./migrations/run.js'),
+    },
     mutants: {
       description: 'parts of the service taken away one by one: the tests must notice each',
       load: () => import('./mutants/run.js'),
