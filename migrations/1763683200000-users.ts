@@ -3,6 +3,7 @@
  * of change. The row of a deleted user stays without its names: orders refer to its id.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess } from './online/locks.js';
 
 export class Users1763683200000 implements MigrationInterface {
   readonly name = 'Users1763683200000';
@@ -70,9 +71,14 @@ export class Users1763683200000 implements MigrationInterface {
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE credentials`);
-    await runner.query(`DROP TABLE users`);
-    await runner.query(`DROP FUNCTION move_updated_at()`);
-    await runner.query(`DROP FUNCTION move_version()`);
+    await blockAccess(
+      runner,
+      ['users', 'credentials'],
+      [
+        `DROP TABLE credentials, users`,
+        `DROP FUNCTION move_updated_at()`,
+        `DROP FUNCTION move_version()`,
+      ],
+    );
   }
 }

@@ -4,15 +4,18 @@
  * to each row, and a session uses at most one a minute.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites } from './online/locks.js';
 
 export class Sessions1763683200001 implements MigrationInterface {
   readonly name = 'Sessions1763683200001';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(
-      `CREATE SEQUENCE session_versions AS bigint INCREMENT BY 65536 START WITH 65536`,
-    );
-    await runner.query(`
+    await blockWrites(
+      runner,
+      ['users'],
+      [
+        `CREATE SEQUENCE session_versions AS bigint INCREMENT BY 65536 START WITH 65536`,
+        `
       CREATE TABLE sessions (
         id uuid NOT NULL,
         user_id uuid NOT NULL,
@@ -28,20 +31,18 @@ export class Sessions1763683200001 implements MigrationInterface {
         CONSTRAINT sessions_user_id_fkey
           FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT sessions_token_hash_form CHECK (token_hash ~ '^[0-9a-f]{64}$')
-      )`);
-    await runner.query(`ALTER SEQUENCE session_versions OWNED BY sessions.version`);
-    await runner.query(`CREATE UNIQUE INDEX sessions_token_hash_key ON sessions (token_hash)`);
-    await runner.query(
-      `CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC)`,
-    );
-    await runner.query(`CREATE INDEX sessions_expiring ON sessions (expires_at)`);
-    await runner.query(
-      `CREATE TRIGGER sessions_version BEFORE UPDATE ON sessions
+      )`,
+        `ALTER SEQUENCE session_versions OWNED BY sessions.version`,
+        `CREATE UNIQUE INDEX sessions_token_hash_key ON sessions (token_hash)`,
+        `CREATE INDEX sessions_of_user ON sessions (user_id, created_at DESC, id DESC)`,
+        `CREATE INDEX sessions_expiring ON sessions (expires_at)`,
+        `CREATE TRIGGER sessions_version BEFORE UPDATE ON sessions
          FOR EACH ROW EXECUTE FUNCTION move_version()`,
+      ],
     );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE sessions`);
+    await blockAccess(runner, ['users', 'sessions'], [`DROP TABLE sessions`]);
   }
 }

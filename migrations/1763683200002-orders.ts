@@ -4,12 +4,17 @@
  * status, newest first.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites } from './online/locks.js';
 
 export class Orders1763683200002 implements MigrationInterface {
   readonly name = 'Orders1763683200002';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`
+    await blockWrites(
+      runner,
+      ['users'],
+      [
+        `
       CREATE TABLE orders (
         id uuid NOT NULL,
         user_id uuid NOT NULL,
@@ -31,24 +36,16 @@ export class Orders1763683200002 implements MigrationInterface {
         CONSTRAINT orders_total_range CHECK (total BETWEEN 0 AND 9007199254740991),
         CONSTRAINT orders_items_count
           CHECK (jsonb_typeof(items) = 'array' AND jsonb_array_length(items) BETWEEN 1 AND 100)
-      )`);
-    await runner.query(`CREATE INDEX orders_of_user ON orders (user_id, created_at DESC, id DESC)`);
-    await runner.query(
-      `CREATE INDEX orders_of_user_by_status ON orders (user_id, status, created_at DESC, id DESC)`,
-    );
-    await runner.query(`CREATE INDEX orders_newest ON orders (created_at DESC, id DESC)`);
-    await runner.query(
-      `CREATE INDEX orders_by_status ON orders (status, created_at DESC, id DESC)`,
-    );
-    await runner.query(
-      `CREATE TRIGGER orders_version BEFORE UPDATE ON orders
+      )`,
+        `CREATE INDEX orders_of_user ON orders (user_id, created_at DESC, id DESC)`,
+        `CREATE INDEX orders_of_user_by_status ON orders (user_id, status, created_at DESC, id DESC)`,
+        `CREATE INDEX orders_newest ON orders (created_at DESC, id DESC)`,
+        `CREATE INDEX orders_by_status ON orders (status, created_at DESC, id DESC)`,
+        `CREATE TRIGGER orders_version BEFORE UPDATE ON orders
          FOR EACH ROW EXECUTE FUNCTION move_version()`,
-    );
-    await runner.query(
-      `CREATE TRIGGER orders_updated_at BEFORE UPDATE ON orders
+        `CREATE TRIGGER orders_updated_at BEFORE UPDATE ON orders
          FOR EACH ROW EXECUTE FUNCTION move_updated_at()`,
-    );
-    await runner.query(`
+        `
       CREATE TABLE order_events (
         order_id uuid NOT NULL,
         version bigint NOT NULL,
@@ -59,20 +56,24 @@ export class Orders1763683200002 implements MigrationInterface {
         occurred_at timestamptz(3) NOT NULL,
         CONSTRAINT order_events_pkey PRIMARY KEY (order_id, version),
         CONSTRAINT order_events_order_id_fkey FOREIGN KEY (order_id) REFERENCES orders (id)
-      )`);
-    await runner.query(`
+      )`,
+        `
       CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
         RAISE EXCEPTION '% only grows', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
-      END $$`);
-    await runner.query(`
+      END $$`,
+        `
       CREATE TRIGGER order_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON order_events
-        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()`);
+        FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()`,
+      ],
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE order_events`);
-    await runner.query(`DROP FUNCTION refuse_change()`);
-    await runner.query(`DROP TABLE orders`);
+    await blockAccess(
+      runner,
+      ['users', 'orders', 'order_events'],
+      [`DROP TABLE order_events`, `DROP FUNCTION refuse_change()`, `DROP TABLE orders`],
+    );
   }
 }

@@ -3,6 +3,7 @@
  * for the broker.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess } from './online/locks.js';
 
 export class Outbox1763683200003 implements MigrationInterface {
   readonly name = 'Outbox1763683200003';
@@ -37,6 +38,6 @@ export class Outbox1763683200003 implements MigrationInterface {
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE outbox`);
+    await blockAccess(runner, ['outbox'], [`DROP TABLE outbox`]);
   }
 }

@@ -3,12 +3,17 @@
  * kept for 24 hours.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites } from './online/locks.js';
 
 export class IdempotencyKeys1763683200004 implements MigrationInterface {
   readonly name = 'IdempotencyKeys1763683200004';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`
+    await blockWrites(
+      runner,
+      ['users'],
+      [
+        `
       CREATE TABLE idempotency_keys (
         user_id uuid NOT NULL,
         key text NOT NULL,
@@ -23,11 +28,13 @@ export class IdempotencyKeys1763683200004 implements MigrationInterface {
         CONSTRAINT idempotency_keys_user_id_fkey
           FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT idempotency_keys_key_length CHECK (length(key) BETWEEN 1 AND 255)
-      )`);
-    await runner.query(`CREATE INDEX idempotency_keys_expiring ON idempotency_keys (created_at)`);
+      )`,
+        `CREATE INDEX idempotency_keys_expiring ON idempotency_keys (created_at)`,
+      ],
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE idempotency_keys`);
+    await blockAccess(runner, ['users', 'idempotency_keys'], [`DROP TABLE idempotency_keys`]);
   }
 }

@@ -5,16 +5,19 @@
  * (`holdfast.fenced`). 1763683200013-cache-epochs.ts changes what it says.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites, type LockedTable } from './online/locks.js';
 
 /**
  * Table, entity, and each alias or collection of its `@Cached` as `<name>,<column>[,lower]`. These
  * are the arguments of the trigger.
  */
-const CACHED_TABLES: readonly [table: string, entity: string, ...keys: string[]][] = [
+const CACHED_TABLES: readonly [table: LockedTable, entity: string, ...keys: string[]][] = [
   ['users', 'user', 'username,username', 'email,email,lower'],
   ['sessions', 'session', 'tokenHash,token_hash'],
   ['orders', 'order', 'ofUser,user_id'],
 ];
+
+const TABLES = CACHED_TABLES.map(([table]) => table);
 
 /** The keys of the old and of the new value; a value that is NULL has no key. */
 const KEYS_BEFORE_AND_AFTER =
@@ -65,20 +68,25 @@ export class CacheInvalidations1763683200005 implements MigrationInterface {
         PERFORM pg_notify('holdfast_cache_invalidations', '');
         RETURN NULL;
       END $$`);
-    for (const [table, ...args] of CACHED_TABLES) {
-      await runner.query(`
-        CREATE CONSTRAINT TRIGGER ${table}_cache_invalidation
-          AFTER INSERT OR UPDATE OR DELETE ON ${table}
-          DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
-          EXECUTE FUNCTION note_cache_invalidation(${args.map((arg) => `'${arg}'`).join(', ')})`);
-    }
+    await blockWrites(
+      runner,
+      TABLES,
+      CACHED_TABLES.map(([table, ...args]) => {
+        const quoted = args.map((arg) => `'${arg}'`).join(', ');
+        return `
+          CREATE CONSTRAINT TRIGGER ${table}_cache_invalidation
+            AFTER INSERT OR UPDATE OR DELETE ON ${table}
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            EXECUTE FUNCTION note_cache_invalidation(${quoted})`;
+      }),
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const [table] of CACHED_TABLES) {
-      await runner.query(`DROP TRIGGER ${table}_cache_invalidation ON ${table}`);
-    }
-    await runner.query(`DROP FUNCTION note_cache_invalidation()`);
-    await runner.query(`DROP TABLE cache_invalidations`);
+    await blockAccess(runner, TABLES, [
+      ...CACHED_TABLES.map(([table]) => `DROP TRIGGER ${table}_cache_invalidation ON ${table}`),
+      `DROP FUNCTION note_cache_invalidation()`,
+    ]);
+    await blockAccess(runner, ['cache_invalidations'], [`DROP TABLE cache_invalidations`]);
   }
 }

@@ -5,36 +5,58 @@
  * as many rows as without them.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { dropIndex, ensureIndex, type IndexSpec } from './online/indexes.js';
+import { blockAccess } from './online/locks.js';
+
+const INDEXES: readonly IndexSpec[] = [
+  {
+    table: 'outbox',
+    name: 'outbox_lane',
+    definition: '((hashtext(subject) & 15), position) WHERE published_at IS NULL AND NOT held',
+  },
+  {
+    table: 'outbox',
+    name: 'outbox_held',
+    definition: '(subject, position) WHERE published_at IS NULL AND held',
+  },
+  {
+    table: 'outbox',
+    name: 'outbox_retry',
+    definition:
+      '((hashtext(subject) & 15), retry_at) WHERE published_at IS NULL AND retry_at IS NOT NULL',
+  },
+];
+const REPLACED_INDEX: IndexSpec = {
+  table: 'outbox',
+  name: 'outbox_waiting_of_subject',
+  definition: '(subject, position) WHERE published_at IS NULL',
+};
 
 export class OutboxLanes1763683200007 implements MigrationInterface {
   readonly name = 'OutboxLanes1763683200007';
+  readonly transaction = false;
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(
-      `ALTER TABLE outbox
-         ADD COLUMN held boolean NOT NULL DEFAULT false,
-         ADD COLUMN retry_at timestamptz(3)`,
+    await blockAccess(
+      runner,
+      ['outbox'],
+      [
+        `ALTER TABLE outbox
+           ADD COLUMN IF NOT EXISTS held boolean NOT NULL DEFAULT false,
+           ADD COLUMN IF NOT EXISTS retry_at timestamptz(3)`,
+      ],
     );
-    await runner.query(
-      `CREATE INDEX outbox_lane ON outbox ((hashtext(subject) & 15), position)
-         WHERE published_at IS NULL AND NOT held`,
-    );
-    await runner.query(
-      `CREATE INDEX outbox_held ON outbox (subject, position) WHERE published_at IS NULL AND held`,
-    );
-    await runner.query(
-      `CREATE INDEX outbox_retry ON outbox ((hashtext(subject) & 15), retry_at)
-         WHERE published_at IS NULL AND retry_at IS NOT NULL`,
-    );
-    await runner.query(`DROP INDEX outbox_waiting_of_subject`);
+    for (const index of INDEXES) await ensureIndex(runner, index);
+    await dropIndex(runner, REPLACED_INDEX.name);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP INDEX outbox_lane, outbox_held, outbox_retry`);
-    await runner.query(`ALTER TABLE outbox DROP COLUMN held, DROP COLUMN retry_at`);
-    await runner.query(
-      `CREATE INDEX outbox_waiting_of_subject ON outbox (subject, position)
-         WHERE published_at IS NULL`,
+    await ensureIndex(runner, REPLACED_INDEX);
+    for (const { name } of INDEXES) await dropIndex(runner, name);
+    await blockAccess(
+      runner,
+      ['outbox'],
+      [`ALTER TABLE outbox DROP COLUMN IF EXISTS held, DROP COLUMN IF EXISTS retry_at`],
     );
   }
 }

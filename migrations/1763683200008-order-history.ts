@@ -4,17 +4,30 @@
  * that owns nothing (deploy/roles.sql) can restore neither.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockWrites } from './online/locks.js';
 
 export class OrderHistory1763683200008 implements MigrationInterface {
   readonly name = 'OrderHistory1763683200008';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`ALTER TABLE order_events ENABLE ALWAYS TRIGGER order_events_append_only`);
-    await runner.query(`REVOKE UPDATE, DELETE, TRUNCATE ON order_events FROM PUBLIC, CURRENT_USER`);
+    await blockWrites(
+      runner,
+      ['order_events'],
+      [
+        `ALTER TABLE order_events ENABLE ALWAYS TRIGGER order_events_append_only`,
+        `REVOKE UPDATE, DELETE, TRUNCATE ON order_events FROM PUBLIC, CURRENT_USER`,
+      ],
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`GRANT UPDATE, DELETE, TRUNCATE ON order_events TO CURRENT_USER`);
-    await runner.query(`ALTER TABLE order_events ENABLE TRIGGER order_events_append_only`);
+    await blockWrites(
+      runner,
+      ['order_events'],
+      [
+        `GRANT UPDATE, DELETE, TRUNCATE ON order_events TO CURRENT_USER`,
+        `ALTER TABLE order_events ENABLE TRIGGER order_events_append_only`,
+      ],
+    );
   }
 }

@@ -2,21 +2,20 @@
  * The inbox of this service's own consumers. A trigger of the outbox delivers each event to the
  * consumers of its type in the transaction of the event. So nothing that commits late is missed,
  * and events of an older release are delivered too. The daily totals begin with the existing
- * orders, counted while nobody can write one.
+ * orders, while requests go on.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites, hasTrigger, runInSnapshot } from './online/locks.js';
 
-export class Inbox1763683200009 implements MigrationInterface {
-  readonly name = 'Inbox1763683200009';
-
-  async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`
+/** CREATE TRIGGER waits for the transactions that have written events. Later events are delivered. */
+const BEGIN_DELIVERY = [
+  `
       CREATE TABLE event_consumers (
         name text NOT NULL,
         prefix text NOT NULL,
         CONSTRAINT event_consumers_pkey PRIMARY KEY (name)
-      )`);
-    await runner.query(`
+      )`,
+  `
       CREATE TABLE inbox (
         consumer text NOT NULL,
         event_id uuid NOT NULL,
@@ -30,18 +29,12 @@ export class Inbox1763683200009 implements MigrationInterface {
         retry_at timestamptz(3),
         last_error text,
         CONSTRAINT inbox_pkey PRIMARY KEY (consumer, event_id)
-      )`);
-    await runner.query(
-      `CREATE INDEX inbox_waiting ON inbox (consumer, position) WHERE handled_at IS NULL`,
-    );
-    await runner.query(
-      `CREATE INDEX inbox_failed ON inbox (consumer, subject, position)
+      )`,
+  `CREATE INDEX inbox_waiting ON inbox (consumer, position) WHERE handled_at IS NULL`,
+  `CREATE INDEX inbox_failed ON inbox (consumer, subject, position)
          WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
-    );
-    await runner.query(
-      `CREATE INDEX inbox_handled ON inbox (handled_at) WHERE handled_at IS NOT NULL`,
-    );
-    await runner.query(`
+  `CREATE INDEX inbox_handled ON inbox (handled_at) WHERE handled_at IS NOT NULL`,
+  `
       CREATE FUNCTION deliver_event() RETURNS trigger LANGUAGE plpgsql AS $$
       BEGIN
         INSERT INTO inbox (consumer, event_id, position, type, subject, data, occurred_at)
@@ -49,12 +42,10 @@ export class Inbox1763683200009 implements MigrationInterface {
             FROM event_consumers WHERE starts_with(NEW.type, prefix)
           ON CONFLICT DO NOTHING;
         RETURN NULL;
-      END $$`);
-    await runner.query(
-      `CREATE TRIGGER outbox_delivery AFTER INSERT ON outbox
+      END $$`,
+  `CREATE TRIGGER outbox_delivery AFTER INSERT ON outbox
          FOR EACH ROW EXECUTE FUNCTION deliver_event()`,
-    );
-    await runner.query(`
+  `
       CREATE TABLE order_figures (
         day date NOT NULL,
         status text NOT NULL,
@@ -62,22 +53,42 @@ export class Inbox1763683200009 implements MigrationInterface {
         count bigint NOT NULL,
         total numeric NOT NULL,
         CONSTRAINT order_figures_pkey PRIMARY KEY (day, status, currency)
-      )`);
-    await runner.query(`LOCK TABLE orders, outbox IN SHARE ROW EXCLUSIVE MODE`);
-    await runner.query(
-      `INSERT INTO event_consumers (name, prefix) VALUES ('order-figures', 'order.')`,
-    );
-    await runner.query(`
-      INSERT INTO order_figures (day, status, currency, count, total)
-      SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total)
-        FROM orders GROUP BY 1, 2, 3`);
+      )`,
+  `INSERT INTO event_consumers (name, prefix) VALUES ('order-figures', 'order.')`,
+];
+
+/**
+ * An order, its event and the delivery commit together. So the orders that the snapshot shows are
+ * counted without exactly the deliveries that it shows, and the consumer adds the others.
+ */
+const COUNT_ORDERS = [
+  `DELETE FROM order_figures`,
+  `INSERT INTO order_figures (day, status, currency, count, total)
+   SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total)
+     FROM orders GROUP BY 1, 2, 3`,
+  `DELETE FROM inbox WHERE consumer = 'order-figures'`,
+];
+
+export class Inbox1763683200009 implements MigrationInterface {
+  readonly name = 'Inbox1763683200009';
+  readonly transaction = false;
+
+  async up(runner: QueryRunner): Promise<void> {
+    if (!(await hasTrigger(runner, 'outbox', 'outbox_delivery'))) {
+      await blockWrites(runner, ['outbox'], BEGIN_DELIVERY);
+    }
+    await runInSnapshot(runner, 'order_figures', COUNT_ORDERS);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE order_figures`);
-    await runner.query(`DROP TRIGGER outbox_delivery ON outbox`);
-    await runner.query(`DROP FUNCTION deliver_event()`);
-    await runner.query(`DROP TABLE inbox`);
-    await runner.query(`DROP TABLE event_consumers`);
+    await blockAccess(
+      runner,
+      ['outbox', 'event_consumers', 'inbox', 'order_figures'],
+      [
+        `DROP TRIGGER IF EXISTS outbox_delivery ON outbox`,
+        `DROP FUNCTION IF EXISTS deliver_event()`,
+        `DROP TABLE IF EXISTS event_consumers, inbox, order_figures`,
+      ],
+    );
   }
 }

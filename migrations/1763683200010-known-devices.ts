@@ -3,12 +3,17 @@
  * these devices out.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess, blockWrites } from './online/locks.js';
 
 export class KnownDevices1763683200010 implements MigrationInterface {
   readonly name = 'KnownDevices1763683200010';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`
+    await blockWrites(
+      runner,
+      ['users'],
+      [
+        `
       CREATE TABLE known_devices (
         user_id uuid NOT NULL,
         device_hash text NOT NULL,
@@ -18,11 +23,13 @@ export class KnownDevices1763683200010 implements MigrationInterface {
         CONSTRAINT known_devices_user_id_fkey
           FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE,
         CONSTRAINT known_devices_hash_form CHECK (device_hash ~ '^[0-9a-f]{64}$')
-      )`);
-    await runner.query(`CREATE INDEX known_devices_oldest ON known_devices (last_used_at)`);
+      )`,
+        `CREATE INDEX known_devices_oldest ON known_devices (last_used_at)`,
+      ],
+    );
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE known_devices`);
+    await blockAccess(runner, ['users', 'known_devices'], [`DROP TABLE known_devices`]);
   }
 }

@@ -4,6 +4,7 @@
  * in the epoch of its COMMIT: whatever differs is enqueued (docs/design/cache-protocol.md).
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { blockAccess } from './online/locks.js';
 
 /**
  * A COMMIT and a registration hold this advisory lock shared until they end. So the epoch, which
@@ -140,7 +141,10 @@ export class CacheEpochs1763683200013 implements MigrationInterface {
     await runner.query(`DELETE FROM cache_invalidations WHERE position = 0`);
     await runner.query(`DROP FUNCTION move_cache_epoch(text, text, text)`);
     await runner.query(`DROP FUNCTION register_cache_reader(uuid, text)`);
-    await runner.query(`DROP TABLE cache_readers`);
-    await runner.query(`DROP TABLE cache_epoch`);
+    await blockAccess(
+      runner,
+      ['cache_epoch', 'cache_readers'],
+      [`DROP TABLE cache_epoch, cache_readers`],
+    );
   }
 }

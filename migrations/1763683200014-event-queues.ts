@@ -5,9 +5,12 @@
  * blocks their subject. Tables with many dead rows are vacuumed early.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { changeInBatches } from './online/batches.js';
+import { dropIndex, ensureIndex } from './online/indexes.js';
+import { blockAccess, blockWrites } from './online/locks.js';
 
 /** By default, a fifth of a table must be dead before autovacuum begins. */
-const QUEUES = ['outbox', 'inbox', 'idempotency_keys', 'cache_invalidations'];
+const QUEUES = ['outbox', 'inbox', 'idempotency_keys', 'cache_invalidations'] as const;
 
 const AUTOVACUUM = {
   autovacuum_vacuum_threshold: 1000,
@@ -17,24 +20,40 @@ const AUTOVACUUM = {
   autovacuum_vacuum_cost_delay: 1,
 };
 
+const INBOX_KEY = ['consumer', 'event_id'];
+
 export class EventQueues1763683200014 implements MigrationInterface {
   readonly name = 'EventQueues1763683200014';
+  readonly transaction = false;
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(`ALTER TABLE inbox ADD COLUMN held boolean NOT NULL DEFAULT false`);
-    await runner.query(
-      `UPDATE inbox SET held = true WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
+    await blockAccess(
+      runner,
+      ['inbox'],
+      [
+        `ALTER TABLE inbox ADD COLUMN IF NOT EXISTS held boolean NOT NULL DEFAULT false`,
+        // Room for the update that counts an attempt: it then changes no index.
+        `ALTER TABLE inbox SET (fillfactor = 80)`,
+      ],
     );
-    await runner.query(
-      `CREATE INDEX inbox_held ON inbox (consumer, subject, position)
-         WHERE handled_at IS NULL AND held`,
-    );
-    await runner.query(
-      `CREATE INDEX inbox_retry ON inbox (consumer, retry_at)
-         WHERE handled_at IS NULL AND retry_at IS NOT NULL`,
-    );
+    await changeInBatches(runner, {
+      table: 'inbox',
+      key: INBOX_KEY,
+      where: 'handled_at IS NULL AND retry_at IS NOT NULL AND NOT held',
+      change: { set: 'held = true' },
+    });
+    await ensureIndex(runner, {
+      table: 'inbox',
+      name: 'inbox_held',
+      definition: '(consumer, subject, position) WHERE handled_at IS NULL AND held',
+    });
+    await ensureIndex(runner, {
+      table: 'inbox',
+      name: 'inbox_retry',
+      definition: '(consumer, retry_at) WHERE handled_at IS NULL AND retry_at IS NOT NULL',
+    });
     await runner.query(`
-      CREATE TABLE inbox_dead_letters (
+      CREATE TABLE IF NOT EXISTS inbox_dead_letters (
         consumer text NOT NULL,
         event_id uuid NOT NULL,
         type text NOT NULL,
@@ -48,23 +67,29 @@ export class EventQueues1763683200014 implements MigrationInterface {
       )`);
     const settings = Object.entries(AUTOVACUUM).map(([name, value]) => `${name} = ${value}`);
     for (const table of QUEUES) {
-      await runner.query(`ALTER TABLE ${table} SET (${settings.join(', ')})`);
+      await blockWrites(runner, [table], [`ALTER TABLE ${table} SET (${settings.join(', ')})`]);
     }
-    // Room for the update that counts an attempt: it then changes no index.
-    await runner.query(`ALTER TABLE inbox SET (fillfactor = 80)`);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`ALTER TABLE inbox RESET (fillfactor)`);
+    const settings = Object.keys(AUTOVACUUM).join(', ');
     for (const table of QUEUES) {
-      await runner.query(`ALTER TABLE ${table} RESET (${Object.keys(AUTOVACUUM).join(', ')})`);
+      await blockWrites(runner, [table], [`ALTER TABLE ${table} RESET (${settings})`]);
     }
-    await runner.query(`DROP TABLE inbox_dead_letters`);
+    await blockAccess(runner, ['inbox_dead_letters'], [`DROP TABLE IF EXISTS inbox_dead_letters`]);
     // The release before knows no dead letters: it tries these events again.
-    await runner.query(
-      `UPDATE inbox SET retry_at = now() WHERE handled_at IS NULL AND retry_at = 'infinity'`,
+    await changeInBatches(runner, {
+      table: 'inbox',
+      key: INBOX_KEY,
+      where: `handled_at IS NULL AND retry_at = 'infinity'`,
+      change: { set: 'retry_at = now()' },
+    });
+    await dropIndex(runner, 'inbox_held');
+    await dropIndex(runner, 'inbox_retry');
+    await blockAccess(
+      runner,
+      ['inbox'],
+      [`ALTER TABLE inbox RESET (fillfactor)`, `ALTER TABLE inbox DROP COLUMN IF EXISTS held`],
     );
-    await runner.query(`DROP INDEX inbox_held, inbox_retry`);
-    await runner.query(`ALTER TABLE inbox DROP COLUMN held`);
   }
 }

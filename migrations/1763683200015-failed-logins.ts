@@ -4,13 +4,15 @@
  * of the previous release; a later migration drops it.
  */
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { changeInBatches } from './online/batches.js';
+import { blockAccess } from './online/locks.js';
 
 /**
  * Each key has two leaky buckets. A failure adds its interval to `…_drained_at`, the time at which
  * the bucket will be empty. A bucket is full when it would need more than `burst` intervals.
  */
 const COUNT_FAILED_LOGIN = `
-  CREATE FUNCTION count_failed_login(
+  CREATE OR REPLACE FUNCTION count_failed_login(
     attempt_keys bytea[], short_bursts int[], short_intervals interval[],
     long_bursts int[], long_intervals interval[]
   ) RETURNS double precision LANGUAGE plpgsql AS $$
@@ -64,21 +66,24 @@ const COUNT_FAILED_LOGIN = `
 
 export class FailedLogins1763683200015 implements MigrationInterface {
   readonly name = 'FailedLogins1763683200015';
+  readonly transaction = false;
 
   async up(runner: QueryRunner): Promise<void> {
     // Its rows live for hours at most: vacuum must come often, and has little to do.
     await runner.query(`
-      CREATE TABLE failed_logins (
+      CREATE TABLE IF NOT EXISTS failed_logins (
         key bytea NOT NULL,
         short_drained_at timestamptz(3) NOT NULL,
         long_drained_at timestamptz(3) NOT NULL,
         CONSTRAINT failed_logins_pkey PRIMARY KEY (key),
         CONSTRAINT failed_logins_key_length CHECK (length(key) = 16)
       ) WITH (autovacuum_vacuum_scale_factor = 0.02)`);
-    await runner.query(`CREATE INDEX failed_logins_drained ON failed_logins (long_drained_at)`);
+    await runner.query(
+      `CREATE INDEX IF NOT EXISTS failed_logins_drained ON failed_logins (long_drained_at)`,
+    );
     await runner.query(COUNT_FAILED_LOGIN);
     await runner.query(`
-      CREATE TABLE device_key (
+      CREATE TABLE IF NOT EXISTS device_key (
         only_row boolean NOT NULL DEFAULT true,
         key bytea NOT NULL DEFAULT
           decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),
@@ -86,15 +91,20 @@ export class FailedLogins1763683200015 implements MigrationInterface {
         CONSTRAINT device_key_is_one CHECK (only_row),
         CONSTRAINT device_key_length CHECK (length(key) = 32)
       )`);
-    await runner.query(`INSERT INTO device_key DEFAULT VALUES`);
-    await runner.query(`DELETE FROM known_devices`);
+    await runner.query(`INSERT INTO device_key DEFAULT VALUES ON CONFLICT DO NOTHING`);
+    await changeInBatches(runner, {
+      table: 'known_devices',
+      key: ['user_id', 'device_hash'],
+      where: 'true',
+      change: 'delete',
+    });
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query(`DROP TABLE device_key`);
+    await blockAccess(runner, ['device_key'], [`DROP TABLE IF EXISTS device_key`]);
     await runner.query(
-      `DROP FUNCTION count_failed_login(bytea[], int[], interval[], int[], interval[])`,
+      `DROP FUNCTION IF EXISTS count_failed_login(bytea[], int[], interval[], int[], interval[])`,
     );
-    await runner.query(`DROP TABLE failed_logins`);
+    await blockAccess(runner, ['failed_logins'], [`DROP TABLE IF EXISTS failed_logins`]);
   }
 }

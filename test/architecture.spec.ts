@@ -7,9 +7,10 @@ import { describe, expect, it } from '@jest/globals';
 import { DATA_RULES } from './architecture/data.js';
 import { HABIT_RULES } from './architecture/habits.js';
 import { LAYER_RULES } from './architecture/layers.js';
+import { MIGRATION_RULES } from './architecture/migrations.js';
 import { SourceTree } from './support/source-tree.js';
 
-const RULES = [...LAYER_RULES, ...DATA_RULES, ...HABIT_RULES];
+const RULES = [...LAYER_RULES, ...DATA_RULES, ...HABIT_RULES, ...MIGRATION_RULES];
 
 describe('the repository', () => {
   const tree = SourceTree.ofRepository();

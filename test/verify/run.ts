@@ -28,6 +28,10 @@ const TABLE: ProgramTable = {
       description: 'requests made from the OpenAPI document, and broken bytes, against the service',
       load: () => import('./api-fuzz/run.js'),
     },
+    migrations: {
+      description: 'a million orders that are migrated while requests go on',
+      load: () => import('./migrations/run.js'),
+    },
     mutants: {
       description: 'parts of the service taken away one by one: the tests must notice each',
       load: () => import('./mutants/run.js'),

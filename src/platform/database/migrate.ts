@@ -1,10 +1,10 @@
 /**
- * Runs migrations. Invariant: one node at a time, under an advisory lock of PostgreSQL, each
- * migration in a transaction of its own. Nodes that start together wait for the lock and then find
- * nothing to do.
+ * Runs migrations. Invariant: one node at a time, under an advisory lock of PostgreSQL. The session
+ * that migrates holds the lock: while one of its statements may still run, no other node begins,
+ * whatever happens to the connection. Nodes that start together wait, and find nothing to do.
  */
-import { Client } from 'pg';
-import { DataSource } from 'typeorm';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DataSource, MigrationExecutor, type QueryRunner } from 'typeorm';
 import { MIGRATIONS } from '#migrations';
 import { dataSourceOptions } from './data-source.js';
 
@@ -13,60 +13,81 @@ const MIGRATION_LOCK_KEY = '7525352680829580148';
 /** No request waits for a migration, and a process that starts may be slow. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
-/** Replaces the timeouts of requests: a migration may take as long as it needs. */
-const WITHOUT_TIMEOUTS = {
+/** Between two attempts to get the lock. */
+const LOCK_POLL_MS = 250;
+
+/**
+ * Replaces the timeouts of requests: a migration may take as long as it needs. Keepalives, because
+ * a statement may be silent for longer than the network remembers its connection.
+ */
+const SESSION_SETTINGS = {
   statement_timeout: 0,
   lock_timeout: 0,
   idle_in_transaction_session_timeout: 0,
   query_timeout: 0,
+  keepAlive: true,
+  keepAliveInitialDelayMillis: 10_000,
 };
 
 /**
  * Brings the database at `url` up to date, or back by one migration.
  * @returns the names of the migrations that ran or were reverted
- * @throws the driver's error when a migration fails; the migrations before it stay applied
+ * @throws the driver's error when a migration fails; the migrations before it stay applied. One
+ *   without a transaction may be half done: the next call finishes it
  */
 export async function migrateDatabase(
   url: string,
   direction: 'up' | 'down' = 'up',
 ): Promise<string[]> {
-  return withMigrationLock(url, async () => {
-    const options = dataSourceOptions(url, 2, { timeouts: { connect: CONNECT_TIMEOUT_MS } });
-    const dataSource = new DataSource({ ...options, extra: WITHOUT_TIMEOUTS });
-    await dataSource.initialize();
-    try {
-      return await (direction === 'up' ? applyPending(dataSource) : revertLast(dataSource));
-    } finally {
-      await dataSource.destroy();
-    }
+  // One connection: TypeORM cannot take another one, which would not hold the lock.
+  const options = dataSourceOptions(url, 1, { timeouts: { connect: CONNECT_TIMEOUT_MS } });
+  const dataSource = new DataSource({
+    ...options,
+    applicationName: 'holdfast-migrate',
+    extra: SESSION_SETTINGS,
   });
-}
-
-async function withMigrationLock<T>(url: string, work: () => Promise<T>): Promise<T> {
-  const client = new Client({
-    connectionString: url,
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    application_name: 'holdfast-migrate',
-  });
-  await client.connect();
+  await dataSource.initialize();
+  const session = dataSource.createQueryRunner();
   try {
-    await client.query('SELECT pg_advisory_lock($1)', [MIGRATION_LOCK_KEY]);
-    return await work();
+    await awaitMigrationLock(session);
+    return await (direction === 'up' ? applyPending(session) : revertLast(session));
   } finally {
     // PostgreSQL releases the lock when its session ends.
-    await client.end();
+    await session.release();
+    await dataSource.destroy();
   }
 }
 
-async function applyPending(dataSource: DataSource): Promise<string[]> {
-  const applied = await dataSource.runMigrations();
+/**
+ * Asks again and again: a statement that waits keeps its snapshot, and CREATE INDEX CONCURRENTLY of
+ * the node that has the lock would wait for that snapshot.
+ */
+async function awaitMigrationLock(session: QueryRunner): Promise<void> {
+  while (!(await tryMigrationLock(session))) await sleep(LOCK_POLL_MS);
+}
+
+async function tryMigrationLock(session: QueryRunner): Promise<boolean> {
+  const [row] = (await session.query('SELECT pg_try_advisory_lock($1) AS "isLocked"', [
+    MIGRATION_LOCK_KEY,
+  ])) as [{ isLocked: boolean }];
+  return row.isLocked;
+}
+
+async function applyPending(session: QueryRunner): Promise<string[]> {
+  const executor = new MigrationExecutor(session.dataSource, session);
+  executor.transaction = 'each';
+  const applied = await executor.executePendingMigrations();
   return applied.map(({ name }) => name);
 }
 
-async function revertLast(dataSource: DataSource): Promise<string[]> {
-  const [last] = await appliedMigrations(dataSource);
+async function revertLast(session: QueryRunner): Promise<string[]> {
+  const [last] = await appliedMigrations(session);
   if (last === undefined) return [];
-  await dataSource.undoLastMigration();
+  const executor = new MigrationExecutor(session.dataSource, session);
+  // TypeORM reads a migration's own `transaction` only on the way up.
+  const migration = session.dataSource.migrations.find(({ name }) => name === last);
+  executor.transaction = migration?.transaction === false ? 'none' : 'each';
+  await executor.undoLastMigration();
   return [last];
 }
 

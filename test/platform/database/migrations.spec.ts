@@ -11,7 +11,9 @@ import { migrateDatabase, pendingMigrations } from '../../../src/platform/databa
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { logInAsAdmin } from '../../support/factories.js';
+import { applyOnly } from '../../support/migrations.js';
 import { createTestDatabase, type TestDatabase } from '../../support/postgres.js';
+import { schemaOf } from '../../support/schema.js';
 import { findDrift } from './schema-drift.js';
 
 const ALL_NAMES = MIGRATIONS.map(({ name }) => name);
@@ -44,51 +46,6 @@ async function connect({ url }: TestDatabase): Promise<Client> {
   await client.connect();
   clients.push(client);
   return client;
-}
-
-/**
- * Everything in the schema but TypeORM's list of migrations, one line of text for each part. Equal
- * schemas have equal lines.
- */
-const SCHEMA = `
-  -- Tables, indexes and sequences of the service.
-  WITH relation AS (
-    SELECT oid, relname AS name, relkind AS kind FROM pg_class
-     WHERE relnamespace = 'public'::regnamespace
-       AND relname NOT LIKE 'migrations%' AND relname NOT LIKE 'PK\\_%'
-  ),
-  -- Type, NOT NULL, identity and default of each column.
-  table_column AS (
-    SELECT name AS table_name, attname AS column_name, format_type(atttypid, atttypmod) AS type,
-           attnotnull AS is_required, attidentity AS identity,
-           pg_get_expr(adbin, adrelid) AS default_value
-      FROM relation
-      JOIN pg_attribute ON attrelid = relation.oid AND attnum > 0 AND NOT attisdropped
-      LEFT JOIN pg_attrdef ON adrelid = relation.oid AND adnum = attnum
-     WHERE kind = 'r'
-  )
-  SELECT format('relation %s %s', kind, name) AS part FROM relation
-  UNION ALL
-  SELECT 'column ' || to_jsonb(table_column)::text FROM table_column
-  UNION ALL
-  SELECT format('constraint %s %s %s', name, conname, pg_get_constraintdef(pg_constraint.oid))
-    FROM relation JOIN pg_constraint ON conrelid = relation.oid
-  UNION ALL
-  SELECT 'index ' || pg_get_indexdef(oid) FROM relation WHERE kind = 'i'
-  UNION ALL
-  SELECT 'trigger ' || pg_get_triggerdef(pg_trigger.oid)
-    FROM relation JOIN pg_trigger ON tgrelid = relation.oid AND NOT tgisinternal
-  UNION ALL
-  SELECT 'function ' || pg_get_functiondef(oid)
-    FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-  UNION ALL
-  SELECT 'sequence ' || to_jsonb(pg_sequences)::text
-    FROM pg_sequences WHERE schemaname = 'public' AND sequencename NOT LIKE 'migrations%'
-  ORDER BY 1`;
-
-async function schemaOf(client: Client): Promise<string[]> {
-  const { rows } = await client.query<{ part: string }>(SCHEMA);
-  return rows.map(({ part }) => part);
 }
 
 /** TypeORM prints the SQL of a migration that fails. */
@@ -150,24 +107,12 @@ describe('migrations', () => {
 
     const different: string[] = [];
     for (const [index, name] of ALL_NAMES.entries()) {
-      await applyOnly(database, client, name);
+      expect(await applyOnly(database.url, name)).toEqual([name]);
       const isEqual = `${await schemaOf(client)}` === `${schemas.get(index + 1)}`;
       if (!isEqual) different.push(name);
     }
     expect(different).toEqual([]);
   });
-
-  /** TypeORM applies whatever is pending: the migrations after this one are recorded as applied. */
-  async function applyOnly(database: TestDatabase, client: Client, name: string): Promise<void> {
-    const later = ALL_NAMES.slice(ALL_NAMES.indexOf(name) + 1);
-    await client.query(
-      `INSERT INTO migrations (timestamp, name)
-       SELECT right(name, 13)::bigint, name FROM unnest($1::text[]) AS name`,
-      [later],
-    );
-    expect(await migrateDatabase(database.url)).toEqual([name]);
-    await client.query('DELETE FROM migrations WHERE name = ANY($1)', [later]);
-  }
 
   it('have nothing to do in a database that is up to date', async () => {
     const { url } = await createMigrated();
@@ -250,10 +195,11 @@ describe('nodes that start together', () => {
       isDone = true;
       return names;
     });
-    await eventually('the second node waits for the lock', async () => {
+    await eventually('the second node has asked for the lock', async () => {
       const { rowCount } = await observer.query(
         `SELECT FROM pg_stat_activity
-          WHERE datname = current_database() AND wait_event = 'advisory'`,
+          WHERE datname = current_database() AND application_name = 'holdfast-migrate'
+            AND state = 'idle' AND query LIKE '%pg_try_advisory_lock%'`,
       );
       return rowCount;
     });
