@@ -14,6 +14,7 @@ import { Registry } from 'prom-client';
 import { DataSource, type EntityManager } from 'typeorm';
 import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
 import { InboxPurge } from '../../../src/platform/inbox/inbox-purge.js';
+import { CONSUMER_LOCK } from '../../../src/platform/inbox/consumer-lock.js';
 import { Delivery } from '../../../src/platform/inbox/inbox.entity.js';
 import { InboxModule } from '../../../src/platform/inbox/inbox.module.js';
 import { InboxService } from '../../../src/platform/inbox/inbox.service.js';
@@ -202,6 +203,27 @@ describe('a consumer', () => {
     await awaitNotes(2);
 
     expect(numbersOf(await selectNotes())).toEqual([2, 1]);
+  });
+
+  it('gets nothing while a node or a program elsewhere has its lock', async () => {
+    const { noteTaker, module } = await startNode();
+    const program = await connect();
+    const lock = `SELECT pg_advisory_lock(${CONSUMER_LOCK})`;
+    await program.query(lock, ['note-taker']);
+    await append('b/locked', 1);
+
+    const dataSource = module.get(DataSource);
+    const transaction = dataSource.transaction.bind(dataSource) as DataSource['transaction'];
+    let attempts = 0;
+    dataSource.transaction = ((work: (manager: EntityManager) => Promise<unknown>) => {
+      attempts++;
+      return transaction(work);
+    }) as DataSource['transaction'];
+    // The first may have begun before the event was there, so it does not count.
+    await eventually('the node has tried again', () => attempts >= 2);
+    expect([noteTaker.calls, await countRows('attempts > 0')]).toEqual([0, 0]);
+    await program.end();
+    await awaitNotes(1);
   });
 
   it('is served by one node at a time and handles each event once, on three nodes', async () => {
