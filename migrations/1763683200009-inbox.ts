@@ -61,7 +61,7 @@ const BEGIN_DELIVERY = [
  * An order, its event and the delivery commit together. So the orders that the snapshot shows are
  * counted without exactly the deliveries that it shows, and the consumer adds the others.
  */
-const COUNT_ORDERS = [
+export const COUNT_ORDERS = [
   `DELETE FROM order_figures`,
   `INSERT INTO order_figures (day, status, currency, count, total)
    SELECT (created_at AT TIME ZONE 'UTC')::date, status, currency, count(*), sum(total)
