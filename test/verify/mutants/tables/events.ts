@@ -110,6 +110,7 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
     without: 'a relay that waits for the broker loses its partitions',
     text: 'this.heartbeat = setInterval(() => void this.beat(), this.timeouts.heartbeat).unref();',
     replacement: '',
+    isSlow: true,
   },
   {
     name: 'stalled-partitions-unseen',
@@ -163,6 +164,7 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
     without: 'a handler that never resolves starves its consumer',
     text: "await withDeadline(timeoutMs, 'The handler', handling);",
     replacement: 'await handling;',
+    isSlow: true,
   },
   {
     ...consumer,

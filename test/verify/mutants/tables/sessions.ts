@@ -87,6 +87,7 @@ export const SESSION_MUTANTS: readonly Mutant[] = [
       '          })()),',
     ),
     specs: ['test/auth/sessions/revocations.spec.ts'],
+    isSlow: true,
   },
   {
     ...sessions,
@@ -107,6 +108,7 @@ export const SESSION_MUTANTS: readonly Mutant[] = [
     text: 'await this.sessions.endLocked(transaction, otherSessions);',
     replacement: 'void otherSessions;',
     specs: ['test/auth/sessions/revocations.spec.ts'],
+    isSlow: true,
   },
   {
     ...sessions,
@@ -116,5 +118,6 @@ export const SESSION_MUTANTS: readonly Mutant[] = [
     text: lines('      await this.sessions.endLocked(transaction, sessions);', '    });'),
     replacement: '    });',
     specs: ['test/auth/sessions/revocations.spec.ts'],
+    isSlow: true,
   },
 ];

@@ -86,6 +86,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
     without: 'a write that could neither publish nor enqueue is acknowledged',
     text: lines('      this.keepFences();', '      throw new UnconfirmedWriteError('),
     replacement: lines('      this.keepFences();', '      void new UnconfirmedWriteError('),
+    isSlow: true,
   },
   {
     ...write,
@@ -93,6 +94,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
     without: 'the fences of a write that could neither publish nor enqueue expire',
     text: lines('      this.keepFences();', '      throw'),
     replacement: '      throw',
+    isSlow: true,
   },
   {
     ...unitOfWork,
@@ -132,6 +134,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
     text: 'unanswered.watch({ backendPid, store, token: this.token, keys: this.keys });',
     replacement: 'void backendPid;',
     specs: ['test/platform/database/broken-connections.spec.ts'],
+    isSlow: true,
   },
   {
     ...unanswered,
@@ -215,5 +218,6 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
     without: 'a wait lasts as long as rows are waiting',
     text: 'if (!isInvalidated && now < waiter.deadline) continue;',
     replacement: 'if (!isInvalidated && now < Infinity) continue;',
+    isSlow: true,
   },
 ];
