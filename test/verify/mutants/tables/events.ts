@@ -200,6 +200,7 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
     without: 'events behind a dead letter wait for ever after it was skipped',
     text: 'WHERE later.handled_at IS NULL AND later.held AND later.position > settled.position',
     replacement: 'WHERE later.handled_at IS NOT NULL AND later.position > settled.position',
+    isSlow: true,
   },
   {
     name: 'floor-ignores-open-transactions',
