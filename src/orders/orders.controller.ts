@@ -21,7 +21,7 @@ import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
 import { IfMatch, IfMatchHeader } from '../platform/http/conditional/if-match.decorator.js';
 import type { Representation } from '../platform/http/conditional/representation.js';
 import { Operation } from '../platform/http/openapi/operation.decorator.js';
-import { nextLink } from '../platform/http/pagination.js';
+import { nextLink, type SerializedPage } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
 import { StreamedResponses } from '../platform/http/server/streamed-responses.service.js';
@@ -130,7 +130,7 @@ export class OrdersController {
     @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<OrderPage> {
+  ): Promise<SerializedPage> {
     const { ids, cursor, ...filters } = query;
     const hasFilters = Object.values(filters).some((value) => value !== undefined);
     if (ids !== undefined && hasFilters) {
@@ -234,7 +234,7 @@ export class OrdersController {
     @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<OrderEventPage> {
+  ): Promise<SerializedPage> {
     const page = await this.history.listEvents(actor, id, query, readContext);
     if (page.next) void reply.header('Link', nextLink(request.url, page.next));
     return page;

@@ -25,9 +25,9 @@ import {
   DEFAULT_LIMIT,
   encodePosition,
   type Keyset,
-  type Page,
   readByKeys,
   readByPosition,
+  SerializedPage,
   takePage,
   toKeysetPage,
 } from '../platform/http/pagination.js';
@@ -187,7 +187,7 @@ export class OrdersService {
     ids: readonly string[],
     cursor?: string,
     readContext?: ReadContext,
-  ): Promise<Page<OrderView>> {
+  ): Promise<SerializedPage> {
     const unique = [...new Set(ids)];
     const list = unique.join();
     const begin = decodePosition(cursor, list) ?? 0;
@@ -195,9 +195,9 @@ export class OrdersService {
       const orders = await this.orders.findByIds(keys, readContext);
       return orders.filter((order) => isReadable(actor, order));
     });
-    const { data, last, hasNext } = await takePage(batches, unique.length, orderView);
+    const { texts, last, hasNext } = await takePage(batches, unique.length, orderJson);
     const end = unique.findIndex((id) => id === last?.id) + 1;
-    return { data, next: hasNext ? encodePosition(end, list) : null };
+    return new SerializedPage(texts, hasNext ? encodePosition(end, list) : null);
   }
 
   /**
@@ -209,7 +209,7 @@ export class OrdersService {
     actor: Actor,
     { status, createdFrom, createdTo, userId, limit = DEFAULT_LIMIT, cursor }: ListOrdersQuery,
     readContext?: ReadContext,
-  ): Promise<Page<OrderView>> {
+  ): Promise<SerializedPage> {
     const maySeeAll = may(actor, 'order.list-all');
     const isOfAnotherUser = userId !== undefined && userId !== actor.userId;
     if (isOfAnotherUser && !maySeeAll) {
@@ -226,7 +226,7 @@ export class OrdersService {
       const count = limit + 1;
       const ids = await this.orders.findCollectionIds('ofUser', ownerId, count, readContext);
       const batches = readByKeys(ids, (keys) => this.orders.findByIds(keys, readContext));
-      return toKeysetPage(await takePage(batches, limit, orderView), filters);
+      return toKeysetPage(await takePage(batches, limit, orderJson), filters);
     }
 
     const where = {
@@ -238,7 +238,7 @@ export class OrdersService {
       // applyKeyset reads one row more than the limit.
       applyKeyset(this.repository.createQueryBuilder('row'), position, count - 1, range).getMany(),
     );
-    return toKeysetPage(await takePage(batches, limit, orderView), filters);
+    return toKeysetPage(await takePage(batches, limit, orderJson), filters);
   }
 
   /**
@@ -250,7 +250,7 @@ export class OrdersService {
     userId: string,
     query: ListOrdersQuery,
     readContext?: ReadContext,
-  ): Promise<Page<OrderView>> {
+  ): Promise<SerializedPage> {
     if (!(await this.users.hasEverExisted(userId))) throw problems.notFound();
     return this.list(actor, { ...query, userId }, readContext);
   }
@@ -266,7 +266,7 @@ export class OrdersService {
     let hasMore = true;
     while (hasMore) {
       const rows = await readExportBatch(reads, after);
-      yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
+      yield rows.map((row) => `${orderJson(row)}\n`).join('');
       after = rows.at(-1);
       hasMore = rows.length === EXPORT_BATCH_SIZE;
     }
@@ -320,6 +320,8 @@ const readExportBatch = (reads: RepeatedReads, after: Order | undefined): Promis
     // applyKeyset reads one row more than the limit.
     applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
   );
+
+const orderJson = (order: Order): string => orderRepresentation(order).json;
 
 const isReadable = (actor: Actor, order: Order | null): order is Order =>
   order !== null && may(actor, 'order.read', order.userId);

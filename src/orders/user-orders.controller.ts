@@ -6,7 +6,7 @@ import type { Actor } from '../platform/access/actor.js';
 import { ReadContext } from '../platform/cache/read/read-context.js';
 import { CurrentReadContext } from '../platform/http/conditional/read-context.decorator.js';
 import { Operation } from '../platform/http/openapi/operation.decorator.js';
-import { nextLink } from '../platform/http/pagination.js';
+import { nextLink, type SerializedPage } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
 import { IdPipe } from '../platform/http/validation/id.pipe.js';
@@ -37,7 +37,7 @@ export class UserOrdersController {
     @CurrentReadContext() readContext: ReadContext,
     @Req() request: FastifyRequest,
     @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<OrderPage> {
+  ): Promise<SerializedPage> {
     const page = await this.orders.listOfUser(actor, id, query, readContext);
     if (page.next) void reply.header('Link', nextLink(request.url, page.next));
     return page;

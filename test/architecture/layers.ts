@@ -31,7 +31,13 @@ const PUBLIC_FILE = /\.(module|service|dto|errors|decorator)\.ts$/;
 /** Platform folders whose public API has more files, and those that are open as a whole. */
 const PUBLIC_API: Readonly<Record<string, readonly string[] | 'all'>> = {
   'platform/access': 'all',
-  'platform/cache': ['cached-repository.ts', 'cache-store.ts', 'membership.ts', 'read-context.ts'],
+  'platform/cache': [
+    'cached-repository.ts',
+    'cache-store.ts',
+    'invalidation.ts',
+    'membership.ts',
+    'read-context.ts',
+  ],
   'platform/database': [
     'unit-of-work.ts',
     'transaction.ts',

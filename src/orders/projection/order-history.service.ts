@@ -11,20 +11,14 @@ import {
   decodePosition,
   DEFAULT_LIMIT,
   encodePosition,
-  type Page,
   readByPosition,
+  SerializedPage,
   takePage,
 } from '../../platform/http/pagination.js';
 import { problems } from '../../platform/http/problems/problem.js';
 import { findTimeFaults } from '../../platform/http/validation/faults.js';
 import { validationFailed } from '../../platform/http/validation/validation-problem.js';
-import {
-  type ListEventsQuery,
-  orderEventView,
-  type OrderEventView,
-  orderView,
-  type OrderView,
-} from '../orders.dto.js';
+import { type ListEventsQuery, orderEventView, orderView, type OrderView } from '../orders.dto.js';
 import { OrdersService } from '../orders.service.js';
 import { OrderEvent } from './order-event.entity.js';
 import { type OrderState, replay } from './order-events.js';
@@ -75,14 +69,17 @@ export class OrderHistoryService {
     id: string,
     { limit = DEFAULT_LIMIT, cursor }: ListEventsQuery,
     readContext?: ReadContext,
-  ): Promise<Page<OrderEventView>> {
+  ): Promise<SerializedPage> {
     await this.orders.findReadable(actor, id, readContext);
     const after = decodePosition(cursor, id) ?? 0;
     const batches = readByPosition({ version: after }, limit, (position, count) =>
       this.readEvents(id, position?.version ?? 0, count),
     );
-    const { data, last, hasNext } = await takePage(batches, limit, orderEventView);
-    return { data, next: hasNext && last ? encodePosition(last.version, id) : null };
+    const { texts, last, hasNext } = await takePage(batches, limit, (event) =>
+      JSON.stringify(orderEventView(event)),
+    );
+    const next = hasNext && last ? encodePosition(last.version, id) : null;
+    return new SerializedPage(texts, next);
   }
 
   private readEvents(id: string, after: number, count: number): Promise<OrderEvent[]> {

@@ -36,11 +36,8 @@ import { GuardedStore } from './store/guarded-store.js';
 import { MemoryStore } from './store/memory-store.js';
 import type { RedisStore } from './store/redis/redis-store.js';
 import { DatabaseInvalidations } from './write/database-invalidations.js';
-import {
-  DEGRADED_WRITES,
-  type DegradedWrites,
-  InvalidationService,
-} from './write/invalidation.service.js';
+import type { DegradedWrites } from './write/invalidation.js';
+import { DEGRADED_WRITES, InvalidationService } from './write/invalidation.service.js';
 
 export interface CacheSettings {
   /**

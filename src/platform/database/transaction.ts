@@ -6,7 +6,7 @@
 import type { Type } from '@nestjs/common';
 import type { EntityManager, ObjectLiteral } from 'typeorm';
 import type { CachedRow } from '../cache/cached.decorator.js';
-import type { Invalidation } from '../cache/write/invalidation.service.js';
+import type { Invalidation } from '../cache/write/invalidation.js';
 
 export class Transaction {
   /** @param manager for rows that no cache holds, and for reads */

@@ -7,11 +7,9 @@
 import { Injectable } from '@nestjs/common';
 import type { Client } from 'pg';
 import { DataSource, type EntityManager, QueryFailedError, type QueryRunner } from 'typeorm';
-import {
-  type Invalidation,
-  InvalidationService,
-  WriteRejectedError,
-} from '../cache/write/invalidation.service.js';
+import { WriteRejectedError } from '../cache/write/invalidation.errors.js';
+import type { Invalidation } from '../cache/write/invalidation.js';
+import { InvalidationService } from '../cache/write/invalidation.service.js';
 import { databaseErrorOf, sqlStateOf } from './sql-state.js';
 import { Transaction } from './transaction.js';
 

@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
+import { JsonBody } from './conditional/representation.js';
 import { MAX_PAGE_BYTES, MAX_ROWS_PER_READ } from './bounds/bounds.js';
 import { isId } from './validation/faults.js';
 import { QueryInteger, Text } from './validation/fields.js';
@@ -182,37 +183,54 @@ export function toPage<E extends Keyset, T>(
 }
 
 /** The first rows of a list that fit into a page. */
-export interface PageRows<E, T> {
-  readonly data: T[];
-  /** The row of the last entry of `data`; undefined when there is none. */
+export interface PageRows<E> {
+  /** The JSON of each row. */
+  readonly texts: string[];
+  /** The row of the last entry of `texts`; undefined when there is none. */
   readonly last: E | undefined;
   readonly hasNext: boolean;
+}
+
+/** A page whose rows are serialized already: their bytes were counted. */
+export class SerializedPage extends JsonBody {
+  constructor(
+    private readonly texts: readonly string[],
+    readonly next: string | null,
+  ) {
+    super();
+  }
+
+  get json(): string {
+    return `{"data":[${this.texts.join()}],"next":${JSON.stringify(this.next)}}`;
+  }
 }
 
 /**
  * Takes up to `limit` rows, and fewer when their JSON exceeds MAX_PAGE_BYTES together: at least
  * one. Rows may be as large as a request body, so no more of them are read than are needed.
  * @param batches rows in the order of the list, at most MAX_ROWS_PER_READ at a time
+ * @param serialize the JSON of a row
  */
-export async function takePage<E, T>(
+export async function takePage<E>(
   batches: AsyncIterable<readonly E[]>,
   limit: number,
-  shape: (row: E) => T,
-): Promise<PageRows<E, T>> {
-  const data: T[] = [];
+  serialize: (row: E) => string,
+): Promise<PageRows<E>> {
+  const texts: string[] = [];
   let last: E | undefined;
   let bytes = 0;
   for await (const rows of batches) {
     for (const row of rows) {
-      const view = shape(row);
-      bytes += Buffer.byteLength(JSON.stringify(view));
-      const isTooLarge = bytes > MAX_PAGE_BYTES && data.length > 0;
-      if (isTooLarge || data.length === limit) return { data, last, hasNext: true };
-      data.push(view);
+      if (texts.length === limit) return { texts, last, hasNext: true };
+      const text = serialize(row);
+      bytes += Buffer.byteLength(text);
+      const isTooLarge = bytes > MAX_PAGE_BYTES && texts.length > 0;
+      if (isTooLarge) return { texts, last, hasNext: true };
+      texts.push(text);
       last = row;
     }
   }
-  return { data, last, hasNext: false };
+  return { texts, last, hasNext: false };
 }
 
 /** Rows of `keys`, in batches for {@link takePage}. Keys without a row are left out. */
@@ -248,10 +266,11 @@ export async function* readByPosition<P, E extends P>(
 }
 
 /** A page of {@link takePage} whose cursor is a keyset. */
-export const toKeysetPage = <E extends Keyset, T>(
-  { data, last, hasNext }: PageRows<E, T>,
+export const toKeysetPage = <E extends Keyset>(
+  { texts, last, hasNext }: PageRows<E>,
   filters: unknown,
-): Page<T> => ({ data, next: hasNext && last ? encodeCursor(last, filters) : null });
+): SerializedPage =>
+  new SerializedPage(texts, hasNext && last ? encodeCursor(last, filters) : null);
 
 /** The value of `Link` (RFC 8288): the same URL with another cursor. */
 export function nextLink(url: string, next: string): string {

@@ -27,10 +27,8 @@ import { GuardedStore } from '../../../src/platform/cache/store/guarded-store.js
 import { scripts } from '../../../src/platform/cache/store/redis/redis-scripts.js';
 import { RedisStore } from '../../../src/platform/cache/store/redis/redis-store.js';
 import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
-import {
-  type DegradedWrites,
-  InvalidationService,
-} from '../../../src/platform/cache/write/invalidation.service.js';
+import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.js';
+import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
 import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
 import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { eventually } from '../../support/eventually.js';

@@ -19,10 +19,8 @@ import {
 } from '../../../src/platform/cache/store/cache-store.js';
 import { MemoryStore } from '../../../src/platform/cache/store/memory-store.js';
 import type { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
-import {
-  InvalidationService,
-  UnconfirmedWriteError,
-} from '../../../src/platform/cache/write/invalidation.service.js';
+import { UnconfirmedWriteError } from '../../../src/platform/cache/write/invalidation.errors.js';
+import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
 import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { openGateTo, pretendEpoch, pretendMembership } from '../../support/pretend-epoch.js';
 import { ScheduledDatabase, type ScheduleStep, Thing } from './scheduled-database.js';

@@ -11,7 +11,7 @@ import {
   deleteKeys,
 } from '../../../src/platform/cache/store/cache-store.js';
 import { DEFAULT_CACHE_TIMINGS } from '../../../src/platform/cache/cache-timings.js';
-import { WriteRejectedError } from '../../../src/platform/cache/write/invalidation.service.js';
+import { WriteRejectedError } from '../../../src/platform/cache/write/invalidation.errors.js';
 import { sqlStateOf } from '../../../src/platform/database/sql-state.js';
 import type { Transaction } from '../../../src/platform/database/transaction.js';
 import {

@@ -17,10 +17,8 @@ import { CachedRepository } from '../../../src/platform/cache/cached-repository.
 import type { CacheStore } from '../../../src/platform/cache/store/cache-store.js';
 import { MemoryStore } from '../../../src/platform/cache/store/memory-store.js';
 import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
-import {
-  type DegradedWrites,
-  InvalidationService,
-} from '../../../src/platform/cache/write/invalidation.service.js';
+import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.js';
+import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
 import { dataSourceOptions } from '../../../src/platform/database/data-source.js';
 import type { Transaction } from '../../../src/platform/database/transaction.js';
 import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';

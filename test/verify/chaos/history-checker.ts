@@ -4,7 +4,7 @@
  * measured instead: writes past the service have a bound (G2), and reads may disagree about a write
  * that is in progress and not fenced (`mayReadsDisagree`).
  */
-import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.service.js';
+import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.js';
 import {
   type AcknowledgedEvent,
   type FaultRecord,

@@ -1,5 +1,5 @@
 /** What the cluster (node-process.ts) and its nodes (node.ts) send each other. */
-import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.service.js';
+import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.js';
 import type { Subject, WriteEvent } from './history.js';
 
 /** What the clients of a node do in one round. */

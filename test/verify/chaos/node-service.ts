@@ -17,10 +17,8 @@ import {
 } from '../../../src/platform/cache/cached.decorator.js';
 import { REFRESH_POLICY } from '../../../src/platform/cache/read/key-loader.js';
 import type { CachedRepository } from '../../../src/platform/cache/cached-repository.js';
-import {
-  type DegradedWrites,
-  InvalidationService,
-} from '../../../src/platform/cache/write/invalidation.service.js';
+import type { DegradedWrites } from '../../../src/platform/cache/write/invalidation.js';
+import { InvalidationService } from '../../../src/platform/cache/write/invalidation.service.js';
 import {
   DATABASE_TIMEOUTS,
   DATABASE_TIMEOUTS_MS,

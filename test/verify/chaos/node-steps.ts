@@ -7,7 +7,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import pg from 'pg';
 import { GuardedStore } from '../../../src/platform/cache/store/guarded-store.js';
 import { DatabaseInvalidations } from '../../../src/platform/cache/write/database-invalidations.js';
-import { Invalidation } from '../../../src/platform/cache/write/invalidation.service.js';
+import { Invalidation } from '../../../src/platform/cache/write/invalidation.js';
 import type { Invalidated } from './history.js';
 import type { Step } from './node-messages.js';
 

@@ -7,7 +7,7 @@ import 'reflect-metadata';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import http from 'node:http';
 import pg from 'pg';
-import { Invalidation } from '../../../src/platform/cache/write/invalidation.service.js';
+import { Invalidation } from '../../../src/platform/cache/write/invalidation.js';
 import { OutboxBroker } from '../../../src/platform/outbox/outbox-broker.js';
 import { OutboxPartitions } from '../../../src/platform/outbox/outbox-partitions.js';
 import type { Command, Defect, Step } from './steps.js';

@@ -6,7 +6,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { ReadOutcome } from '../../cache/read/read-context.js';
 import { entityTagOf, matchesWeakly, parseEntityTags } from './entity-tag.js';
-import { Representation } from './representation.js';
+import { JsonBody } from './representation.js';
 
 /** The Cache-Control of answers that no cache may keep. */
 export const NO_STORE = 'no-store';
@@ -47,7 +47,7 @@ function hasCurrentCopy(request: FastifyRequest, reply: FastifyReply, entityTag:
  */
 export function installCacheHeaders(fastify: FastifyInstance): void {
   fastify.setReplySerializer((body) =>
-    body instanceof Representation ? body.json : JSON.stringify(body),
+    body instanceof JsonBody ? body.json : JSON.stringify(body),
   );
   fastify.addHook('preSerialization', (request, reply, body, done) => {
     const isRead = request.method === 'GET' || request.method === 'HEAD';

@@ -1,10 +1,16 @@
+/** Response bodies of rows that are serialized at most once. */
+import type { CachedRow } from '../../cache/cached.decorator.js';
+
+/** A response body that makes its JSON itself. */
+export abstract class JsonBody {
+  abstract readonly json: string;
+}
+
 /**
  * A row as the API shows it (a representation, RFC 9110, section 3.2), serialized at most once.
  * Invariant: cached rows are shared and never change, so neither does the text.
  */
-import type { CachedRow } from '../../cache/cached.decorator.js';
-
-export class Representation {
+export class Representation extends JsonBody {
   private text: string | undefined;
 
   /**
@@ -14,7 +20,9 @@ export class Representation {
   constructor(
     readonly version: number,
     private readonly view: () => object,
-  ) {}
+  ) {
+    super();
+  }
 
   get json(): string {
     this.text ??= JSON.stringify(this.view());

@@ -7,7 +7,7 @@ import { HttpException } from '@nestjs/common';
 import {
   UnconfirmedWriteError,
   WriteRejectedError,
-} from '../../cache/write/invalidation.service.js';
+} from '../../cache/write/invalidation.errors.js';
 import { TransactionTooLongError } from '../../database/unit-of-work.js';
 import { problemOfDatabase } from './database-problems.js';
 import { Problem, type ProblemFactory, problems, RETRY_LATER } from './problem.js';

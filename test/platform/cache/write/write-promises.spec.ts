@@ -10,11 +10,9 @@ import { CacheUnavailableError } from '../../../../src/platform/cache/store/cach
 import type { EpochStore } from '../../../../src/platform/cache/store/epoch-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import type { DatabaseInvalidations } from '../../../../src/platform/cache/write/database-invalidations.js';
-import {
-  type Invalidation,
-  InvalidationService,
-  UnconfirmedWriteError,
-} from '../../../../src/platform/cache/write/invalidation.service.js';
+import { UnconfirmedWriteError } from '../../../../src/platform/cache/write/invalidation.errors.js';
+import type { Invalidation } from '../../../../src/platform/cache/write/invalidation.js';
+import { InvalidationService } from '../../../../src/platform/cache/write/invalidation.service.js';
 import { eventually } from '../../../support/eventually.js';
 import { Gate } from '../../../support/gate.js';
 import { pretendEpoch, pretendMembership } from '../../../support/pretend-epoch.js';

@@ -1,13 +1,14 @@
 /** Writes through the cache: fences, publications and what is done when they fail. */
 import { lines, type Mutant } from '../mutant.js';
 
+const INVALIDATION = 'src/platform/cache/write/invalidation.ts';
 const SERVICE = 'src/platform/cache/write/invalidation.service.ts';
 const WAITS = 'src/platform/cache/write/invalidation-waits.ts';
 const UNANSWERED = 'src/platform/cache/write/unanswered-commits.ts';
 
-const write = { file: SERVICE, specs: ['test/platform/cache/write/write-promises.spec.ts'] };
+const write = { file: INVALIDATION, specs: ['test/platform/cache/write/write-promises.spec.ts'] };
 const waits = { file: WAITS, specs: ['test/platform/cache/write/invalidation-waits.spec.ts'] };
-const unitOfWork = { file: SERVICE, specs: ['test/platform/database/unit-of-work.spec.ts'] };
+const unitOfWork = { file: INVALIDATION, specs: ['test/platform/database/unit-of-work.spec.ts'] };
 const unanswered = {
   file: UNANSWERED,
   specs: ['test/platform/cache/write/unanswered-commits.spec.ts'],
@@ -105,6 +106,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
   },
   {
     ...write,
+    file: SERVICE,
     name: 'repetition-does-not-check-the-epoch',
     without: 'a repetition deletes the keys in a cache that other nodes do not use any more',
     text: 'return this.database.isCurrent(store);',
@@ -112,6 +114,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
   },
   {
     ...write,
+    file: SERVICE,
     name: 'repetition-does-not-wait',
     without: 'a repetition that cannot delete the keys enqueues them and acknowledges',
     text: lines(
@@ -122,6 +125,7 @@ export const WRITE_MUTANTS: readonly Mutant[] = [
   },
   {
     ...write,
+    file: SERVICE,
     name: 'repetition-deletes-nothing',
     without: 'a repetition believes that the keys are deleted',
     text: 'await deleteKeys(store, keys);',
