@@ -137,24 +137,19 @@ export class LastUsesService implements OnApplicationBootstrap, OnApplicationShu
   }
 
   private registerGauges(registry: Registry): void {
-    const register = (name: string, help: string, measure: () => number): void => {
-      const gauge: Gauge = new Gauge({
-        name,
-        help,
-        registers: [registry],
-        collect: () => gauge.set(measure()),
-      });
-    };
-    register(
-      'holdfast_sessions_unflushed',
-      'Sessions whose last use is not written yet',
-      () => this.buffer.size,
-    );
-    register(
-      'holdfast_sessions_unflushed_oldest_seconds',
-      'Age of the oldest use that is not written yet and that a crash would lose; 0 without one',
-      () => this.oldestUseSeconds(),
-    );
+    const registers = [registry];
+    const unflushed: Gauge = new Gauge({
+      name: 'holdfast_sessions_unflushed',
+      help: 'Sessions whose last use is not written yet',
+      registers,
+      collect: () => unflushed.set(this.buffer.size),
+    });
+    const oldest: Gauge = new Gauge({
+      name: 'holdfast_sessions_unflushed_oldest_seconds',
+      help: 'Age of the oldest use that is not written yet and that a crash would lose; 0 without one',
+      registers,
+      collect: () => oldest.set(this.oldestUseSeconds()),
+    });
   }
 
   private oldestUseSeconds(): number {

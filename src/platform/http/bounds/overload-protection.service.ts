@@ -66,23 +66,18 @@ export class OverloadProtection {
   }
 
   private registerGauges(registry: Registry): void {
-    const register = (name: string, help: string, measure: () => number): void => {
-      const gauge: Gauge = new Gauge({
-        name,
-        help,
-        registers: [registry],
-        collect: () => gauge.set(measure()),
-      });
-    };
-    register(
-      'holdfast_requests_in_flight',
-      'Requests whose response has not left completely; without probes',
-      () => this.requests.count,
-    );
-    register(
-      'holdfast_unread_response_bytes',
-      'Bytes of large responses that clients have not read yet',
-      () => this.requests.unreadBytes,
-    );
+    const registers = [registry];
+    const requests: Gauge = new Gauge({
+      name: 'holdfast_requests_in_flight',
+      help: 'Requests whose response has not left completely; without probes',
+      registers,
+      collect: () => requests.set(this.requests.count),
+    });
+    const unreadBytes: Gauge = new Gauge({
+      name: 'holdfast_unread_response_bytes',
+      help: 'Bytes of large responses that clients have not read yet',
+      registers,
+      collect: () => unreadBytes.set(this.requests.unreadBytes),
+    });
   }
 }
