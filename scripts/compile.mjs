@@ -17,6 +17,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { transform } from '@swc/core';
+import { sharedBundles } from './bundle-packages.mjs';
 
 const ROOT = fileURLToPath(new URL('../', import.meta.url));
 const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/verify', 'test/bench'];
@@ -40,15 +41,19 @@ export async function compile() {
   const shared = process.env.HOLDFAST_COMPILED_FOLDER;
   if (shared) return { folder: shared, remove: async () => undefined };
 
-  const folder = await mkdtemp(join(tmpdir(), 'compiled-'));
-  await chmod(folder, 0o755); // PostgreSQL's supervisor runs from it as another user.
-  await symlink(join(ROOT, 'node_modules'), join(folder, 'node_modules'));
+  const outerFolder = await mkdtemp(join(tmpdir(), 'compiled-'));
+  await chmod(outerFolder, 0o755); // PostgreSQL's supervisor runs from it as another user.
+  const folder = join(outerFolder, 'code');
+  await mkdir(folder);
+  // Node finds the bundles first, and what is not bundled behind them.
+  await symlink(await sharedBundles(), join(folder, 'node_modules'));
+  await symlink(join(ROOT, 'node_modules'), join(outerFolder, 'node_modules'));
   const manifest = JSON.parse(await readFile(join(ROOT, 'package.json'), 'utf8'));
   manifest.imports['#migrations'] = './migrations/migrations.js';
   await writeFile(join(folder, 'package.json'), JSON.stringify(manifest));
   const sources = (await Promise.all(FOLDERS.map(listFiles))).flat();
   await Promise.all(sources.map((source) => emit(source, folder)));
-  return { folder, remove: () => rm(folder, { recursive: true, force: true }) };
+  return { folder, remove: () => rm(outerFolder, { recursive: true, force: true }) };
 }
 
 /** @returns {Promise<string[]>} paths relative to the project */

@@ -146,7 +146,9 @@ export class LastUsesService implements OnApplicationBootstrap, OnApplicationShu
     });
     const oldest: Gauge = new Gauge({
       name: 'holdfast_sessions_unflushed_oldest_seconds',
-      help: 'Age of the oldest use that is not written yet and that a crash would lose; 0 without one',
+      help:
+        'Age of the oldest use that is not written yet and that a crash would lose; ' +
+        '0 without one',
       registers,
       collect: () => oldest.set(this.oldestUseSeconds()),
     });

@@ -25,7 +25,11 @@ export class CachedRepository<E extends CachedRow> {
   private readonly aliases = new Map<string, ReadThrough<string>>();
   /** By the collection's name. Each finds the ids of its newest rows. */
   private readonly collections = new Map<string, ReadThrough<string[]>>();
-  private readonly cachedAliases = new LRUCache<string, string>({ max: MAX_CACHED_ALIASES });
+  private readonly cachedAliases = new LRUCache<string, string>({
+    // With `max`, it would allocate all of its entries at the start.
+    maxSize: MAX_CACHED_ALIASES,
+    sizeCalculation: () => 1,
+  });
 
   /** @param leaseMs milliseconds until a reader's lease expires */
   constructor(

@@ -57,7 +57,7 @@ export interface RoundResult extends CheckResult {
 /** Between the writes past the service, in milliseconds. */
 const OUTSIDE_REST_MS = [20, 150] as const;
 /** A round waits until this much was read and written, but no longer. */
-const TRAFFIC = { reads: 500, writes: 20, timeoutMs: 10_000 } as const;
+const TRAFFIC = { reads: 200, writes: 20, timeoutMs: 10_000 } as const;
 
 /** What the nodes report during a round. */
 class Recording {

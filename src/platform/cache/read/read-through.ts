@@ -27,9 +27,9 @@ import { RefreshAhead } from './refresh-ahead.js';
 /** How a reader waits until another reader has filled the key. */
 const FOREIGN_LEASE_POLL = { maxPolls: 8, intervalMs: 15 } as const;
 
-/** Bounds of one kind of key's decoded values in this process. */
-const MAX_DECODED_VALUES = 5_000;
+/** Bounds the decoded values of one kind of key in this process: small ones to 5 000. */
 const MAX_DECODED_CHARACTERS = 8_000_000;
+const CHARACTERS_PER_ENTRY = 1_600;
 
 interface Answer<T> {
   readonly value: T | null;
@@ -78,9 +78,8 @@ export class ReadThrough<T> {
    * the values, so nobody may change them.
    */
   private readonly decodedEntries = new LRUCache<string, DecodedEntry<T>>({
-    max: MAX_DECODED_VALUES,
     maxSize: MAX_DECODED_CHARACTERS,
-    sizeCalculation: ({ text }) => text.length + 1,
+    sizeCalculation: ({ text }) => CHARACTERS_PER_ENTRY + text.length,
   });
 
   private readonly missHandlers: Readonly<Record<EntryState, MissHandler<T>>> = {

@@ -54,7 +54,9 @@ export class MemoryStore implements CacheStore {
   private isClosed = false;
 
   constructor(options: MemoryStoreOptions = {}) {
-    this.cells = new LRUCache({ max: options.maxEntries ?? DEFAULT_MAX_ENTRIES });
+    // With `max`, it would allocate all of its entries at the start.
+    const maxSize = options.maxEntries ?? DEFAULT_MAX_ENTRIES;
+    this.cells = new LRUCache({ maxSize, sizeCalculation: () => 1 });
     this.now = options.now ?? Date.now;
   }
 
