@@ -31,14 +31,29 @@ function withoutPort(text: string): string {
 const UNKNOWN_ADDRESS = 'unknown';
 
 /** The address of a request's client. */
-export function clientAddressOf({ ips, ip }: FastifyRequest): string {
-  // Fastify lists the hops from the socket outwards, up to the first that is not a trusted proxy.
-  // If that one is not an address, the trusted proxy before it counts.
-  for (const hop of ips?.toReversed() ?? [ip]) {
+export const clientAddressOf = ({ ips, ip }: FastifyRequest): string => clientAmong(ips ?? [ip]);
+
+/**
+ * @param hops from the socket outwards, up to the first that is not a trusted proxy. If that one is
+ *   not an address, the trusted proxy before it counts.
+ */
+function clientAmong(hops: readonly (string | undefined)[]): string {
+  for (const hop of hops.toReversed()) {
     const address = canonical(hop ?? '');
     if (address !== undefined) return address;
   }
-  return (ip as string | undefined) ?? UNKNOWN_ADDRESS;
+  return hops[0] ?? UNKNOWN_ADDRESS;
+}
+
+/**
+ * Finds the client of a request whose URL the router rejects: Fastify does not know its proxies.
+ * @param trustProxy addresses and networks of proxies, as Fastify takes them
+ */
+export function createClientLookup(
+  trustProxy: readonly string[],
+): (request: IncomingMessage) => string {
+  const isTrusted = proxyAddr.compile([...trustProxy]);
+  return (request) => clientAmong(proxyAddr.all(request, isTrusted));
 }
 
 /** 16-bit groups in the part of an IPv6 address that names a network (/64). */

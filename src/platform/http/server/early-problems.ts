@@ -10,7 +10,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { type Problem, type ProblemFactory, problems } from '../problems/problem.js';
 import { PROBLEM_JSON, problemBody, sendProblem } from '../problems/problem-response.js';
 import { toProblem } from '../problems/to-problem.js';
-import { clientAddressOf, createPeerLookup } from './client-address.js';
+import { createClientLookup, createPeerLookup } from './client-address.js';
 import { closeAfter, pendingExchanges } from './pending-responses.js';
 import { securityHeadersFor } from './security-headers.js';
 
@@ -28,6 +28,7 @@ type CountRefused = (address: string) => Promise<Problem | undefined>;
 
 /** Methods are properties: Fastify and Node call them as functions. */
 export class EarlyProblems {
+  private readonly clientOf: (request: IncomingMessage) => string;
   private readonly peerOf: (socket: Duplex) => string | undefined;
   private countRefused: CountRefused = () => Promise.resolve(undefined);
   /** Connections that have failed. Node reports the same failure again with each further byte. */
@@ -35,6 +36,7 @@ export class EarlyProblems {
 
   /** @param trustProxy addresses and networks of proxies: a broken request is not the proxy's */
   constructor(trustProxy: readonly string[]) {
+    this.clientOf = createClientLookup(trustProxy);
     this.peerOf = createPeerLookup(trustProxy);
   }
 
@@ -49,7 +51,7 @@ export class EarlyProblems {
     request: FastifyRequest,
     reply: FastifyReply,
   ): void => {
-    void this.countRefused(clientAddressOf(request)).then((limited) => {
+    void this.countRefused(this.clientOf(request.raw)).then((limited) => {
       void reply.headers(securityHeadersFor(request.socket)).header('X-Request-Id', request.id);
       sendProblem(limited ?? toProblem(error), request, reply);
     });

@@ -1,6 +1,6 @@
 /** Requests that are refused, for whatever reason, count; and refusing them costs little. */
 import { connect } from 'node:net';
-import { afterEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { createToken } from '../../../../src/auth/sessions/token.js';
 import { startApp, type TestApp } from '../../../support/app.js';
 import { registerUser } from '../../../support/factories.js';
@@ -38,16 +38,27 @@ const REFUSED: readonly (readonly [what: string, method: string, path: string, R
   ];
 
 describe('a refused request counts for its address:', () => {
+  let node: TestApp;
+  let clients = 0;
+
+  beforeAll(async () => {
+    node = await startApp({ RATE_LIMIT_PER_MINUTE: String(LIMIT), TRUST_PROXY: '127.0.0.1' });
+  });
+  afterAll(() => node.close());
+
   it.each(REFUSED)('%s', async (_, method, path, options) => {
-    const node = await startLimited();
+    const address = `192.0.2.${++clients}`;
+    const call = (...[verb, url, { headers, ...rest } = {}]: Parameters<TestApp['call']>) =>
+      node.call(verb, url, { ...rest, headers: { ...headers, 'X-Forwarded-For': address } });
+
     const statuses: number[] = [];
     for (let count = 0; count <= LIMIT; count++) {
-      const { status } = await node.call(method, path, { body: undefined, ...options });
+      const { status } = await call(method, path, { body: undefined, ...options });
       statuses.push(status);
     }
     expect(statuses.slice(0, LIMIT).every((status) => status >= 400 && status < 429)).toBe(true);
     expect(statuses.at(-1)).toBe(429);
-    expectProblem(await node.call('GET', '/v1/users/me'), 429, 'rate-limited');
+    expectProblem(await call('GET', '/v1/users/me'), 429, 'rate-limited');
   });
 
   it.each([
