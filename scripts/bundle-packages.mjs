@@ -36,6 +36,8 @@ const IMPORTS = [
   'rate-limiter-flexible',
   'typeorm',
 ];
+/** Tests import it, too, and it imports what is bundled. */
+const TEST_IMPORTS = [...IMPORTS, '@nestjs/testing'];
 
 /** Packages that stay as they are: they need their own files, or are optional and not installed. */
 const EXTERNAL = [
@@ -63,7 +65,7 @@ export async function sharedBundles() {
   const folder = sharedBundlesFolder();
   if (existsSync(folder)) return folder;
   const unfinished = `${folder}.${process.pid}`;
-  await bundlePackages(unfinished);
+  await bundlePackages(unfinished, TEST_IMPORTS);
   await rename(unfinished, folder).catch(async (error) => {
     // Another process was faster.
     await rm(unfinished, { recursive: true, force: true });
@@ -84,15 +86,18 @@ export function sharedBundlesFolder() {
 
 /** Bundled import → the file of its bundle. */
 export const bundledFiles = (target) =>
-  Object.fromEntries(IMPORTS.map((name) => [name, join(target, `${fileOf(name)}.js`)]));
+  Object.fromEntries(TEST_IMPORTS.map((name) => [name, join(target, `${fileOf(name)}.js`)]));
 
-/** @param {string} target becomes the `node_modules` with the bundles */
-async function bundlePackages(target) {
+/**
+ * @param {string} target becomes the `node_modules` with the bundles
+ * @param {readonly string[]} imports
+ */
+async function bundlePackages(target, imports) {
   await rm(target, { recursive: true, force: true });
   const entries = new Map();
-  for (const name of IMPORTS) entries.set(name, await entryOf(name));
+  for (const name of imports) entries.set(name, await entryOf(name));
   await build({
-    entryPoints: Object.fromEntries(IMPORTS.map((name) => [fileOf(name), `entry:${name}`])),
+    entryPoints: Object.fromEntries(imports.map((name) => [fileOf(name), `entry:${name}`])),
     plugins: [entryPlugin(entries)],
     external: EXTERNAL,
     bundle: true,
@@ -106,7 +111,7 @@ async function bundlePackages(target) {
     outdir: target,
     logLevel: 'error',
   });
-  await writeManifests(target);
+  await writeManifests(target, imports);
 }
 
 /** Where the bundle of an import lies in `node_modules`, without its extension. */
@@ -135,9 +140,9 @@ const entryPlugin = (entries) => ({
   },
 });
 
-async function writeManifests(target) {
-  for (const name of new Set(IMPORTS.map(packageOf))) {
-    const own = IMPORTS.filter((imported) => packageOf(imported) === name);
+async function writeManifests(target, imports) {
+  for (const name of new Set(imports.map(packageOf))) {
+    const own = imports.filter((imported) => packageOf(imported) === name);
     const exports = Object.fromEntries(
       own.map((imported) => [
         `.${imported.slice(name.length)}`,
@@ -155,4 +160,4 @@ async function writeManifests(target) {
 }
 
 const isProgram = import.meta.url === pathToFileURL(process.argv[1] ?? '').href;
-if (isProgram) await bundlePackages(join(ROOT, process.argv[2], 'node_modules'));
+if (isProgram) await bundlePackages(join(ROOT, process.argv[2], 'node_modules'), IMPORTS);
