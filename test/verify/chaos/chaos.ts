@@ -53,7 +53,7 @@ const BOUND_MARGIN_MS = 10_000;
 const LONG_ROUND_MS = 30_000;
 /** The share of the writes that rest with their fences, and of the fence's time, at most. */
 const RESTS = { restingShare: 0.05, maxFenceShare: 0.4 };
-/** Little, so that the processor is there for the faults: five clusters run at once. */
+/** Little, so that the processor is there for the faults: four clusters run at once. */
 const SHORT_LOAD = { readers: 2, writers: 2, maxReadRestMs: 150, maxWriteRestMs: 200 };
 const MAX_LOGGED_CHARACTERS = 6_000;
 

@@ -60,35 +60,34 @@ function scenario(
   return { name, degradedWrites, hasOutsideWriter, schedules };
 }
 
-/** Each kind of fault occurs. Every scenario has two nodes of its own, since most of them wait. */
+/** Each kind of fault occurs. Every scenario has nodes of its own, since most of them wait. */
 export function shortLanes(times: Times): Lane[] {
-  const lane = (site: SiteKind, mode: Scenario['degradedWrites'], schedules: Schedules): Lane => ({
+  const lane = (
+    site: SiteKind,
+    nodes: number,
+    mode: Scenario['degradedWrites'],
+    schedules: Schedules,
+  ): Lane => ({
     site,
-    nodes: 2,
+    nodes,
     ownsPostgres: site === 'memory',
     scenarios: [scenario(site, mode, schedules)],
   });
   return [
-    lane('one server', 'reject', [
-      linkSchedule(0, 'redis', times),
-      linkSchedule(1, 'postgres', times),
+    lane('one server', 3, 'wait', [
       ...sharedNodeSchedules(2, times),
-      ...[REDIS_SCHEDULE, EVICTION_SCHEDULE],
-    ]),
-    lane('one server', 'wait', [
-      linkSchedule(0, 'redis', times),
-      configurationSchedule(1, times),
-      clockSchedule(0),
+      ...[configurationSchedule(2, times), clockSchedule(2)],
+      ...[linkSchedule(0, 'redis', times), linkSchedule(1, 'postgres', times)],
       commitSchedule(times),
       ...[REDIS_SCHEDULE, ADDRESS_SCHEDULE, EVICTION_SCHEDULE, LISTEN_SCHEDULE],
     ]),
-    lane('sentinels', 'reject', [
+    lane('sentinels', 2, 'reject', [
       FAILOVER_SCHEDULE,
       linkSchedule(0, 'sentinel 1', times),
       linkSchedule(0, 'sentinel 2', times),
     ]),
-    lane('cluster', 'wait', [SHARD_SCHEDULE]),
-    lane('memory', 'wait', [POSTGRES_SCHEDULE, clockSchedule(1)]),
+    lane('cluster', 2, 'wait', [SHARD_SCHEDULE]),
+    lane('memory', 2, 'wait', [POSTGRES_SCHEDULE, clockSchedule(1)]),
   ];
 }
 
