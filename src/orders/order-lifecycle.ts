@@ -57,6 +57,7 @@ const CHECKS: readonly ((transitions: readonly Transition[]) => string[])[] = [
   findImpossibleActions,
   findDuplicateSteps,
   findAmbiguousEvents,
+  findCycles,
 ];
 
 /** The problems of a table of transitions; empty for a consistent one. */
@@ -116,6 +117,29 @@ function findAmbiguousEvents(transitions: readonly Transition[]): string[] {
     statusAfter.set(event, to);
   }
   return [...ambiguous].map((event) => `"${event}" does not identify one status`);
+}
+
+/** An order that could go round would need more versions than any bound leaves it. */
+function findCycles(transitions: readonly Transition[]): string[] {
+  return ORDER_STATUSES.filter((status) => !Number.isFinite(longestPathFrom(status, transitions)))
+    .slice(0, 1)
+    .map((status) => `actions can be taken for ever from "${status}"`);
+}
+
+/**
+ * The most actions that an order can still take after this status.
+ * @returns Infinity when the table has a cycle there
+ */
+export function longestPathFrom(
+  status: OrderStatus,
+  transitions: readonly Transition[] = TRANSITIONS,
+): number {
+  const lengthAfter = (from: OrderStatus, before: readonly OrderStatus[]): number => {
+    if (before.includes(from)) return Infinity;
+    const next = transitions.filter((transition) => transition.from === from);
+    return Math.max(0, ...next.map(({ to }) => 1 + lengthAfter(to, [...before, from])));
+  };
+  return lengthAfter(status, []);
 }
 
 /** What the rules of an order depend on. */

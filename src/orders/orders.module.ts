@@ -13,6 +13,7 @@ import { OrdersController } from './orders.controller.js';
 import { OrdersService } from './orders.service.js';
 import { OrderEvent } from './projection/order-event.entity.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
+import { ReplayQueue } from './projection/replay-queue.js';
 import { UserOrdersController } from './user-orders.controller.js';
 
 @Module({
@@ -23,7 +24,13 @@ import { UserOrdersController } from './user-orders.controller.js';
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderHistoryService, OrderSummaryService, DailyTotalsService],
+  providers: [
+    OrdersService,
+    OrderHistoryService,
+    ReplayQueue,
+    OrderSummaryService,
+    DailyTotalsService,
+  ],
   exports: [OrdersService],
 })
 export class OrdersModule {

@@ -49,6 +49,7 @@ import {
   type OrderAction,
   transitionOf,
 } from './order-lifecycle.js';
+import { hasRoomForChange } from './order-versions.js';
 import { Order } from './order.entity.js';
 import {
   type ActOnOrder,
@@ -112,7 +113,7 @@ export class OrdersService {
   /**
    * Replaces items, note or both. Without either, returns the order as it is.
    * @throws Problem not-found, forbidden, precondition-required, version-mismatch,
-   *   invalid-transition, validation-failed
+   *   invalid-transition, validation-failed, too-many-versions
    */
   change(
     actor: Actor,
@@ -133,6 +134,7 @@ export class OrdersService {
       if (items) requireSafeTotal(items);
       const changesNothing = items === undefined && note === undefined;
       if (changesNothing) return orderView(order);
+      if (!hasRoomForChange(order.version)) throw orderProblems.tooManyVersions();
       const changes = {
         ...(items && { items: items.map(itemOf) }),
         ...(note !== undefined && { note }),
