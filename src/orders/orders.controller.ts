@@ -35,7 +35,7 @@ import {
 } from '../platform/idempotency/idempotent.decorator.js';
 import { OrderSummary, SummaryQuery } from './daily-totals/order-summary.dto.js';
 import { OrderSummaryService } from './daily-totals/order-summary.service.js';
-import { ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
+import { describeParty, ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
 import { MAX_CHANGED_VERSION, MAX_ORDER_VERSIONS } from './order-versions.js';
 import {
   ActOnOrder,
@@ -58,8 +58,11 @@ const NDJSON = 'application/x-ndjson';
 /** The OpenAPI texts of each action's route, from the table of transitions. */
 const ACTION_VARIANTS = Object.fromEntries(
   ORDER_ACTIONS.map((action) => {
-    const moves = TRANSITIONS.filter((transition) => transition.action === action).map(
-      ({ from, to, by }) => `from \`${from}\` to \`${to}\` (${by})`,
+    const moves = TRANSITIONS.filter(
+      (transition) => transition.action === action && transition.by !== 'operator',
+    ).map(
+      (transition) =>
+        `from \`${transition.from}\` to \`${transition.to}\` (${describeParty(transition)})`,
     );
     return [
       action,

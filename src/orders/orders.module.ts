@@ -8,11 +8,13 @@ import { DailyTotal } from './daily-totals/daily-total.entity.js';
 import { DailyTotalsService } from './daily-totals/daily-totals.service.js';
 import { OrderSummaryService } from './daily-totals/order-summary.service.js';
 import { TRANSITIONS, validateLifecycle } from './order-lifecycle.js';
+import { OrderOperations } from './order-operations.service.js';
 import { Order } from './order.entity.js';
 import { OrdersController } from './orders.controller.js';
 import { OrdersService } from './orders.service.js';
 import { OrderEvent } from './projection/order-event.entity.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
+import { OrderWriter } from './projection/order-writer.service.js';
 import { ReplayQueue } from './projection/replay-queue.js';
 import { UserOrdersController } from './user-orders.controller.js';
 
@@ -26,6 +28,8 @@ import { UserOrdersController } from './user-orders.controller.js';
   controllers: [OrdersController, UserOrdersController],
   providers: [
     OrdersService,
+    OrderOperations,
+    OrderWriter,
     OrderHistoryService,
     ReplayQueue,
     OrderSummaryService,

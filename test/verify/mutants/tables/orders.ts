@@ -3,6 +3,13 @@ import type { Mutant } from '../mutant.js';
 
 const replay = { specs: ['test/orders/projection/replay.spec.ts'] } as const;
 
+const lifecycle = {
+  file: 'src/orders/order-lifecycle.ts',
+  specs: ['test/orders/lifecycle.spec.ts'],
+} as const;
+const owner = { specs: ['test/orders/deleted-owner.spec.ts'] } as const;
+const command = { specs: ['test/cli/orders.spec.ts'] } as const;
+
 export const ORDER_MUTANTS: readonly Mutant[] = [
   {
     ...replay,
@@ -61,11 +68,114 @@ export const ORDER_MUTANTS: readonly Mutant[] = [
     replacement: 'MAX_ORDER_VERSIONS',
   },
   {
+    ...lifecycle,
     name: 'lifecycle-with-a-cycle',
     without: 'a lifecycle without an end is not found at startup',
-    file: 'src/orders/order-lifecycle.ts',
     text: '  findCycles,\n',
     replacement: '',
-    specs: ['test/orders/lifecycle.spec.ts'],
+  },
+  {
+    ...lifecycle,
+    name: 'lifecycle-that-needs-the-owner',
+    without: 'a status that only the owner can leave is not found at startup',
+    text: '  findOwnerOnlyStatuses,\n',
+    replacement: '',
+  },
+  {
+    ...lifecycle,
+    name: 'lifecycle-that-keeps-money',
+    without: 'a status that holds money without a way back is not found at startup',
+    text: '  findKeptMoney,\n',
+    replacement: '',
+  },
+  {
+    ...owner,
+    name: 'cancel-of-a-living-owner',
+    without: 'an admin cancels placed orders of users who are not deleted',
+    file: 'src/orders/order-lifecycle.ts',
+    text: '  if (ifOwnerDeleted && !order.ownerIsDeleted) return false;\n',
+    replacement: '',
+  },
+  {
+    ...owner,
+    name: 'deleted-owner-unnoticed',
+    without: 'the order of a deleted user stays placed for ever',
+    file: 'src/orders/orders.service.ts',
+    text: 'const isAsked = dependsOnOwner(status) && actor.userId !== userId;',
+    replacement: 'const isAsked = false;',
+  },
+  {
+    ...owner,
+    name: 'refund-due-of-unpaid-orders',
+    without: 'a refund is recorded for an order that was never paid',
+    file: 'src/orders/refund-due.ts',
+    text: 'HOLDS_MONEY[status] && amount > 0',
+    replacement: 'amount > 0',
+  },
+  {
+    ...owner,
+    name: 'refund-due-of-nothing',
+    without: 'a refund of zero is recorded as due',
+    file: 'src/orders/refund-due.ts',
+    text: 'HOLDS_MONEY[status] && amount > 0',
+    replacement: 'HOLDS_MONEY[status]',
+  },
+  {
+    ...owner,
+    name: 'message-without-refund-due',
+    without: 'the published message does not say what is due',
+    file: 'src/orders/projection/order-event-message.ts',
+    text: '      ...refundDueOf(type, previous, { currency }),\n',
+    replacement: '',
+  },
+  {
+    ...owner,
+    name: 'event-without-refund-due',
+    without: 'the history of an order does not say what was due',
+    file: 'src/orders/projection/order-events.ts',
+    text: ', ...refundDueOf(type, before, before)',
+    replacement: '',
+  },
+  {
+    ...command,
+    name: 'operator-refunds-anything',
+    without: 'the command refunds an order of any status',
+    file: 'src/orders/order-lifecycle.ts',
+    text: 'transition.from === order.status && isParty(agent, order, transition)',
+    replacement: 'isParty(agent, order, transition)',
+  },
+  {
+    ...command,
+    name: 'operator-refund-not-repeatable',
+    without: 'a repeated command fails for an order that it has refunded',
+    file: 'src/orders/order-operations.service.ts',
+    text: "      if (before.status === 'refunded') return { order: before, isNew: false };\n",
+    replacement: '',
+  },
+  {
+    ...command,
+    name: 'operator-refund-needs-the-cache',
+    without: 'the command is rejected where nodes reject degraded writes',
+    file: 'src/cli/orders.ts',
+    text: "cacheDegradedWrites: 'wait',",
+    replacement: '',
+  },
+  {
+    ...command,
+    name: 'admin-as-operator',
+    without: 'an admin refunds shipped orders over HTTP',
+    file: 'src/orders/order-lifecycle.ts',
+    text: "return by === 'admin' && agent.roles.includes('admin');",
+    replacement: "return agent.roles.includes('admin');",
+  },
+  {
+    name: 'events-of-the-next-schema',
+    without: 'nodes of the previous release cannot replay what this one writes',
+    file: 'src/orders/projection/order-events.ts',
+    text: 'WRITTEN_EVENT_SCHEMA = 2',
+    replacement: 'WRITTEN_EVENT_SCHEMA = 3',
+    specs: ['test/verify/mixed-releases.spec.ts'],
+    tests: 'the older one replays',
+    isSlow: true,
   },
 ];
