@@ -1,6 +1,7 @@
 /**
  * Places, changes, finds and lists orders. A write checks the rules and appends an event under
- * the row's lock (projection/order-writer.service.ts). Reads use the cache. An order that the caller may not see is reported as not found.
+ * the row's lock (projection/order-writer.service.ts). Reads use the cache. An order that the
+ * caller may not see is reported as not found.
  */
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
