@@ -110,6 +110,19 @@ describe('the money of an order that ends', () => {
     expect(message).toMatchObject({ refundDue: due });
   });
 
+  it('is recorded under the schema number that the previous release reads', async () => {
+    const { id } = await placeOrder(app, owner.token);
+    await act(id, 'cancel', owner.token);
+    const { rows } = await psql.query(
+      'SELECT version, schema FROM order_events WHERE order_id = $1 ORDER BY version',
+      [id],
+    );
+    expect(rows).toEqual([
+      { version: '1', schema: 2 },
+      { version: '2', schema: 2 },
+    ]);
+  });
+
   it('that costs nothing → nothing is due', async () => {
     const free = {
       currency: 'EUR',
