@@ -7,7 +7,7 @@ import { MAX_PAGE_BYTES } from '../../platform/http/bounds/bounds.js';
 import type { OrderEvent } from './order-event.entity.js';
 import { type OrderState, replay, type StoredOrderChange } from './order-events.js';
 
-/** An event may have 100 KiB, so a page of the largest ones reaches the bound of bytes first. */
+/** An event may have 100 KB, so a page of the largest ones reaches the bound of bytes first. */
 export const MAX_EVENTS_PER_PAGE = 16;
 
 /** A page of events after a version. It ends with the event that reaches MAX_PAGE_BYTES. */
