@@ -6,6 +6,7 @@ import { RequestMethod } from '@nestjs/common';
 import { METHOD_METADATA, PATH_METADATA } from '@nestjs/common/constants.js';
 import { ModulesContainer } from '@nestjs/core';
 import {
+  describeParty,
   EDITABLE_STATUS,
   ORDER_ACTIONS,
   ORDER_STATUSES,
@@ -97,10 +98,12 @@ const lifecycleTable = (): string =>
     ORDER_STATUSES.map((status) => [
       code(status),
       ...ORDER_ACTIONS.map((action) => {
-        const transition = TRANSITIONS.find(
+        const transitions = TRANSITIONS.filter(
           ({ action: taken, from }) => taken === action && from === status,
         );
-        return transition ? `${transition.by} → ${code(transition.to)}` : '';
+        return transitions
+          .map((transition) => `${describeParty(transition)} → ${code(transition.to)}`)
+          .join('; ');
       }),
       status === EDITABLE_STATUS ? 'owner' : '',
     ]),

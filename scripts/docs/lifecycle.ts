@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises';
 import { CommandError } from '../../src/cli/command.js';
 import {
+  describeParty,
   EDITABLE_STATUS,
   INITIAL_STATUS,
   ORDER_CHANGED,
@@ -49,7 +50,11 @@ function diagram(): string {
     '  direction LR',
     `  [*] --> ${INITIAL_STATUS}: place`,
     `  ${EDITABLE_STATUS} --> ${EDITABLE_STATUS}: change`,
-    ...TRANSITIONS.map(({ action, from, to, by }) => `  ${from} --> ${to}: ${action} (${by})`),
+    ...TRANSITIONS.map(
+      (transition) =>
+        `  ${transition.from} --> ${transition.to}: ` +
+        `${transition.action} (${describeParty(transition)})`,
+    ),
     ...[...finalStatuses].map((status) => `  ${status} --> [*]`),
   ];
   return ['```mermaid', ...lines, '```'].join('\n');
@@ -61,12 +66,12 @@ const table = (): string =>
     [
       ['place', '', INITIAL_STATUS, 'any caller with a session', `\`${ORDER_PLACED}\``],
       ['change', EDITABLE_STATUS, EDITABLE_STATUS, 'owner', `\`${ORDER_CHANGED}\``],
-      ...TRANSITIONS.map(({ action, from, to, by, event }) => [
-        action,
-        from,
-        to,
-        by,
-        `\`${event}\``,
+      ...TRANSITIONS.map((transition) => [
+        transition.action,
+        transition.from,
+        transition.to,
+        describeParty(transition),
+        `\`${transition.event}\``,
       ]),
     ],
   );

@@ -1,6 +1,6 @@
 /** Inserts seeded rows, many in one statement. */
 import type { Client } from 'pg';
-import { EVENT_SCHEMA } from '../../src/orders/projection/order-events.js';
+import { WRITTEN_EVENT_SCHEMA } from '../../src/orders/projection/order-events.js';
 import type { SampleEvent, SampleOrder } from './sample-orders.js';
 
 const INSERT_USERS = `
@@ -80,7 +80,7 @@ export async function insertOrders(client: Client, orders: readonly SampleOrder[
       events.map(({ data }) => JSON.stringify(data)),
       events.map(({ actorId }) => actorId),
       events.map(({ occurredAt }) => toIso(occurredAt)),
-      EVENT_SCHEMA,
+      WRITTEN_EVENT_SCHEMA,
     ],
   });
 }

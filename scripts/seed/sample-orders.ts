@@ -13,6 +13,7 @@ import {
   evolve,
   type OrderChange,
   type OrderState,
+  toActionEvent,
   toChangedEvent,
   toPlacedEvent,
 } from '../../src/orders/projection/order-events.js';
@@ -142,9 +143,9 @@ class History {
       this.state = this.append(this.state, this.randomChange(), this.userId, time);
       return;
     }
-    const { event, by } = transitionFrom(this.state.status, action);
-    const actorId = by === 'owner' ? this.userId : this.clerkId;
-    const change = { type: event, data: this.randomReason(action) };
+    const transition = transitionFrom(this.state.status, action);
+    const actorId = transition.by === 'owner' ? this.userId : this.clerkId;
+    const change = toActionEvent(transition, this.state, this.randomReason(action));
     this.state = this.append(this.state, change, actorId, time);
   }
 
@@ -168,10 +169,10 @@ class History {
     );
   }
 
-  private randomReason(action: OrderAction): { reason?: string } {
+  private randomReason(action: OrderAction): string | undefined {
     const hasReasons = action === 'cancel' || action === 'refund';
-    if (!hasReasons || !this.random.chance(0.7)) return {};
-    return { reason: this.random.pick(REASONS[action]) };
+    if (!hasReasons || !this.random.chance(0.7)) return undefined;
+    return this.random.pick(REASONS[action]);
   }
 }
 

@@ -22,6 +22,10 @@ const COMMANDS: Readonly<Record<string, CommandEntry>> = {
     summary: 'run the pending database migrations, or revert the last one',
     load: () => import('./migrate.js'),
   },
+  orders: {
+    summary: 'refund a shipped order that was lost on its way',
+    load: () => import('./orders.js'),
+  },
   outbox: {
     summary: 'list the events that the broker rejected; retry or skip them',
     load: () => import('./outbox.js'),

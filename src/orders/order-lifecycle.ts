@@ -19,14 +19,19 @@ export type OrderStatus = (typeof ORDER_STATUSES)[number];
 export const ORDER_ACTIONS = ['pay', 'ship', 'deliver', 'cancel', 'refund'] as const;
 export type OrderAction = (typeof ORDER_ACTIONS)[number];
 
-/** The relation of an actor to an order. An admin who owns the order is both. */
-export type Party = 'owner' | 'admin';
+/**
+ * The relation of an actor to an order. An admin who owns the order is both. An operator runs the
+ * command `holdfast orders`; no caller of the API is one.
+ */
+export type Party = 'owner' | 'admin' | 'operator';
 
 export interface Transition {
   readonly action: OrderAction;
   readonly from: OrderStatus;
   readonly to: OrderStatus;
   readonly by: Party;
+  /** Only for an order whose owner is deleted. */
+  readonly ifOwnerDeleted?: true;
   readonly event: string;
 }
 
@@ -35,9 +40,28 @@ export const TRANSITIONS: readonly Transition[] = [
   { action: 'ship', from: 'paid', to: 'shipped', by: 'admin', event: 'order.shipped' },
   { action: 'deliver', from: 'shipped', to: 'delivered', by: 'admin', event: 'order.delivered' },
   { action: 'cancel', from: 'placed', to: 'cancelled', by: 'owner', event: 'order.cancelled' },
+  {
+    action: 'cancel',
+    from: 'placed',
+    to: 'cancelled',
+    by: 'admin',
+    ifOwnerDeleted: true,
+    event: 'order.cancelled',
+  },
   { action: 'cancel', from: 'paid', to: 'cancelled', by: 'admin', event: 'order.cancelled' },
   { action: 'refund', from: 'delivered', to: 'refunded', by: 'admin', event: 'order.refunded' },
+  { action: 'refund', from: 'shipped', to: 'refunded', by: 'operator', event: 'order.refunded' },
 ];
+
+/** Whether the shop has the buyer's money in this status. */
+export const HOLDS_MONEY: Readonly<Record<OrderStatus, boolean>> = {
+  placed: false,
+  paid: true,
+  shipped: true,
+  delivered: true,
+  cancelled: false,
+  refunded: false,
+};
 
 /** The status of a new order. */
 export const INITIAL_STATUS: OrderStatus = 'placed';
@@ -57,6 +81,9 @@ const CHECKS: readonly ((transitions: readonly Transition[]) => string[])[] = [
   findImpossibleActions,
   findDuplicateSteps,
   findAmbiguousEvents,
+  findCycles,
+  findOwnerOnlyStatuses,
+  findKeptMoney,
 ];
 
 /** The problems of a table of transitions; empty for a consistent one. */
@@ -118,54 +145,124 @@ function findAmbiguousEvents(transitions: readonly Transition[]): string[] {
   return [...ambiguous].map((event) => `"${event}" does not identify one status`);
 }
 
+/** An order that could go round would need more versions than any bound leaves it. */
+function findCycles(transitions: readonly Transition[]): string[] {
+  return ORDER_STATUSES.filter((status) => !Number.isFinite(longestPathFrom(status, transitions)))
+    .slice(0, 1)
+    .map((status) => `actions can be taken for ever from "${status}"`);
+}
+
+/**
+ * The most actions that an order can still take after this status.
+ * @returns Infinity when the table has a cycle there
+ */
+export function longestPathFrom(
+  status: OrderStatus,
+  transitions: readonly Transition[] = TRANSITIONS,
+): number {
+  const lengthAfter = (from: OrderStatus, before: readonly OrderStatus[]): number => {
+    if (before.includes(from)) return Infinity;
+    const next = transitions.filter((transition) => transition.from === from);
+    return Math.max(0, ...next.map(({ to }) => 1 + lengthAfter(to, [...before, from])));
+  };
+  return lengthAfter(status, []);
+}
+
+/** Owners delete their accounts: then nobody could take the order out of such a status. */
+function findOwnerOnlyStatuses(transitions: readonly Transition[]): string[] {
+  return ORDER_STATUSES.filter((status) => {
+    const exits = transitions.filter(({ from }) => from === status);
+    return exits.length > 0 && exits.every(({ by }) => by === 'owner');
+  }).map((status) => `only the owner can take an order out of "${status}"`);
+}
+
+/** One step returns the money, whatever became of the order: a parcel may never be delivered. */
+function findKeptMoney(transitions: readonly Transition[]): string[] {
+  const returnsMoney = ({ from, to }: Transition): boolean => HOLDS_MONEY[from] && !HOLDS_MONEY[to];
+  const exits = new Set(transitions.filter(returnsMoney).map(({ from }) => from));
+  return ORDER_STATUSES.filter((status) => HOLDS_MONEY[status] && !exits.has(status)).map(
+    (status) => `no transition returns the money of a "${status}" order`,
+  );
+}
+
+/** Who acts: a caller of the API, or an operator of the service. */
+export const OPERATOR = 'operator';
+type Agent = Actor | typeof OPERATOR;
+
 /** What the rules of an order depend on. */
-type LifecycleOrder = { readonly userId: string; readonly status: OrderStatus };
+export interface LifecycleOrder {
+  readonly userId: string;
+  readonly status: OrderStatus;
+  readonly ownerIsDeleted: boolean;
+}
 
-const isParty = (actor: Actor, ownerId: string, party: Party): boolean =>
-  party === 'owner' ? actor.userId === ownerId : actor.roles.includes('admin');
+/** Whether the rules of this status depend on whether the owner is deleted. */
+export const dependsOnOwner = (status: OrderStatus): boolean =>
+  TRANSITIONS.some(({ from, ifOwnerDeleted }) => from === status && ifOwnerDeleted);
 
-/** The transitions that this actor may take with this order now. */
-const openTransitions = (actor: Actor, { userId, status }: LifecycleOrder): Transition[] =>
-  TRANSITIONS.filter(({ from, by }) => from === status && isParty(actor, userId, by));
+function isParty(agent: Agent, order: LifecycleOrder, { by, ifOwnerDeleted }: Transition): boolean {
+  if (agent === OPERATOR) return by === 'operator';
+  if (ifOwnerDeleted && !order.ownerIsDeleted) return false;
+  if (by === 'owner') return agent.userId === order.userId;
+  return by === 'admin' && agent.roles.includes('admin');
+}
 
-/** The actions that this actor may take with this order now. */
-export function allowedActions(actor: Actor, order: LifecycleOrder): OrderAction[] {
-  const actions = openTransitions(actor, order).map(({ action }) => action);
+/** The transitions that this agent may take with this order now. */
+const openTransitions = (agent: Agent, order: LifecycleOrder): Transition[] =>
+  TRANSITIONS.filter(
+    (transition) => transition.from === order.status && isParty(agent, order, transition),
+  );
+
+/** The actions that this agent may take with this order now. */
+export function allowedActions(agent: Agent, order: LifecycleOrder): OrderAction[] {
+  const actions = openTransitions(agent, order).map(({ action }) => action);
   return [...new Set(actions)];
 }
 
-/** The transition that `action` is for this actor and order now; undefined when not allowed. */
+/** The transition that `action` is for this agent and order now; undefined when not allowed. */
 export const transitionOf = (
-  actor: Actor,
+  agent: Agent,
   order: LifecycleOrder,
   action: OrderAction,
 ): Transition | undefined =>
-  openTransitions(actor, order).find((transition) => transition.action === action);
+  openTransitions(agent, order).find((transition) => transition.action === action);
 
-/** Whether this actor may take this action in any status. Otherwise the actor lacks a role. */
-export const canEverAct = (actor: Actor, ownerId: string, action: OrderAction): boolean =>
-  TRANSITIONS.some(
-    (transition) => transition.action === action && isParty(actor, ownerId, transition.by),
-  );
+/** Whether this agent may take this action in any status. Otherwise the agent lacks a role. */
+export const canEverAct = (agent: Agent, order: LifecycleOrder, action: OrderAction): boolean =>
+  transitionsOf(action).some((transition) => isParty(agent, order, transition));
 
 const PARTY_NAMES: Readonly<Record<Party, string>> = {
   owner: 'the owner of the order',
   admin: 'the role admin',
+  operator: 'an operator of the service',
 };
 
 /** `a or b`, each word once. */
 const joinWithOr = (words: readonly string[]): string => [...new Set(words)].join(' or ');
 
-/** Who may ever take the action, e.g. `the role admin`: follows "needs". */
-export const describeParties = (action: OrderAction): string =>
-  joinWithOr(transitionsOf(action).map(({ by }) => PARTY_NAMES[by]));
+/** Who takes a transition, e.g. `admin, if the owner is deleted`: for documents. */
+export const describeParty = ({ by, ifOwnerDeleted }: Transition): string =>
+  ifOwnerDeleted ? `${by}, if the owner is deleted` : by;
 
-/** Why an actor that may take the action with other orders cannot take it with this one. */
-export function explainRefusal(status: OrderStatus, action: OrderAction): string {
+/** Who of the API's callers may ever take the action, e.g. `the role admin`: follows "needs". */
+export const describeParties = (action: OrderAction): string =>
+  joinWithOr(
+    transitionsOf(action)
+      .filter(({ by }) => by !== 'operator')
+      .map(({ by }) => PARTY_NAMES[by]),
+  );
+
+/** Why an agent that may take the action with other orders cannot take it with this one. */
+export function explainRefusal(
+  { status, ownerIsDeleted }: LifecycleOrder,
+  action: OrderAction,
+): string {
   const transitions = transitionsOf(action);
   const [{ to: result }] = transitions as [Transition];
   if (status === result) return `The order is already ${status}`;
-  const ofOthers = transitions.filter(({ from }) => from === status);
+  const ofOthers = transitions.filter(
+    ({ from, ifOwnerDeleted }) => from === status && (ownerIsDeleted || !ifOwnerDeleted),
+  );
   if (ofOthers.length > 0) {
     const parties = joinWithOr(ofOthers.map(({ by }) => PARTY_NAMES[by]));
     return `The order is ${status}; ${action} needs ${parties} then`;
@@ -174,5 +271,6 @@ export function explainRefusal(status: OrderStatus, action: OrderAction): string
   return `The order is ${status}; only a ${starts} order can be ${result}`;
 }
 
-const transitionsOf = (action: OrderAction): Transition[] =>
-  TRANSITIONS.filter((transition) => transition.action === action);
+function transitionsOf(action: OrderAction): Transition[] {
+  return TRANSITIONS.filter((transition) => transition.action === action);
+}

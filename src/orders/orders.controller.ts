@@ -35,7 +35,8 @@ import {
 } from '../platform/idempotency/idempotent.decorator.js';
 import { OrderSummary, SummaryQuery } from './daily-totals/order-summary.dto.js';
 import { OrderSummaryService } from './daily-totals/order-summary.service.js';
-import { ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
+import { describeParty, ORDER_ACTIONS, type OrderAction, TRANSITIONS } from './order-lifecycle.js';
+import { MAX_CHANGED_VERSION, MAX_ORDER_VERSIONS } from './order-versions.js';
 import {
   ActOnOrder,
   ChangeOrder,
@@ -50,14 +51,18 @@ import {
 import { orderProblems } from './orders.errors.js';
 import { OrdersService } from './orders.service.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
+import { MAX_EVENTS_PER_PAGE } from './projection/replay-past.js';
 
 const NDJSON = 'application/x-ndjson';
 
 /** The OpenAPI texts of each action's route, from the table of transitions. */
 const ACTION_VARIANTS = Object.fromEntries(
   ORDER_ACTIONS.map((action) => {
-    const moves = TRANSITIONS.filter((transition) => transition.action === action).map(
-      ({ from, to, by }) => `from \`${from}\` to \`${to}\` (${by})`,
+    const moves = TRANSITIONS.filter(
+      (transition) => transition.action === action && transition.by !== 'operator',
+    ).map(
+      (transition) =>
+        `from \`${transition.from}\` to \`${transition.to}\` (${describeParty(transition)})`,
     );
     return [
       action,
@@ -198,7 +203,11 @@ export class OrdersController {
   @Operation({
     allow: 'order.read',
     summary: 'Read an order, now or as it was',
-    description: 'Returns an order. With `at`, returns it as it was at that version or time.',
+    description:
+      'Returns an order. With `at`, returns it as it was at that version or time, replayed from ' +
+      'its events. The service replays few orders with more than ' +
+      `${MAX_EVENTS_PER_PAGE} versions at a time: others wait, and past a bound the response is ` +
+      '503 `overloaded`.',
     type: OrderView,
     returns: 'The order.',
     headers: ['ETag', 'Cache-Control', 'Cache-Status'],
@@ -246,7 +255,9 @@ export class OrdersController {
     summary: 'Change items or note while the order is placed',
     description:
       'Replaces the members that the body contains, and keeps the others. `If-Match` names the ' +
-      'version that the change is based on, so that it cannot overwrite another change.',
+      'version that the change is based on, so that it cannot overwrite another change. An ' +
+      `order has at most ${MAX_ORDER_VERSIONS} versions. The last ones are kept for actions: ` +
+      `after version ${MAX_CHANGED_VERSION} the response is 409 \`too-many-versions\`.`,
     type: OrderView,
     returns: 'The changed order.',
     headers: ['ETag'],
@@ -258,6 +269,7 @@ export class OrdersController {
       problems.versionMismatch,
       problems.preconditionRequired,
       orderProblems.invalidTransition,
+      orderProblems.tooManyVersions,
     ],
   })
   async changeOrder(

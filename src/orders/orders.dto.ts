@@ -105,8 +105,11 @@ export class ChangeOrder {
   note?: string | null;
 }
 
+/** Of an action, by a caller of the API or by an operator. */
+export const REASON_LENGTH = { min: 1, max: 500 } as const;
+
 export class ActOnOrder {
-  @Text({ optional: true, min: 1, max: 500, example: 'As agreed by telephone.' })
+  @Text({ optional: true, ...REASON_LENGTH, example: 'As agreed by telephone.' })
   reason?: string;
 }
 

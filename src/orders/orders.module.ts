@@ -8,11 +8,14 @@ import { DailyTotal } from './daily-totals/daily-total.entity.js';
 import { DailyTotalsService } from './daily-totals/daily-totals.service.js';
 import { OrderSummaryService } from './daily-totals/order-summary.service.js';
 import { TRANSITIONS, validateLifecycle } from './order-lifecycle.js';
+import { OrderOperations } from './order-operations.service.js';
 import { Order } from './order.entity.js';
 import { OrdersController } from './orders.controller.js';
 import { OrdersService } from './orders.service.js';
 import { OrderEvent } from './projection/order-event.entity.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
+import { OrderWriter } from './projection/order-writer.service.js';
+import { ReplayQueue } from './projection/replay-queue.js';
 import { UserOrdersController } from './user-orders.controller.js';
 
 @Module({
@@ -23,7 +26,15 @@ import { UserOrdersController } from './user-orders.controller.js';
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderHistoryService, OrderSummaryService, DailyTotalsService],
+  providers: [
+    OrdersService,
+    OrderOperations,
+    OrderWriter,
+    OrderHistoryService,
+    ReplayQueue,
+    OrderSummaryService,
+    DailyTotalsService,
+  ],
   exports: [OrdersService],
 })
 export class OrdersModule {

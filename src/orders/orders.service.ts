@@ -1,12 +1,11 @@
 /**
- * Places, changes, finds and lists orders. A write appends an event, updates the projection that
- * `evolve` computes, and puts a message into the outbox, all in one transaction under the row's
- * lock. Reads use the cache. An order that the caller may not see is reported as not found.
+ * Places, changes, finds and lists orders. A write checks the rules and appends an event under
+ * the row's lock (projection/order-writer.service.ts). Reads use the cache. An order that the
+ * caller may not see is reported as not found.
  */
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { Repository } from 'typeorm';
-import { v7 as uuidv7 } from 'uuid';
 import type { Actor } from '../platform/access/actor.js';
 import { describeRoles, may } from '../platform/access/policy.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
@@ -38,17 +37,19 @@ import {
   type IdempotentResponse,
 } from '../platform/idempotency/idempotency.service.js';
 import type { IdempotentRequest } from '../platform/idempotency/idempotent.decorator.js';
-import { OutboxService } from '../platform/outbox/outbox.service.js';
 import { UsersService } from '../users/users.service.js';
 import {
   allowedActions,
   canEverAct,
+  dependsOnOwner,
   describeParties,
   EDITABLE_STATUS,
   explainRefusal,
+  type LifecycleOrder,
   type OrderAction,
   transitionOf,
 } from './order-lifecycle.js';
+import { hasRoomForChange } from './order-versions.js';
 import { Order } from './order.entity.js';
 import {
   type ActOnOrder,
@@ -61,16 +62,13 @@ import {
   type PlaceOrder,
 } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
-import { orderEventMessage } from './projection/order-event-message.js';
-import { OrderEvent } from './projection/order-event.entity.js';
 import {
-  EVENT_SCHEMA,
-  evolve,
-  type OrderChange,
+  toActionEvent,
   toChangedEvent,
   toPlacedEvent,
   totalOf,
 } from './projection/order-events.js';
+import { OrderWriter } from './projection/order-writer.service.js';
 
 /** Rows that an export reads at a time: its memory does not grow with the table. */
 const EXPORT_BATCH_SIZE = 500;
@@ -81,7 +79,7 @@ export class OrdersService {
     @InjectCachedRepository(Order) private readonly orders: CachedRepository<Order>,
     @InjectRepository(Order) private readonly repository: Repository<Order>,
     private readonly users: UsersService,
-    private readonly outbox: OutboxService,
+    private readonly writer: OrderWriter,
     private readonly replicas: Replicas,
     private readonly unitOfWork: UnitOfWork,
     private readonly idempotency: IdempotencyService,
@@ -100,19 +98,20 @@ export class OrdersService {
     return this.idempotency.runOnce(request, actor, async (transaction) => {
       requireSafeTotal(items);
       const placed = { userId: actor.userId, currency, items: items.map(itemOf), note };
-      const order = await this.appendEvent(transaction, actor, null, toPlacedEvent(placed));
+      const event = toPlacedEvent(placed);
+      const order = await this.writer.appendEvent(transaction, actor.userId, null, event);
       const headers = {
         Location: `/v1/orders/${order.id}`,
         ETag: entityTagOf(order.version),
       };
-      return { status: 201, headers, body: order };
+      return { status: 201, headers, body: orderView(order) };
     });
   }
 
   /**
    * Replaces items, note or both. Without either, returns the order as it is.
    * @throws Problem not-found, forbidden, precondition-required, version-mismatch,
-   *   invalid-transition, validation-failed
+   *   invalid-transition, validation-failed, too-many-versions
    */
   change(
     actor: Actor,
@@ -128,16 +127,19 @@ export class OrdersService {
       ifMatch.require(order.version);
       if (order.status !== EDITABLE_STATUS) {
         const reason = `it can be changed only while ${EDITABLE_STATUS}`;
-        throw invalidTransition(actor, order, `The order is ${order.status}; ${reason}`);
+        const known = await this.findLifecycleOrder(transaction, actor, order);
+        throw invalidTransition(actor, known, `The order is ${order.status}; ${reason}`);
       }
       if (items) requireSafeTotal(items);
       const changesNothing = items === undefined && note === undefined;
       if (changesNothing) return orderView(order);
+      if (!hasRoomForChange(order.version)) throw orderProblems.tooManyVersions();
       const changes = {
         ...(items && { items: items.map(itemOf) }),
         ...(note !== undefined && { note }),
       };
-      return this.appendEvent(transaction, actor, order, toChangedEvent(changes));
+      const event = toChangedEvent(changes);
+      return orderView(await this.writer.appendEvent(transaction, actor.userId, order, event));
     });
   }
 
@@ -156,19 +158,17 @@ export class OrdersService {
   ): Promise<IdempotentResponse> {
     return this.idempotency.runOnce(request, actor, async (transaction) => {
       const before = await this.lockReadable(transaction, actor, id);
-      if (!canEverAct(actor, before.userId, action)) {
+      const known = await this.findLifecycleOrder(transaction, actor, before);
+      if (!canEverAct(actor, known, action)) {
         throw problems.forbidden(`${action} needs ${describeParties(action)}`);
       }
       ifMatch.check(before.version);
-      const transition = transitionOf(actor, before, action);
-      if (!transition) {
-        throw invalidTransition(actor, before, explainRefusal(before.status, action));
-      }
-      const order = await this.appendEvent(transaction, actor, before, {
-        type: transition.event,
-        data: reason === undefined ? {} : { reason },
-      });
-      return { status: 200, headers: { ETag: entityTagOf(order.version) }, body: order };
+      const transition = transitionOf(actor, known, action);
+      if (!transition) throw invalidTransition(actor, known, explainRefusal(known, action));
+      const event = toActionEvent(transition, before, reason);
+      const order = await this.writer.appendEvent(transaction, actor.userId, before, event);
+      const headers = { ETag: entityTagOf(order.version) };
+      return { status: 200, headers, body: orderView(order) };
     });
   }
 
@@ -285,33 +285,15 @@ export class OrdersService {
     return requireReadable(actor, await transaction.lock(Order, id));
   }
 
-  /**
-   * The one place where the service changes an order: the projection, the event and the message.
-   * @param before the locked row; null for a new order
-   */
-  private async appendEvent(
+  /** Whether the owner is deleted counts only where the rules ask for it: it costs a read. */
+  private async findLifecycleOrder(
     transaction: Transaction,
     actor: Actor,
-    before: Order | null,
-    change: OrderChange,
-  ): Promise<OrderView> {
-    const state = evolve(before, change);
-    const order = before
-      ? await transaction.update(before, state)
-      : await transaction.insert(Order, { id: uuidv7(), ...state });
-    if (!order) throw problems.versionMismatch();
-    const { type, data } = change;
-    await transaction.manager.insert(OrderEvent, {
-      orderId: order.id,
-      version: order.version,
-      type,
-      schema: EVENT_SCHEMA,
-      data,
-      actorId: actor.userId,
-      occurredAt: order.updatedAt,
-    } as never);
-    await this.outbox.append(transaction, orderEventMessage(type, order, before));
-    return orderView(order);
+    { userId, status }: Order,
+  ): Promise<LifecycleOrder> {
+    const isAsked = dependsOnOwner(status) && actor.userId !== userId;
+    const ownerIsDeleted = isAsked && (await this.users.isDeleted(transaction, userId));
+    return { userId, status, ownerIsDeleted };
   }
 }
 
@@ -332,7 +314,7 @@ function requireReadable(actor: Actor, order: Order | null): Order {
   throw problems.notFound(undefined, { isHidden: order !== null });
 }
 
-const invalidTransition = (actor: Actor, order: Order, detail: string): Error =>
+const invalidTransition = (actor: Actor, order: LifecycleOrder, detail: string): Error =>
   orderProblems.invalidTransition(detail, {
     extensions: { allowed: allowedActions(actor, order) },
   });

@@ -62,6 +62,13 @@ export class UsersService {
     return (await this.users.findById(id)) !== null;
   }
 
+  /** A deleted user stays deleted: no lock is needed. Reads the primary. */
+  async isDeleted(transaction: Transaction, id: string): Promise<boolean> {
+    transaction.observe(User, id);
+    const user = await transaction.manager.findOneBy(User, { id });
+    return user !== null && user.deletedAt !== null;
+  }
+
   /**
    * Finds a user by email address if the name contains "@", else by username. Always one query to
    * the primary: with the cache, the duration of a login would reveal which users exist.

@@ -10,7 +10,7 @@ import { compile } from '../../scripts/compile.mjs';
 import { freePort } from '../support/free-port.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 
-const COMMANDS = ['inbox', 'migrate', 'outbox', 'rebuild-orders'];
+const COMMANDS = ['inbox', 'migrate', 'orders', 'outbox', 'rebuild-orders'];
 
 let compiled: Awaited<ReturnType<typeof compile>>;
 let database: TestDatabase;

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startApp, type TestApp } from '../support/app.js';
 import { eventually } from '../support/eventually.js';
-import { placeOrder, registerUser, type TestUser } from '../support/factories.js';
+import { logInAsAdmin, placeOrder, registerUser, type TestUser } from '../support/factories.js';
 import { type Reply, sendRequest } from '../support/http-client.js';
 import { createTestDatabase, type TestDatabase } from '../support/postgres.js';
 import {
@@ -142,5 +142,43 @@ describeWithHistory('the previous release beside this one', () => {
     await older.stop();
     await untilState(newer, 'member');
     expect((await read(newer, id, user)).body.version).toBe(1 + ROUNDS);
+  });
+
+  it('the older one replays what the newer one cancels, with the refund that is due', async () => {
+    const older = await startOlder();
+    const newer = await startNewer();
+    const user = await registerUser(newer);
+    const adminToken = await logInAsAdmin(newer);
+    const { id } = await placeOrder(newer, user.token);
+    const act = (action: string, token: string): Promise<unknown> =>
+      eventually('the action is acknowledged', async () => {
+        const { status } = await newer.call('POST', `/v1/orders/${id}/${action}`, { token });
+        return status === 200;
+      });
+    await act('pay', user.token);
+    await act('cancel', adminToken);
+
+    const { token } = user;
+    const events = await older.call('GET', `/v1/orders/${id}/events`, { token });
+    expect(events.body.data.at(-1)).toMatchObject({
+      type: 'order.cancelled',
+      data: { refundDue: { amount: 9_998, currency: 'EUR' } },
+    });
+    const past = await older.call('GET', `/v1/orders/${id}?at=3`, { token });
+    expect(past.body).toMatchObject({ status: 'cancelled', version: 3 });
+    // And the newer one reads what the older one writes: it records no refund.
+    const other = await placeOrder(newer, user.token);
+    await eventually('the older one pays', async () => {
+      const path = `/v1/orders/${other.id}/pay`;
+      return (await older.call('POST', path, { token })).status === 200;
+    });
+    const adminOfOlder = { token: adminToken };
+    await eventually('the older one cancels', async () => {
+      const path = `/v1/orders/${other.id}/cancel`;
+      return (await older.call('POST', path, adminOfOlder)).status === 200;
+    });
+    const written = await newer.call('GET', `/v1/orders/${other.id}/events`, { token });
+    expect(written.body.data.at(-1)).toMatchObject({ type: 'order.cancelled', data: {} });
+    expect(written.body.data.at(-1).data).not.toHaveProperty('refundDue');
   });
 });

@@ -4,6 +4,7 @@
  */
 import type { DomainEvent } from '../../platform/outbox/outbox.service.js';
 import type { Order } from '../order.entity.js';
+import { refundDueOf } from '../refund-due.js';
 
 /** The columns of an order that its messages carry. */
 export type MessagedOrder = Pick<
@@ -33,6 +34,7 @@ export function orderEventMessage(
       total,
       createdAt,
       previous: previous && { status: previous.status, total: previous.total },
+      ...refundDueOf(type, previous, { currency }),
     },
   };
 }

@@ -9,11 +9,23 @@ import {
   ORDER_CHANGED,
   ORDER_PLACED,
   type OrderStatus,
+  type Transition,
   TRANSITIONS,
 } from '../order-lifecycle.js';
+import { refundDueOf } from '../refund-due.js';
 
-/** The form in which events are written now. Since form 2, an event holds the agreed total. */
-export const EVENT_SCHEMA = 2;
+/**
+ * The current form, which {@link upcast} yields. Since form 2, an event holds the agreed total.
+ * Since form 3, an event that may return money says what is due (refund-due.ts).
+ */
+export const EVENT_SCHEMA = 3;
+
+/**
+ * The number that new events carry: the newest form that the previous release reads. That release
+ * ignores new members, but refuses a higher number. The next release raises this one
+ * (docs/adr/0023-complete-lifecycle.md).
+ */
+export const WRITTEN_EVENT_SCHEMA = 2;
 
 /** The event of a repair (repair-projection.ts). It changes no state. */
 export const ORDER_REBUILT = 'order.rebuilt';
@@ -67,9 +79,25 @@ export const toChangedEvent = (
   changes: Partial<Pick<OrderState, 'items' | 'note'>>,
 ): OrderChange => ({ type: ORDER_CHANGED, data: withTotal(changes) });
 
+/**
+ * The event of an action.
+ * @param before the order before it
+ */
+export const toActionEvent = (
+  { event: type }: Transition,
+  before: Pick<OrderState, 'status' | 'total' | 'currency'>,
+  reason: string | undefined,
+): OrderChange => ({
+  type,
+  data: { ...(reason !== undefined && { reason }), ...refundDueOf(type, before, before) },
+});
+
 /** Form → the step from it to the next form. */
 const UPCASTERS: Readonly<Record<number, (change: OrderChange) => OrderChange>> = {
   1: ({ type, data }) => ({ type, data: withTotal(data) }),
+  // An event without `refundDue` is of a release that recorded none. What was not recorded is not
+  // invented: the member stays absent, and null says that nothing is due.
+  2: (change) => change,
 };
 
 /**

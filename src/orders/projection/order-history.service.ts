@@ -21,10 +21,16 @@ import { validationFailed } from '../../platform/http/validation/validation-prob
 import { type ListEventsQuery, orderEventView, orderView, type OrderView } from '../orders.dto.js';
 import { OrdersService } from '../orders.service.js';
 import { OrderEvent } from './order-event.entity.js';
-import { type OrderState, replay } from './order-events.js';
+import { MAX_EVENTS_PER_PAGE, type PastOrder, replayUntil } from './replay-past.js';
+import { ReplayQueue } from './replay-queue.js';
 
 /** Up to 15 digits: exact as a number. */
 const VERSION = /^[1-9]\d{0,14}$/;
+
+/** The last version up to a version and a time; null when there is none. */
+const SELECT_LAST_VERSION = `
+  SELECT max(version) AS version FROM order_events
+   WHERE order_id = $1 AND version <= $2 AND occurred_at <= $3`;
 
 const findAtFaults = findTimeFaults('a version or an RFC 3339 time with an offset');
 
@@ -33,12 +39,14 @@ export class OrderHistoryService {
   constructor(
     private readonly orders: OrdersService,
     @InjectRepository(OrderEvent) private readonly events: Repository<OrderEvent>,
+    private readonly queue: ReplayQueue,
   ) {}
 
   /**
    * The order as it was.
    * @param at a version, e.g. `2`, or an RFC 3339 time
-   * @throws Problem validation-failed; not-found when the order did not exist then
+   * @throws Problem validation-failed; not-found when the order did not exist then; overloaded when
+   *   too many long replays wait
    */
   async getAt(actor: Actor, id: string, at: string, readContext?: ReadContext): Promise<OrderView> {
     const isVersion = VERSION.test(at);
@@ -47,17 +55,13 @@ export class OrderHistoryService {
       throw validationFailed(faults.map((fault) => ({ pointer: '/at', ...fault })));
     }
     const order = await this.orders.findReadable(actor, id, readContext);
-    const events = isVersion
-      ? await this.eventsUntilVersion(id, Number(at))
-      : await this.eventsUntil(id, new Date(at));
-    const last = events.at(-1);
-    if (!last) throw problems.notFound();
-    return orderView({
-      ...order,
-      ...(replay(events) as OrderState),
-      version: last.version,
-      updatedAt: last.occurredAt,
-    });
+    const version = isVersion
+      ? await this.findVersion(id, Number(at))
+      : await this.findVersionAt(id, new Date(at));
+    if (version === undefined) throw problems.notFound();
+    const past = await this.replayInTurn(actor, id, version);
+    const { state, updatedAt } = past;
+    return orderView({ ...order, ...state, version, updatedAt });
   }
 
   /**
@@ -91,22 +95,32 @@ export class OrderHistoryService {
       .getMany();
   }
 
-  /** @returns none when the order has no such version yet */
-  private async eventsUntilVersion(id: string, version: number): Promise<OrderEvent[]> {
-    const events = await this.eventsOf(id)
-      .andWhere('event.version <= :version', { version })
-      .getMany();
-    return events.at(-1)?.version === version ? events : [];
+  /** A replay of one page takes what a list takes. A longer one waits for its turn. */
+  private replayInTurn(actor: Actor, id: string, version: number): Promise<PastOrder> {
+    const work = (): Promise<PastOrder> => replayUntil(this.events, id, version);
+    const isLong = version > MAX_EVENTS_PER_PAGE;
+    return isLong ? this.queue.run({ lane: 'replay', caller: actor.userId }, work) : work();
   }
 
-  private eventsUntil(id: string, time: Date): Promise<OrderEvent[]> {
-    return this.eventsOf(id).andWhere('event.occurredAt <= :time', { time }).getMany();
+  /** @returns undefined when the order has no such version yet */
+  private async findVersion(id: string, version: number): Promise<number | undefined> {
+    const last = await this.findLastVersion(id, version, 'infinity');
+    return last === version ? last : undefined;
   }
 
-  private eventsOf(id: string) {
-    return this.events
-      .createQueryBuilder('event')
-      .where('event.orderId = :id', { id })
-      .orderBy('event.version', 'ASC');
+  /** @returns undefined when the order did not exist then */
+  private findVersionAt(id: string, time: Date): Promise<number | undefined> {
+    return this.findLastVersion(id, Number.MAX_SAFE_INTEGER, time);
+  }
+
+  private async findLastVersion(
+    id: string,
+    version: number,
+    time: Date | 'infinity',
+  ): Promise<number | undefined> {
+    const values = [id, version, time];
+    const rows: { version: string | null }[] = await this.events.query(SELECT_LAST_VERSION, values);
+    const last = rows[0]?.version ?? null;
+    return last === null ? undefined : Number(last);
   }
 }

@@ -7,10 +7,11 @@
  */
 import type { ClientBase } from 'pg';
 import { v7 as uuidv7 } from 'uuid';
-import { EVENT_SCHEMA, ORDER_REBUILT } from './order-events.js';
+import { ORDER_REBUILT, WRITTEN_EVENT_SCHEMA } from './order-events.js';
 import { type MessagedOrder, orderEventMessage } from './order-event-message.js';
 import { inTransaction } from './rebuild-transaction.js';
 import type { IdRange } from './replay-orders.js';
+import { ENSURE_SERVICE_USER, SERVICE_USER_ID } from './service-user.js';
 import {
   findDifferencesOf,
   fillShadowTable,
@@ -22,9 +23,6 @@ import {
 const MAX_LOCK_WAIT_MS = 3_000;
 /** SQLSTATE lock_not_available. */
 const LOCK_NOT_AVAILABLE = '55P03';
-
-/** The user that repairs act as: without a name and deleted, so that nobody can log in as it. */
-const SERVICE_USER_ID = '00000000-0000-0000-0000-000000000000';
 
 /** Nothing is declared as fenced, so the triggers invalidate what is repaired. */
 const CONFIGURE_SESSION = `SELECT set_config('lock_timeout', '${MAX_LOCK_WAIT_MS}', false)`;
@@ -53,10 +51,6 @@ const REWRITE_ROWS = `
    WHERE live.id = shadow.id AND live.id = ANY($1)
   RETURNING live.id, live.version, live.user_id AS "userId", live.status, live.currency,
             live.total, live.created_at AS "createdAt"`;
-
-const ENSURE_SERVICE_USER = `
-  INSERT INTO users (id, created_at, deleted_at) VALUES ($1, now(), now())
-  ON CONFLICT (id) DO NOTHING`;
 
 /**
  * One event for each version that has none: the one of this repair, and those that a write by hand
@@ -127,7 +121,12 @@ async function rewriteOrders(client: ClientBase, ids: readonly string[]): Promis
   } while (advanced);
   const { rows } = await client.query<RewrittenRow>(REWRITE_ROWS, [ids]);
   await client.query(ENSURE_SERVICE_USER, [SERVICE_USER_ID]);
-  await client.query(APPEND_MISSING_EVENTS, [ids, ORDER_REBUILT, EVENT_SCHEMA, SERVICE_USER_ID]);
+  await client.query(APPEND_MISSING_EVENTS, [
+    ids,
+    ORDER_REBUILT,
+    WRITTEN_EVENT_SCHEMA,
+    SERVICE_USER_ID,
+  ]);
   // A repair moves nothing between daily totals: they count the events, and the events stay.
   const messages = rows.map(orderOf).map((order) => orderEventMessage(ORDER_REBUILT, order, order));
   await client.query(INSERT_MESSAGES, [

@@ -6,6 +6,7 @@ import { GATE_MUTANTS } from './tables/gate.js';
 import { HTTP_MUTANTS } from './tables/http.js';
 import { IDEMPOTENCY_MUTANTS } from './tables/idempotency.js';
 import { MIGRATION_MUTANTS } from './tables/migrations.js';
+import { ORDER_MUTANTS } from './tables/orders.js';
 import { READ_MUTANTS } from './tables/reads.js';
 import { REDIS_MUTANTS } from './tables/redis.js';
 import { SCRIPT_MUTANTS } from './tables/scripts.js';
@@ -24,6 +25,7 @@ export const TABLES: readonly MutantTable[] = [
   { area: 'Idempotency', mutants: IDEMPOTENCY_MUTANTS },
   { area: 'Outbox and inbox', mutants: EVENT_MUTANTS },
   { area: 'Sessions', mutants: SESSION_MUTANTS },
+  { area: 'The history and the life of orders', mutants: ORDER_MUTANTS },
   { area: 'Answers as documented', mutants: HTTP_MUTANTS },
   { area: 'Migrations', mutants: MIGRATION_MUTANTS },
 ];
