@@ -50,12 +50,17 @@ export class PageQuery {
   cursor?: string;
 }
 
-/** Binds a cursor to the filters of its list. */
-const digest = (filters: unknown): string =>
-  createHash('sha256').update(JSON.stringify(filters)).digest('base64url').slice(0, 8);
+/** Binds a cursor's position to the filters of its list, and shows that nobody has edited it. */
+const digest = (...parts: unknown[]): string =>
+  createHash('sha256').update(JSON.stringify(parts)).digest('base64url').slice(0, 8);
 
-export const encodeCursor = ({ createdAt, id }: Keyset, filters: unknown): string =>
-  Buffer.from(JSON.stringify([createdAt.getTime(), id, digest(filters)])).toString('base64url');
+const toBase64url = (value: unknown): string =>
+  Buffer.from(JSON.stringify(value)).toString('base64url');
+
+export function encodeCursor({ createdAt, id }: Keyset, filters: unknown): string {
+  const time = createdAt.getTime();
+  return toBase64url([time, id, digest(filters, time, id)]);
+}
 
 /**
  * @returns undefined without a cursor: the first page
@@ -94,7 +99,7 @@ const isInRange = (value: number, { min, max }: { min: number; max: number }): b
  * A cursor for a list whose rows are numbered, e.g. the events of an order. Valid for `list` only.
  */
 export const encodePosition = (position: number, list: string): string =>
-  Buffer.from(JSON.stringify([position, digest(list)])).toString('base64url');
+  toBase64url([position, digest(list, position)]);
 
 /**
  * @returns undefined without a cursor: the first page
