@@ -1,7 +1,12 @@
-/** Answers that differ from the OpenAPI document. */
+/** Answers that differ from the OpenAPI document, and requests that nobody counts. */
 import type { Mutant } from '../mutant.js';
 
 const fuzz = { specs: ['test/verify/api-fuzz/api-fuzz.spec.ts'], isSlow: true } as const;
+const preflights = {
+  file: 'src/platform/http/server/cors.ts',
+  specs: ['test/platform/http/rate-limit/refused-requests.spec.ts'],
+  tests: 'of a listed origin',
+} as const;
 
 export const HTTP_MUTANTS: readonly Mutant[] = [
   {
@@ -27,5 +32,19 @@ export const HTTP_MUTANTS: readonly Mutant[] = [
     file: 'src/platform/http/server/negotiation.ts',
     text: ', { headers: { Allow: allow } }',
     replacement: '',
+  },
+  {
+    ...preflights,
+    name: 'preflights-not-counted',
+    without: 'preflights are answered before the hooks that count requests',
+    text: 'preflightContinue: true,',
+    replacement: 'preflightContinue: false,',
+  },
+  {
+    ...preflights,
+    name: 'refused-options-without-a-problem',
+    without: 'OPTIONS of a listed origin past the limit ends in a server error',
+    text: 'route.errorHandler = (error, request, reply) => sendProblem(toProblem(error), request, reply);',
+    replacement: 'void [sendProblem, toProblem];',
   },
 ];
