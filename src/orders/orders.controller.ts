@@ -24,7 +24,7 @@ import { Operation } from '../platform/http/openapi/operation.decorator.js';
 import { nextLink } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
-import { StreamedResponses } from '../platform/http/server/streamed-responses.service.js';
+import { sendLines } from '../platform/http/server/streamed-responses.js';
 import { IdPipe } from '../platform/http/validation/id.pipe.js';
 import { invalidParameter } from '../platform/http/validation/validation-problem.js';
 import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
@@ -80,7 +80,6 @@ export class OrdersController {
     private readonly orders: OrdersService,
     private readonly history: OrderHistoryService,
     private readonly summaries: OrderSummaryService,
-    private readonly streams: StreamedResponses,
   ) {}
 
   @Post()
@@ -187,11 +186,9 @@ export class OrdersController {
     produces: NDJSON,
     problems: [problems.forbidden],
   })
-  exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
+  exportOrders(@Res() reply: FastifyReply): void {
     void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
-    // A HEAD request sends no body, so it reads no orders.
-    if (method === 'HEAD') this.streams.send(reply, []);
-    else this.streams.sendLines(reply, this.orders.export());
+    sendLines(reply, this.orders.export());
   }
 
   @Get(':id')

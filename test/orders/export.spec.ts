@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import pg from 'pg';
 import { OrdersService } from '../../src/orders/orders.service.js';
 import { Replicas } from '../../src/platform/database/replicas.js';
+import { BOUND_OVERRIDES, BOUNDS, type Bounds } from '../../src/platform/http/bounds/bounds.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { eventually } from '../support/eventually.js';
 import {
@@ -176,15 +177,24 @@ describe(`an export of ${ROWS} orders`, () => {
   });
 
   it('to a client that reads nothing → is cut when the node stops', async () => {
-    // If the client were not cut, the stop would wait for it until the test times out.
-    const node = await startApp({}, app.databaseUrl);
+    const connection = { ...BOUNDS.connection, stallMs: 600_000 };
+    const useValue = { connection } satisfies Partial<Bounds>;
+    const node = await startApp({}, app.databaseUrl, undefined, [
+      { provide: BOUND_OVERRIDES, useValue },
+    ]);
     const observation = observeExport(node);
     const response = await openExport(node);
     const failed = once(response, 'error');
     response.pause();
     await awaitStall(observation);
-    await node.close();
-    await eventually('the export was released', () => observation.isReleased);
+    const closing = node.close();
+    try {
+      await eventually('the export was released', () => observation.isReleased);
+    } catch (error) {
+      response.destroy();
+      throw error;
+    }
+    await closing;
     response.resume();
     await failed;
     expect(response.complete).toBe(false);

@@ -85,6 +85,10 @@ describe('the table of bounds', () => {
     expect(caller.requests).toBeLessThan(address.requests);
     expect(caller.unreadBytes).toBeLessThan(address.unreadBytes);
   });
+
+  it('a client that does not read has 30 s, and 1 s while the process ends', () => {
+    expect(BOUNDS.connection).toMatchObject({ stallMs: 30_000, drainingStallMs: 1_000 });
+  });
 });
 
 describe('connections of one address', () => {

@@ -47,4 +47,13 @@ export const HTTP_MUTANTS: readonly Mutant[] = [
     text: 'route.errorHandler = (error, request, reply) => sendProblem(toProblem(error), request, reply);',
     replacement: 'void [sendProblem, toProblem];',
   },
+  {
+    name: 'stalled-readers-delay-the-stop',
+    without: 'a client that does not read an export delays the stop of the node',
+    file: 'src/platform/http/bounds/overload-protection.service.ts',
+    text: '    this.stalledReaders.drain();',
+    replacement: '',
+    specs: ['test/orders/export.spec.ts'],
+    tests: 'is cut when the node stops',
+  },
 ];
