@@ -48,6 +48,7 @@ import {
   PlaceOrder,
 } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
+import { OrderExportService } from './order-export.service.js';
 import { OrdersService } from './orders.service.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
 
@@ -80,6 +81,7 @@ export class OrdersController {
     private readonly orders: OrdersService,
     private readonly history: OrderHistoryService,
     private readonly summaries: OrderSummaryService,
+    private readonly exports: OrderExportService,
   ) {}
 
   @Post()
@@ -188,7 +190,7 @@ export class OrdersController {
   })
   exportOrders(@Res() reply: FastifyReply): void {
     void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
-    sendLines(reply, this.orders.export());
+    sendLines(reply, this.exports.export());
   }
 
   @Get(':id')

@@ -10,6 +10,7 @@ import { OrderSummaryService } from './daily-totals/order-summary.service.js';
 import { TRANSITIONS, validateLifecycle } from './order-lifecycle.js';
 import { Order } from './order.entity.js';
 import { OrdersController } from './orders.controller.js';
+import { OrderExportService } from './order-export.service.js';
 import { OrdersService } from './orders.service.js';
 import { OrderEvent } from './projection/order-event.entity.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
@@ -23,7 +24,13 @@ import { UserOrdersController } from './user-orders.controller.js';
     CacheModule.forFeature([Order]),
   ],
   controllers: [OrdersController, UserOrdersController],
-  providers: [OrdersService, OrderHistoryService, OrderSummaryService, DailyTotalsService],
+  providers: [
+    OrderExportService,
+    OrdersService,
+    OrderHistoryService,
+    OrderSummaryService,
+    DailyTotalsService,
+  ],
   exports: [OrdersService],
 })
 export class OrdersModule {

@@ -12,7 +12,6 @@ import { describeRoles, may } from '../platform/access/policy.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
 import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
 import type { ReadContext } from '../platform/cache/read/read-context.js';
-import { type RepeatedReads, Replicas } from '../platform/database/replicas.js';
 import type { Transaction } from '../platform/database/transaction.js';
 import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
@@ -72,9 +71,6 @@ import {
   totalOf,
 } from './projection/order-events.js';
 
-/** Rows that an export reads at a time: its memory does not grow with the table. */
-const EXPORT_BATCH_SIZE = 500;
-
 @Injectable()
 export class OrdersService {
   constructor(
@@ -82,7 +78,6 @@ export class OrdersService {
     @InjectRepository(Order) private readonly repository: Repository<Order>,
     private readonly users: UsersService,
     private readonly outbox: OutboxService,
-    private readonly replicas: Replicas,
     private readonly unitOfWork: UnitOfWork,
     private readonly idempotency: IdempotencyService,
   ) {}
@@ -255,23 +250,6 @@ export class OrdersService {
     return this.list(actor, { ...query, userId }, readContext);
   }
 
-  /**
-   * All orders, newest first, as lines of JSON. The next batch is read when the consumer has taken
-   * the last one. It may read replicas, and is not a snapshot: it has every order that the first
-   * batch's server had, each once, as it was when its batch was read.
-   */
-  async *export(): AsyncGenerator<string> {
-    const reads = this.replicas.repeatedReads();
-    let after: Order | undefined;
-    let hasMore = true;
-    while (hasMore) {
-      const rows = await readExportBatch(reads, after);
-      yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
-      after = rows.at(-1);
-      hasMore = rows.length === EXPORT_BATCH_SIZE;
-    }
-  }
-
   /** @throws Problem not-found, also for an order that the caller may not see */
   async findReadable(
     actor: Actor,
@@ -314,12 +292,6 @@ export class OrdersService {
     return orderView(order);
   }
 }
-
-const readExportBatch = (reads: RepeatedReads, after: Order | undefined): Promise<Order[]> =>
-  reads.read((manager) =>
-    // applyKeyset reads one row more than the limit.
-    applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
-  );
 
 const isReadable = (actor: Actor, order: Order | null): order is Order =>
   order !== null && may(actor, 'order.read', order.userId);

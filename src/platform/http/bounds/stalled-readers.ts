@@ -1,7 +1,8 @@
 /**
  * Closes connections whose client does not read: bytes of a response wait, and for a time none of
- * them leaves. Streams too, whose source is then released. It looks at the bytes that leave. Node's timeouts of sockets also restart with bytes
- * that arrive, which the client may send one by one.
+ * them leaves. The source of a stream is released with its connection. The check looks at the bytes
+ * that leave. Node's timeouts of sockets also restart with bytes that arrive, which the client may
+ * send one by one.
  */
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';

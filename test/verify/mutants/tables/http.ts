@@ -44,8 +44,8 @@ export const HTTP_MUTANTS: readonly Mutant[] = [
     ...preflights,
     name: 'refused-options-without-a-problem',
     without: 'OPTIONS of a listed origin past the limit ends in a server error',
-    text: 'route.errorHandler = (error, request, reply) => sendProblem(toProblem(error), request, reply);',
-    replacement: 'void [sendProblem, toProblem];',
+    text: 'sendProblem(toProblem(error), request, reply);',
+    replacement: 'void [error, request, toProblem, sendProblem, reply.code(500).send()];',
   },
   {
     name: 'stalled-readers-delay-the-stop',
