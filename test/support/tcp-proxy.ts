@@ -1,7 +1,8 @@
 /**
  * A network link that a test can disturb: a TCP proxy on 127.0.0.1 that delays, stalls, cuts,
- * refuses, loses a connection, or swallows one direction. It never reorders or changes bytes. A direction that has
- * swallowed bytes stays silent until its connection ends, as after a lost NAT entry.
+ * refuses, loses a connection, or swallows one direction. It never reorders or changes bytes. A
+ * direction that has swallowed bytes stays silent until its connection ends, as after a lost NAT
+ * entry.
  */
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { Random } from './random.js';

@@ -1,6 +1,7 @@
 /**
  * Orders placed over HTTP through two nodes while their links to RabbitMQ and PostgreSQL are
- * disturbed, and a node and RabbitMQ are killed. Afterwards every event must be in the queue, in order within its order.
+ * disturbed, and a node and RabbitMQ are killed. Afterwards every event must be in the queue, in
+ * order within its order.
  */
 import { Client } from 'pg';
 import type { PartitionTimeouts } from '../../../src/platform/outbox/outbox-partitions.js';

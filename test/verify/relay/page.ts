@@ -33,8 +33,8 @@ Twelve clients place orders over HTTP through two nodes, and pay, cancel, ship o
 Meanwhile the links between the nodes and RabbitMQ are slowed, stalled and cut, and those to
 PostgreSQL slowed and cut. One relay loses its PostgreSQL session while it has locked partitions, as
 when a NAT forgets an entry: nothing passes, and neither side is told. Another relay then takes the
-partitions over. RabbitMQ is killed and started again, and so is a node. Afterwards the messages of a durable queue are compared with
-the outbox, and the outbox with \`order_events\`.
+partitions over. RabbitMQ is killed and started again, and so is a node. Afterwards the messages of
+a durable queue are compared with the outbox, and the outbox with \`order_events\`.
 
 ${campaignTable(results)}
 
