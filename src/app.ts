@@ -19,7 +19,7 @@ import { installVary } from './platform/http/conditional/vary.js';
 import { serveSwaggerUi } from './platform/http/openapi/swagger-ui.js';
 import { installCompression } from './platform/http/server/compression.js';
 import { RateLimit } from './platform/http/rate-limit/rate-limit.service.js';
-import { installCors } from './platform/http/server/cors.js';
+import { answerPreflights, installCors } from './platform/http/server/cors.js';
 import { EarlyProblems } from './platform/http/server/early-problems.js';
 import { installJsonBody } from './platform/http/server/json-body.js';
 import { installFramingCheck, installNegotiation } from './platform/http/server/negotiation.js';
@@ -111,6 +111,7 @@ async function installAdmission(
   await overload.install(fastify);
   const { guard } = app.get(AuthModule);
   guard.installIdentification(fastify);
+  answerPreflights(fastify);
   installNegotiation(fastify);
   guard.installAuthorization(fastify);
 }

@@ -24,7 +24,7 @@ import { Operation } from '../platform/http/openapi/operation.decorator.js';
 import { nextLink, type SerializedPage } from '../platform/http/pagination.js';
 import { problems } from '../platform/http/problems/problem.js';
 import { CurrentActor } from '../platform/http/server/current-actor.decorator.js';
-import { StreamedResponses } from '../platform/http/server/streamed-responses.service.js';
+import { sendLines } from '../platform/http/server/streamed-responses.js';
 import { IdPipe } from '../platform/http/validation/id.pipe.js';
 import { invalidParameter } from '../platform/http/validation/validation-problem.js';
 import { idempotencyProblems } from '../platform/idempotency/idempotency.errors.js';
@@ -49,6 +49,7 @@ import {
   PlaceOrder,
 } from './orders.dto.js';
 import { orderProblems } from './orders.errors.js';
+import { OrderExportService } from './order-export.service.js';
 import { OrdersService } from './orders.service.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
 import { MAX_EVENTS_PER_PAGE } from './projection/replay-past.js';
@@ -85,7 +86,7 @@ export class OrdersController {
     private readonly orders: OrdersService,
     private readonly history: OrderHistoryService,
     private readonly summaries: OrderSummaryService,
-    private readonly streams: StreamedResponses,
+    private readonly exports: OrderExportService,
   ) {}
 
   @Post()
@@ -192,11 +193,9 @@ export class OrdersController {
     produces: NDJSON,
     problems: [problems.forbidden],
   })
-  exportOrders(@Req() { method }: FastifyRequest, @Res() reply: FastifyReply): void {
+  exportOrders(@Res() reply: FastifyReply): void {
     void reply.header('Content-Type', NDJSON).header('Cache-Control', 'no-store');
-    // A HEAD request sends no body, so it reads no orders.
-    if (method === 'HEAD') this.streams.send(reply, []);
-    else this.streams.sendLines(reply, this.orders.export());
+    sendLines(reply, this.exports.export());
   }
 
   @Get(':id')

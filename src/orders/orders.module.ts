@@ -11,6 +11,7 @@ import { TRANSITIONS, validateLifecycle } from './order-lifecycle.js';
 import { OrderOperations } from './order-operations.service.js';
 import { Order } from './order.entity.js';
 import { OrdersController } from './orders.controller.js';
+import { OrderExportService } from './order-export.service.js';
 import { OrdersService } from './orders.service.js';
 import { OrderEvent } from './projection/order-event.entity.js';
 import { OrderHistoryService } from './projection/order-history.service.js';
@@ -28,6 +29,7 @@ import { UserOrdersController } from './user-orders.controller.js';
   controllers: [OrdersController, UserOrdersController],
   providers: [
     OrdersService,
+    OrderExportService,
     OrderOperations,
     OrderWriter,
     OrderHistoryService,

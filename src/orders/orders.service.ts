@@ -11,7 +11,6 @@ import { describeRoles, may } from '../platform/access/policy.js';
 import { CachedRepository } from '../platform/cache/cached-repository.js';
 import { InjectCachedRepository } from '../platform/cache/cached.decorator.js';
 import type { ReadContext } from '../platform/cache/read/read-context.js';
-import { type RepeatedReads, Replicas } from '../platform/database/replicas.js';
 import type { Transaction } from '../platform/database/transaction.js';
 import { UnitOfWork } from '../platform/database/unit-of-work.js';
 import { entityTagOf } from '../platform/http/conditional/entity-tag.js';
@@ -70,9 +69,6 @@ import {
 } from './projection/order-events.js';
 import { OrderWriter } from './projection/order-writer.service.js';
 
-/** Rows that an export reads at a time: its memory does not grow with the table. */
-const EXPORT_BATCH_SIZE = 500;
-
 @Injectable()
 export class OrdersService {
   constructor(
@@ -80,7 +76,6 @@ export class OrdersService {
     @InjectRepository(Order) private readonly repository: Repository<Order>,
     private readonly users: UsersService,
     private readonly writer: OrderWriter,
-    private readonly replicas: Replicas,
     private readonly unitOfWork: UnitOfWork,
     private readonly idempotency: IdempotencyService,
   ) {}
@@ -255,23 +250,6 @@ export class OrdersService {
     return this.list(actor, { ...query, userId }, readContext);
   }
 
-  /**
-   * All orders, newest first, as lines of JSON. The next batch is read when the consumer has taken
-   * the last one. It may read replicas, and is not a snapshot: it has every order that the first
-   * batch's server had, each once, as it was when its batch was read.
-   */
-  async *export(): AsyncGenerator<string> {
-    const reads = this.replicas.repeatedReads();
-    let after: Order | undefined;
-    let hasMore = true;
-    while (hasMore) {
-      const rows = await readExportBatch(reads, after);
-      yield rows.map((row) => `${orderJson(row)}\n`).join('');
-      after = rows.at(-1);
-      hasMore = rows.length === EXPORT_BATCH_SIZE;
-    }
-  }
-
   /** @throws Problem not-found, also for an order that the caller may not see */
   async findReadable(
     actor: Actor,
@@ -296,12 +274,6 @@ export class OrdersService {
     return { userId, status, ownerIsDeleted };
   }
 }
-
-const readExportBatch = (reads: RepeatedReads, after: Order | undefined): Promise<Order[]> =>
-  reads.read((manager) =>
-    // applyKeyset reads one row more than the limit.
-    applyKeyset(manager.createQueryBuilder(Order, 'row'), after, EXPORT_BATCH_SIZE - 1).getMany(),
-  );
 
 const orderJson = (order: Order): string => orderRepresentation(order).json;
 

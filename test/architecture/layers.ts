@@ -45,6 +45,7 @@ const PUBLIC_API: Readonly<Record<string, readonly string[] | 'all'>> = {
     'database-probe.ts',
     'replicas.ts',
     'migrate.ts',
+    'bounded-page.ts',
     'oldest-rows.ts',
     'purge.ts',
     'queue-floors.ts',

@@ -7,8 +7,9 @@ import http from 'node:http';
 import type { Socket } from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { OrdersService } from '../../src/orders/orders.service.js';
+import { MAX_EXPORT_BATCH, OrderExportService } from '../../src/orders/order-export.service.js';
 import { Replicas } from '../../src/platform/database/replicas.js';
+import { BOUND_OVERRIDES, BOUNDS, type Bounds } from '../../src/platform/http/bounds/bounds.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { eventually } from '../support/eventually.js';
 import {
@@ -21,7 +22,6 @@ import {
 import { expectProblem } from '../support/problem.js';
 
 const ROWS = 50_000;
-const BATCH_SIZE = 500;
 /** Polls without a further batch after which the export counts as stalled. */
 const STALLED_POLLS = 50;
 
@@ -86,7 +86,7 @@ function observeExport(node: TestApp): Observation {
   const server = node.app.getHttpServer() as http.Server;
   const addSocket = (socket: Socket): void => void sockets.add(socket);
   server.on('connection', addSocket);
-  const service = node.app.get(OrdersService);
+  const service = node.app.get(OrderExportService);
   const original = service.export.bind(service);
   service.export = async function* () {
     try {
@@ -164,27 +164,36 @@ describe(`an export of ${ROWS} orders`, () => {
     await awaitStall(observation);
     expect(observation.isReleased).toBe(false);
     // The rest of what was read is in the operating system's buffers.
-    expect(observation.batches).toBeLessThan(ROWS / BATCH_SIZE);
+    expect(observation.batches).toBeLessThan(ROWS / MAX_EXPORT_BATCH.rows);
 
     let lines = 0;
     for await (const chunk of response) {
       lines += (chunk as Buffer).toString().split('\n').length - 1;
     }
     expect(lines).toBe(ROWS);
-    expect(observation.rowsOfLargestBatch).toBe(BATCH_SIZE);
+    expect(observation.rowsOfLargestBatch).toBe(MAX_EXPORT_BATCH.rows);
     expect(observation.maxBufferedBytes).toBeLessThan(3 * observation.bytesOfLargestBatch);
   });
 
   it('to a client that reads nothing → is cut when the node stops', async () => {
-    // If the client were not cut, the stop would wait for it until the test times out.
-    const node = await startApp({}, app.databaseUrl);
+    const connection = { ...BOUNDS.connection, stallMs: 600_000 };
+    const useValue = { connection } satisfies Partial<Bounds>;
+    const node = await startApp({}, app.databaseUrl, undefined, [
+      { provide: BOUND_OVERRIDES, useValue },
+    ]);
     const observation = observeExport(node);
     const response = await openExport(node);
     const failed = once(response, 'error');
     response.pause();
     await awaitStall(observation);
-    await node.close();
-    await eventually('the export was released', () => observation.isReleased);
+    const closing = node.close();
+    try {
+      await eventually('the export was released', () => observation.isReleased);
+    } catch (error) {
+      response.destroy();
+      throw error;
+    }
+    await closing;
     response.resume();
     await failed;
     expect(response.complete).toBe(false);

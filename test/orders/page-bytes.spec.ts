@@ -1,5 +1,12 @@
 /** A page of large rows ends early, and its cursor leads to the others. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { OrderExportService } from '../../src/orders/order-export.service.js';
+import {
+  ALL_IDS,
+  MAX_REPLAY_PAGE,
+  replayOrders,
+} from '../../src/orders/projection/replay-orders.js';
 import { MAX_PAGE_BYTES } from '../../src/platform/http/bounds/bounds.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { logInAsAdmin, placeOrder, registerUser, type TestUser } from '../support/factories.js';
@@ -76,4 +83,40 @@ it("a list of an order's events has pages of at most 1 MiB, and every event once
   expect(pages.length).toBeGreaterThan(1);
   const versions = (pages.flat() as unknown as { version: number }[]).map(({ version }) => version);
   expect(versions).toEqual(Array.from({ length: ORDERS + 1 }, (_, index) => index + 1));
+});
+
+it('an export of large orders reads at most a page of 1 MiB at a time, and every order once', async () => {
+  const ids: string[] = [];
+  const bytes: number[] = [];
+  for await (const batch of app.app.get(OrderExportService).export()) {
+    const lines = batch.trimEnd().split('\n');
+    ids.push(...lines.map((line) => (JSON.parse(line) as { id: string }).id));
+    bytes.push(Buffer.byteLength(batch));
+  }
+  expect(ids).toEqual(orderIds);
+  expect(bytes.length).toBeGreaterThan(1);
+  expect(Math.max(...bytes)).toBeLessThan(MAX_PAGE_BYTES + 100_000);
+});
+
+it('a rebuild reads a bounded page of large events at a time, and replays every order', async () => {
+  const client = new pg.Client({ connectionString: app.databaseUrl });
+  await client.connect();
+  const bytes: number[] = [];
+  const query = client.query.bind(client) as (statement: unknown) => Promise<pg.QueryResult>;
+  const observed = {
+    query: async (statement: unknown) => {
+      const result = await query(statement);
+      bytes.push(Buffer.byteLength(JSON.stringify(result.rows)));
+      return result;
+    },
+  } as unknown as pg.Client;
+  try {
+    const replayed: string[] = [];
+    for await (const { id } of replayOrders(observed, ALL_IDS)) replayed.push(id);
+    expect(replayed).toEqual([...orderIds].sort());
+    expect(bytes.length).toBeGreaterThan(1);
+    expect(Math.max(...bytes)).toBeLessThan(MAX_REPLAY_PAGE.bytes + 200_000);
+  } finally {
+    await client.end();
+  }
 });

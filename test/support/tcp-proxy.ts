@@ -1,7 +1,8 @@
 /**
  * A network link that a test can disturb: a TCP proxy on 127.0.0.1 that delays, stalls, cuts,
- * refuses, or swallows one direction. It never reorders or changes bytes. A direction that has
- * swallowed bytes stays silent until its connection ends, as after a lost NAT entry.
+ * refuses, loses a connection, or swallows one direction. It never reorders or changes bytes. A
+ * direction that has swallowed bytes stays silent until its connection ends, as after a lost NAT
+ * entry.
  */
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { Random } from './random.js';
@@ -154,6 +155,20 @@ export class TcpProxy {
   halfOpen(direction: Direction): void {
     this.swallowedDirection = direction;
     for (const connection of this.connections) connection[direction].isSwallowing = true;
+  }
+
+  /**
+   * Loses one connection, as a NAT that forgets its entry: nothing passes any more, and neither
+   * side learns that the other one is gone. New connections work. {@link heal} resets it.
+   * @param port of the proxy's side of the connection to the target
+   * @returns whether this proxy has such a connection
+   */
+  lose(port: number): boolean {
+    const lost = [...this.connections].find(({ target }) => target.localPort === port);
+    if (!lost) return false;
+    lost.up.isSwallowing = true;
+    lost.down.isSwallowing = true;
+    return true;
   }
 
   /** Ends every disturbance. Connections that have swallowed bytes are reset. */

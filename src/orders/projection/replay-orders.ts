@@ -1,12 +1,14 @@
 /**
- * Replays the events of many orders, in the order of their ids. It reads one page of events at a
- * time, so that memory holds one page and one order, however many there are.
+ * Replays the events of many orders, in the order of their ids. It reads one bounded page of events
+ * at a time, so that memory holds one page and one order, however many and large they are.
  */
 import type { ClientBase } from 'pg';
+import { boundedPage } from '../../platform/database/bounded-page.js';
 import { ORDER_PLACED } from '../order-lifecycle.js';
 import { type OrderState, replay, type StoredOrderChange } from './order-events.js';
 
-const PAGE_SIZE = 5_000;
+/** The most that a page has. It ends with the event whose data reaches `bytes`. */
+export const MAX_REPLAY_PAGE = { events: 5_000, bytes: 2_097_152 } as const;
 
 /** The row of `orders` that an order's events make. */
 export interface ReplayedOrder {
@@ -31,6 +33,8 @@ interface EventRow extends StoredOrderChange {
   /** A bigint, which the driver returns as text. */
   readonly version: string;
   readonly occurred_at: Date;
+  /** Of the page, up to and including this event. */
+  readonly pageBytes: number;
 }
 
 /** The ids greater than `after`, up to and including `upTo`, in PostgreSQL's order of UUIDs. */
@@ -45,12 +49,20 @@ export const ALL_IDS: IdRange = {
   upTo: 'ffffffff-ffff-ffff-ffff-ffffffffffff',
 };
 
-/** A page of events after (order_id, version). */
-const SELECT_EVENTS = `
-  SELECT order_id, version, type, schema, data, occurred_at
-    FROM order_events
-   WHERE (order_id, version) > ($1::uuid, $2::bigint) AND order_id <= $3
-   ORDER BY order_id, version LIMIT ${PAGE_SIZE}`;
+/** The events after $1 (order_id) and $2 (version), of orders up to $3. */
+const NEXT_EVENTS = boundedPage({
+  table: 'order_events',
+  key: ['order_id', 'version'],
+  direction: 'ASC',
+  after: ['$1::uuid', '$2::bigint'],
+  where: 'order_id <= $3::uuid',
+  rowBytes: 'octet_length(data::text)',
+  maxRows: MAX_REPLAY_PAGE.events,
+  maxBytes: MAX_REPLAY_PAGE.bytes,
+});
+export const SELECT_EVENTS = `
+  WITH RECURSIVE page AS (${NEXT_EVENTS})
+  SELECT order_id, version, type, schema, data, occurred_at, page_bytes AS "pageBytes" FROM page`;
 
 /**
  * Yields every order of the range that has events, by ascending id. Each page is a statement of its
@@ -79,12 +91,13 @@ export async function* replayOrders(
       if (order) yield order;
       order = beginReplay(event);
     }
-    hasMore = rows.length === PAGE_SIZE;
     const last = rows.at(-1);
     if (last) {
       lastId = last.order_id;
       lastVersion = last.version;
     }
+    const { events, bytes } = MAX_REPLAY_PAGE;
+    hasMore = rows.length === events || (last !== undefined && last.pageBytes >= bytes);
   }
   if (order) yield order;
 }

@@ -61,6 +61,9 @@ const selectDifferences = (filter: string): string => `
 const DIFFERENCES_IN_RANGE = selectDifferences('id > $1 AND id <= $2');
 const DIFFERENCES_OF_IDS = selectDifferences('id = ANY($1)');
 
+/** Items of the orders that are inserted together: they are in memory meanwhile. */
+const MAX_INSERT_BYTES = 2_097_152;
+
 /** An order that is not what its events make of it. */
 export interface DifferentOrder {
   readonly id: string;
@@ -96,14 +99,35 @@ export async function fillShadowTable(
 ): Promise<ReadonlyMap<string, string>> {
   await client.query('TRUNCATE orders_shadow');
   const problems = new Map<string, string>();
-  const orders: ReplayedOrder[] = [];
+  let rows: ShadowRow[] = [];
+  let bytes = 0;
   for (const range of ranges) {
     for await (const order of replayOrders(client, range)) {
-      if ('problem' in order) problems.set(order.id, order.problem);
-      else orders.push(order);
+      if ('problem' in order) {
+        problems.set(order.id, order.problem);
+        continue;
+      }
+      const items = JSON.stringify(order.state.items);
+      rows.push({ order, items });
+      bytes += Buffer.byteLength(items);
+      if (bytes < MAX_INSERT_BYTES) continue;
+      await insertRows(client, rows);
+      [rows, bytes] = [[], 0];
     }
   }
-  const column = <T>(valueOf: (order: ReplayedOrder) => T): T[] => orders.map(valueOf);
+  await insertRows(client, rows);
+  return problems;
+}
+
+interface ShadowRow {
+  readonly order: ReplayedOrder;
+  /** As JSON. */
+  readonly items: string;
+}
+
+async function insertRows(client: ClientBase, rows: readonly ShadowRow[]): Promise<void> {
+  const column = <T>(valueOf: (order: ReplayedOrder) => T): T[] =>
+    rows.map(({ order }) => valueOf(order));
   await client.query({
     name: 'insert-shadow',
     text: INSERT_SHADOW,
@@ -112,7 +136,7 @@ export async function fillShadowTable(
       column(({ state }) => state.userId),
       column(({ state }) => state.status),
       column(({ state }) => state.currency),
-      column(({ state }) => JSON.stringify(state.items)),
+      rows.map(({ items }) => items),
       column(({ state }) => state.total),
       column(({ state }) => state.note),
       column(({ version }) => version),
@@ -121,7 +145,6 @@ export async function fillShadowTable(
       column(({ eventCount }) => eventCount),
     ],
   });
-  return problems;
 }
 
 /** Counts and checksums of a range that the shadow table was filled with. */

@@ -1,6 +1,6 @@
 /**
- * Provides what every HTTP route uses: problem responses, input validation, the rate limit, the
- * bounds and streamed responses. Global, because guards and controllers of every module need them.
+ * Provides what every HTTP route uses: problem responses, input validation, the rate limit and the
+ * bounds. Global, because guards and controllers of every module need them.
  */
 import { Global, Module } from '@nestjs/common';
 import { APP_FILTER, APP_PIPE } from '@nestjs/core';
@@ -10,7 +10,6 @@ import { HomeController } from './home.controller.js';
 import { ProblemFilter } from './problems/problem.filter.js';
 import { ProblemsController } from './problems/problems.controller.js';
 import { RateLimit } from './rate-limit/rate-limit.service.js';
-import { StreamedResponses } from './server/streamed-responses.service.js';
 import { StrictValidationPipe } from './validation/validation.pipe.js';
 
 @Global()
@@ -20,10 +19,9 @@ import { StrictValidationPipe } from './validation/validation.pipe.js';
     OverloadProtection,
     RateLimit,
     Refusals,
-    StreamedResponses,
     { provide: APP_FILTER, useClass: ProblemFilter },
     { provide: APP_PIPE, useClass: StrictValidationPipe },
   ],
-  exports: [OverloadProtection, RateLimit, StreamedResponses],
+  exports: [OverloadProtection, RateLimit],
 })
 export class HttpModule {}

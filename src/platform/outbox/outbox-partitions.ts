@@ -37,6 +37,12 @@ export interface PartitionTimeouts {
 
 const TIMEOUTS_MS: PartitionTimeouts = { query: 6_000, idleSession: 30_000, heartbeat: 5_000 };
 
+/**
+ * Injection token for `Partial<PartitionTimeouts>`, which replace the relay's. The service does not
+ * provide it; a global module of a test may.
+ */
+export const PARTITION_TIMEOUTS = Symbol('PartitionTimeouts');
+
 export interface WaitingEvent extends StoredEvent {
   /** A bigint as text. */
   readonly position: string;

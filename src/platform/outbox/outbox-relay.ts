@@ -4,18 +4,26 @@
  * Without RABBITMQ_URL the events stay in the outbox. See docs/reference/events.md.
  */
 import {
+  Inject,
   Injectable,
   Logger,
   type OnApplicationBootstrap,
   type OnApplicationShutdown,
   type OnModuleDestroy,
+  Optional,
 } from '@nestjs/common';
 import { DataSource } from 'typeorm';
 import { Config } from '../../config.js';
 import { PollingLoop } from '../timing/polling-loop.js';
 import { type BrokerState, BrokerUnavailableError, OutboxBroker } from './outbox-broker.js';
 import { OutboxMetrics } from './outbox-metrics.js';
-import { OutboxPartitions, type RejectedEvent, type WaitingEvent } from './outbox-partitions.js';
+import {
+  OutboxPartitions,
+  PARTITION_TIMEOUTS,
+  type PartitionTimeouts,
+  type RejectedEvent,
+  type WaitingEvent,
+} from './outbox-partitions.js';
 import { RelayPass } from './relay-pass.js';
 import { SummarizedWarning } from './summarized-warning.js';
 
@@ -38,6 +46,9 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
     private readonly config: Config,
     private readonly dataSource: DataSource,
     private readonly metrics: OutboxMetrics,
+    @Optional()
+    @Inject(PARTITION_TIMEOUTS)
+    private readonly timeouts?: Partial<PartitionTimeouts>,
   ) {
     if (!config.rabbitmqUrl) return;
     this.broker = new OutboxBroker(config.rabbitmqUrl, (type) => this.onUnroutable(type));
@@ -73,7 +84,7 @@ export class OutboxRelay implements OnApplicationBootstrap, OnModuleDestroy, OnA
   private start(broker: OutboxBroker): void {
     // With the embedded server, only the data source knows the URL.
     const { url = '' } = this.dataSource.options as { url?: string };
-    const partitions = new OutboxPartitions(url);
+    const partitions = new OutboxPartitions(url, this.timeouts);
     const pass = new RelayPass({
       partitions,
       publish: (event) => broker.publish(event),

@@ -4,14 +4,17 @@
  * in test/platform/database/background-queries.spec.ts.
  */
 
+import { boundedPage } from '../database/bounded-page.js';
+
 /** The same number as in the indexes: migrations/1763683200007-outbox-lanes.ts. */
 export const PARTITIONS = 16;
 
 /**
  * The most that one batch of a partition takes: `events` that are not blocked, and `subjects` whose
- * retry is due. Of each of these subjects, it takes the first `blocked` events.
+ * retry is due. Of each of these subjects, it takes the first `blocked` events. Either list ends
+ * with the event, or the subject, whose data reaches `bytes`.
  */
-export const MAX_BATCH = { events: 200, subjects: 20, blocked: 10 } as const;
+export const MAX_BATCH = { events: 200, subjects: 20, blocked: 10, bytes: 1_048_576 } as const;
 
 /** Bytes of an event's data as JSON. Larger data stays in PostgreSQL. */
 export const MAX_DATA_BYTES = 65_536;
@@ -47,37 +50,58 @@ export interface PartitionState {
 
 export const ALL_PARTITIONS: readonly number[] = Array.from({ length: PARTITIONS }, (_, i) => i);
 
+/** The oldest events of partition $1 above position $2 that are not blocked. */
+const OLDEST_WAITING = boundedPage({
+  table: 'outbox',
+  key: ['position'],
+  direction: 'ASC',
+  after: ['$2::bigint'],
+  where: `published_at IS NULL AND NOT held AND (hashtext(subject) & ${PARTITIONS - 1}) = $1`,
+  rowBytes: 'octet_length(data::text)',
+  maxRows: MAX_BATCH.events,
+  maxBytes: MAX_BATCH.bytes,
+});
+
 /**
  * One batch of partition $1, above position $2. One statement, so one snapshot: the relay never
  * sees an event without the blocked events before it.
  */
 export const TAKE = `
-  WITH
-  -- The oldest events that are not blocked. is_behind: an earlier event of the subject is blocked.
+  WITH RECURSIVE page AS (${OLDEST_WAITING}),
+  -- is_behind: an earlier event of the subject is blocked.
   waiting AS (
-    SELECT outbox.*, false AS is_retry,
+    SELECT page.*, false AS is_retry,
            EXISTS (SELECT FROM outbox AS earlier
-                    WHERE earlier.subject = outbox.subject
+                    WHERE earlier.subject = page.subject
                       AND earlier.held AND earlier.published_at IS NULL) AS is_behind
-      FROM outbox
-     WHERE published_at IS NULL AND NOT held AND (hashtext(subject) & ${PARTITIONS - 1}) = $1
-       AND position > $2::bigint
-     ORDER BY position LIMIT ${MAX_BATCH.events}),
+      FROM page),
   -- The blocked subjects whose retry has been due for longest.
   due AS (
-    SELECT subject
+    SELECT subject, retry_at AS due_at
       FROM outbox
      WHERE published_at IS NULL AND retry_at <= now()
        AND (hashtext(subject) & ${PARTITIONS - 1}) = $1
      ORDER BY retry_at LIMIT ${MAX_BATCH.subjects}),
-  -- The first blocked events of each of these subjects.
-  retries AS (
-    SELECT blocked.*, true AS is_retry, false AS is_behind
+  -- The first blocked events of each of these subjects. earlier_bytes: of the subjects before it.
+  blocked AS (
+    SELECT event.*, true AS is_retry, false AS is_behind,
+           sum(octet_length(event.data::text)) OVER (
+             ORDER BY due_at, due.subject
+             GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS earlier_bytes
       FROM due,
            LATERAL (SELECT * FROM outbox
                      WHERE subject = due.subject AND held AND published_at IS NULL
-                     ORDER BY position LIMIT ${MAX_BATCH.blocked}) AS blocked),
-  taken AS (SELECT * FROM waiting UNION ALL SELECT * FROM retries)
+                     ORDER BY position LIMIT ${MAX_BATCH.blocked}) AS event),
+  -- Whole subjects only: the relay must know whether it has all that is blocked.
+  retries AS (SELECT * FROM blocked WHERE coalesce(earlier_bytes, 0) < ${MAX_BATCH.bytes}),
+  taken AS (
+    SELECT position, id, type, subject, attempts, trace_parent, occurred_at, data,
+           is_retry, is_behind
+      FROM waiting
+    UNION ALL
+    SELECT position, id, type, subject, attempts, trace_parent, occurred_at, data,
+           is_retry, is_behind
+      FROM retries)
   SELECT position, id, type, subject, attempts,
          trace_parent AS "traceParent", occurred_at AS "occurredAt",
          octet_length(data::text) AS "dataBytes",

@@ -14,6 +14,7 @@ import {
 import {
   ALL_PARTITIONS,
   FIND_BUSY,
+  MAX_BATCH,
   MAX_DATA_BYTES,
   type PartitionState,
   TAKE,
@@ -145,6 +146,64 @@ it('a settlement records confirms, rejections and the events behind them', async
     { ...plain, id: due.id, held: true, retry: 'now' },
     { ...plain, id: untouched.id, held: false },
   ]);
+});
+
+describe('events of 60 KB each', () => {
+  /** Rows that are larger than a batch together, of as many subjects, all in one partition. */
+  const INSERT_LARGE = `
+    INSERT INTO outbox (id, type, subject, data, held, retry_at)
+    SELECT gen_random_uuid(), 'test.made', subject, jsonb_build_object('text', repeat('x', 60000)),
+           $3, CASE WHEN $3 AND event = 1 THEN now() END
+      FROM (SELECT 'tests/' || n AS subject FROM generate_series(1, 1000) AS n
+             WHERE hashtext('tests/' || n) & 15 = 3 ORDER BY n LIMIT $1) AS subjects,
+           generate_series(1, $2) AS event ORDER BY event, subject`;
+  const EVENT_BYTES = 60_000;
+  const PARTITION = 3;
+
+  it('are taken up to the bound of bytes, and the others follow', async () => {
+    await psql.query(INSERT_LARGE, [2, 15, false]);
+    const takeAndPublish = async (): Promise<number[]> => {
+      const batch = await partitions.take(PARTITION);
+      const published = batch.flatMap(({ events }) => events).map(({ position }) => position);
+      await partitions.settle({ ...NOTHING, published });
+      return published.map(Number).sort((a, b) => a - b);
+    };
+
+    const batches = [await takeAndPublish(), await takeAndPublish()];
+
+    const positions = Array.from({ length: 30 }, (_, index) => index + 1);
+    const count = Math.ceil(MAX_BATCH.bytes / EVENT_BYTES);
+    expect(batches).toEqual([positions.slice(0, count), positions.slice(count)]);
+  });
+
+  it('behind the bound are not read', async () => {
+    await psql.query(INSERT_LARGE, [2, 100, false]);
+    await psql.query('VACUUM ANALYZE outbox');
+    const { readRows } = await explain(psql, { sql: TAKE, parameters: [PARTITION, 0] });
+    // Each event of the batch, the one before it, and a look for a blocked event of its subject.
+    expect(readRows).toBeLessThanOrEqual(3 * Math.ceil(MAX_BATCH.bytes / EVENT_BYTES));
+  });
+
+  it('that are blocked are taken by whole subjects up to the bound, and none is reordered', async () => {
+    // The bound falls into the third of four subjects.
+    await psql.query(INSERT_LARGE, [4, 7, true]);
+    await psql.query(INSERT_LARGE, [4, 1, false]);
+
+    const batch = await partitions.take(PARTITION);
+
+    const outcomes = batch.map(({ state, events, queued }) => [
+      state,
+      events.length,
+      queued.length,
+    ]);
+    expect(outcomes.sort()).toEqual([
+      // Its later event queues behind what is blocked.
+      ['blocked', 0, 1],
+      ['retrying', 8, 0],
+      ['retrying', 8, 0],
+      ['retrying', 8, 0],
+    ]);
+  });
 });
 
 it('a locked partition is refused to other connections until it is unlocked', async () => {

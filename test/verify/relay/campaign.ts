@@ -1,8 +1,10 @@
 /**
- * Orders placed over HTTP through two nodes while their links to RabbitMQ are disturbed, and a node
- * and RabbitMQ are killed. Afterwards every event must be in the queue, in order within its order.
+ * Orders placed over HTTP through two nodes while their links to RabbitMQ and PostgreSQL are
+ * disturbed, and a node and RabbitMQ are killed. Afterwards every event must be in the queue, in
+ * order within its order.
  */
 import { Client } from 'pg';
+import type { PartitionTimeouts } from '../../../src/platform/outbox/outbox-partitions.js';
 import type { RabbitmqServer } from '../../support/rabbitmq.js';
 import { Random } from '../../support/random.js';
 import { type Arrivals, bindArrivalsQueue, judgeArrivals } from './arrivals.js';
@@ -21,12 +23,16 @@ export interface CampaignOptions {
   readonly seed: number;
   /** Whether RabbitMQ is killed too; its restart takes some seconds. */
   readonly restartsRabbitmq: boolean;
+  /** The relay's own when absent. */
+  readonly relayTimeouts?: Partial<PartitionTimeouts>;
 }
 
 export interface CampaignResult extends Arrivals {
   readonly orders: number;
   /** How often each fault happened. */
   readonly faults: Readonly<Record<string, number>>;
+  /** From the loss of a relay's PostgreSQL session until its partitions were free. */
+  readonly takeoverSeconds: readonly number[];
   /** From the first request until every order was placed. */
   readonly driveSeconds: number;
 }
@@ -36,15 +42,22 @@ export interface CampaignResult extends Arrivals {
  *   the last order
  */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
-  const { folder, databaseUrl, rabbitmq, orders, restartsRabbitmq } = options;
+  const { folder, databaseUrl, rabbitmq, orders, restartsRabbitmq, relayTimeouts } = options;
   const random = new Random(options.seed);
   await bindArrivalsQueue(rabbitmq);
-  const nodes = await ServiceNodes.start({ folder, databaseUrl, rabbitmq, count: 2, random });
+  const nodes = await ServiceNodes.start({
+    folder,
+    databaseUrl,
+    rabbitmq,
+    count: 2,
+    random,
+    relayTimeouts,
+  });
   const database = new Client({ connectionString: databaseUrl });
   await database.connect();
   const progress: Progress = { totalOrders: orders, placedOrders: 0 };
   const clients = new Clients(nodes.all, progress, random.fork('clients'));
-  const faults = new FaultInjector(nodes.all, rabbitmq, progress, random);
+  const faults = new FaultInjector(nodes.all, database, rabbitmq, progress, random);
   try {
     const startedAt = performance.now();
     // When the clients fail, the faults must not wait for further orders.
@@ -62,7 +75,8 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     const driveSeconds = (performance.now() - startedAt) / 1_000;
     faults.healLinks();
     const arrivals = await judgeArrivals(database, rabbitmq);
-    return { ...arrivals, orders, faults: faults.counts, driveSeconds };
+    const { counts, takeoverSeconds } = faults;
+    return { ...arrivals, orders, faults: counts, takeoverSeconds, driveSeconds };
   } finally {
     await nodes.stop();
     await database.end();

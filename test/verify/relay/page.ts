@@ -30,9 +30,11 @@ Nodes, PostgreSQL, Redis, RabbitMQ and the clients share one machine: ${machine}
 ## No event lost, none out of order
 
 Twelve clients place orders over HTTP through two nodes, and pay, cancel, ship or refund them.
-Meanwhile the links between the nodes and RabbitMQ are slowed, stalled and cut. RabbitMQ is killed
-and started again, and so is a node. Afterwards the messages of a durable queue are compared with
-the outbox, and the outbox with \`order_events\`.
+Meanwhile the links between the nodes and RabbitMQ are slowed, stalled and cut, and those to
+PostgreSQL slowed and cut. One relay loses its PostgreSQL session while it has locked partitions, as
+when a NAT forgets an entry: nothing passes, and neither side is told. Another relay then takes the
+partitions over. RabbitMQ is killed and started again, and so is a node. Afterwards the messages of
+a durable queue are compared with the outbox, and the outbox with \`order_events\`.
 
 ${campaignTable(results)}
 
@@ -83,6 +85,12 @@ function campaignTable(results: readonly CampaignResult[]): string {
       ['**events out of order** within their order', total(({ outOfOrder }) => outOfOrder.length)],
       ['events only in `order_events` or only in the outbox', total(({ unmatched }) => unmatched)],
       ...faultRows,
+      [
+        'seconds until the partitions of the lost session were free',
+        results
+          .flatMap(({ takeoverSeconds }) => takeoverSeconds.map((s) => s.toFixed(1)))
+          .join(', '),
+      ],
       ['seconds until every order was placed', secondsOf(({ driveSeconds }) => driveSeconds)],
       ['seconds until the outbox was empty', secondsOf(({ drainSeconds }) => drainSeconds)],
     ],

@@ -39,10 +39,16 @@ describeWithRabbitmq(`two nodes with disturbed links, one of them killed (seed $
       orders: 40,
       seed: SEED,
       restartsRabbitmq: false,
+      // With its own, the partitions of a lost session would be free after 30 s.
+      relayTimeouts: { query: 2_000, idleSession: 1_500, heartbeat: 300 },
     });
 
     expect(result).toMatchObject({ lost: [], invented: [], outOfOrder: [], unmatched: 0 });
-    expect(result.faults).toMatchObject({ 'node killed with SIGKILL': 1 });
+    expect(result.faults).toMatchObject({
+      'node killed with SIGKILL': 1,
+      'PostgreSQL session lost that has locked partitions': 1,
+    });
+    expect(result.takeoverSeconds).toHaveLength(1);
     expect(result.written).toBeGreaterThan(80);
   }, 300_000);
 });

@@ -1,5 +1,6 @@
-/** Nodes of the service, each a process with a link of its own to RabbitMQ. */
+/** Nodes of the service, each a process with links of its own to RabbitMQ and PostgreSQL. */
 import { join } from 'node:path';
+import type { PartitionTimeouts } from '../../../src/platform/outbox/outbox-partitions.js';
 import { ADMIN } from '../../support/app.js';
 import { killProcess, type RunningProgram, startProgram } from '../../support/child-process.js';
 import type { RabbitmqServer } from '../../support/rabbitmq.js';
@@ -8,16 +9,20 @@ import { type RedisServer, startRedis } from '../../support/redis.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
 
 export class ServiceNode {
+  /** Whether the node serves requests. */
+  isUp = false;
   private program: RunningProgram | undefined;
 
   /**
    * @param folder the compiled service (scripts/compile.mjs)
-   * @param link between this node and RabbitMQ
+   * @param brokerLink between this node and RabbitMQ
+   * @param databaseLink between this node and PostgreSQL
    */
   constructor(
     private readonly folder: string,
     private readonly env: Readonly<Record<string, string>>,
-    readonly link: TcpProxy,
+    readonly brokerLink: TcpProxy,
+    readonly databaseLink: TcpProxy,
   ) {}
 
   get url(): string {
@@ -32,10 +37,12 @@ export class ServiceNode {
       env: this.env,
       readyPattern: /API (http:\S+)\/v1/,
     });
+    this.isUp = true;
   }
 
   /** SIGKILL. */
   async kill(): Promise<void> {
+    this.isUp = false;
     if (this.program) await killProcess(this.program.child);
   }
 }
@@ -48,6 +55,8 @@ export interface ServiceNodesOptions {
   readonly rabbitmq: RabbitmqServer;
   readonly count: number;
   readonly random?: Random;
+  /** The relay's own when absent. */
+  readonly relayTimeouts?: Partial<PartitionTimeouts> | undefined;
 }
 
 /** Several nodes on one database and one Redis. */
@@ -61,18 +70,19 @@ export class ServiceNodes {
   static async start(options: ServiceNodesOptions): Promise<ServiceNodes> {
     const { folder, databaseUrl, rabbitmq, count, random = new Random(1) } = options;
     const redis = await startRedis();
-    const links = await Promise.all(
-      Array.from({ length: count }, (_, index) =>
+    const createNode = async (index: number): Promise<ServiceNode> => {
+      const database = new URL(databaseUrl);
+      const broker = new URL(rabbitmq.url);
+      const [databaseLink, brokerLink] = await Promise.all([
+        TcpProxy.start(Number(database.port), random.fork(`database link ${index}`)),
         TcpProxy.start(rabbitmq.port, random.fork(`link ${index}`)),
-      ),
-    );
-    const all = links.map((link) => {
-      const rabbitmqUrl = new URL(rabbitmq.url);
-      rabbitmqUrl.port = String(link.port);
+      ]);
+      database.port = String(databaseLink.port);
+      broker.port = String(brokerLink.port);
       const env = {
-        DATABASE_URL: databaseUrl,
+        DATABASE_URL: database.href,
         REDIS_URL: redis.url,
-        RABBITMQ_URL: rabbitmqUrl.href,
+        RABBITMQ_URL: broker.href,
         MIGRATIONS: 'manual',
         PORT: '0',
         LOG_FORMAT: 'json',
@@ -80,9 +90,11 @@ export class ServiceNodes {
         RATE_LIMIT_PER_MINUTE: '0',
         ADMIN_USERNAME: ADMIN.username,
         ADMIN_PASSWORD: ADMIN.password,
+        TEST_RELAY_TIMEOUTS: JSON.stringify(options.relayTimeouts ?? {}),
       };
-      return new ServiceNode(folder, env, link);
-    });
+      return new ServiceNode(folder, env, brokerLink, databaseLink);
+    };
+    const all = await Promise.all(Array.from({ length: count }, (_, index) => createNode(index)));
     const nodes = new ServiceNodes(all, redis);
     try {
       await Promise.all(all.map((node) => node.start()));
@@ -95,7 +107,10 @@ export class ServiceNodes {
 
   async stop(): Promise<void> {
     await Promise.all(this.all.map((node) => node.kill()));
-    for (const { link } of this.all) link.close();
+    for (const { brokerLink, databaseLink } of this.all) {
+      brokerLink.close();
+      databaseLink.close();
+    }
     await this.redis.stop();
   }
 }

@@ -30,6 +30,8 @@ export interface Bounds {
     readonly pipelined: number;
     /** Milliseconds without a byte read after which a waiting response is given up. */
     readonly stallMs: number;
+    /** The same while the process ends. */
+    readonly drainingStallMs: number;
   };
   /** Pipelined requests of all connections that wait for their turn. */
   readonly pipelined: number;
@@ -68,6 +70,8 @@ export const BOUNDS: Bounds = {
     pipelined: 100,
     // A phone that changes its network is back by then.
     stallMs: 30_000,
+    // A part of the grace of a shutdown: who reads is served to the end.
+    drainingStallMs: 1_000,
   },
   // About 3 KB each.
   pipelined: 2_000,

@@ -2,7 +2,7 @@
  * Installs the bounds (bounds.ts) on the HTTP server: connections, pipelines, requests in flight,
  * unread bytes, readers that stall, and the process's own time and memory.
  */
-import { Inject, Injectable, Optional } from '@nestjs/common';
+import { Inject, Injectable, type OnModuleDestroy, Optional } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Gauge, Registry } from 'prom-client';
 import { Config } from '../../../config.js';
@@ -14,12 +14,13 @@ import { serveInTurn } from './pipelines.js';
 import { shedUnderPressure } from './pressure.js';
 import { Refusals } from './refusals.js';
 import { RequestsInFlight } from './requests-in-flight.js';
-import { closeStalledReaders } from './stalled-readers.js';
+import { StalledReaders } from './stalled-readers.js';
 
 @Injectable()
-export class OverloadProtection {
+export class OverloadProtection implements OnModuleDestroy {
   private readonly bounds: Bounds;
   private readonly requests: RequestsInFlight;
+  private readonly stalledReaders: StalledReaders;
 
   constructor(
     private readonly config: Config,
@@ -30,6 +31,7 @@ export class OverloadProtection {
   ) {
     this.bounds = { ...BOUNDS, ...overrides };
     this.requests = new RequestsInFlight(this.bounds, refusals, this.countRefused);
+    this.stalledReaders = new StalledReaders(refusals, this.bounds.connection);
     this.registerGauges(registry);
   }
 
@@ -51,9 +53,14 @@ export class OverloadProtection {
       maxWaiting: pipelined,
     });
     boundConnections(server, this.refusals, { maxConnections: address.connections, trustProxy });
-    closeStalledReaders(server, this.refusals, connection.stallMs);
+    this.stalledReaders.watch(server);
     await shedUnderPressure(fastify, this.bounds, this.refusals, this.countRefused);
     this.requests.install(fastify);
+  }
+
+  /** Not beforeApplicationShutdown: there, HealthModule first waits for load balancers. */
+  onModuleDestroy(): void {
+    this.stalledReaders.drain();
   }
 
   /**

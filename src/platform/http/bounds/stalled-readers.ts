@@ -1,11 +1,13 @@
 /**
  * Closes connections whose client does not read: bytes of a response wait, and for a time none of
- * them leaves. It looks at the bytes that leave. Node's timeouts of sockets also restart with bytes
- * that arrive, which the client may send one by one.
+ * them leaves. The source of a stream is released with its connection. The check looks at the bytes
+ * that leave. Node's timeouts of sockets also restart with bytes that arrive, which the client may
+ * send one by one.
  */
 import type { Server } from 'node:http';
 import type { Socket } from 'node:net';
 import { Server as TlsServer } from 'node:tls';
+import type { Bounds } from './bounds.js';
 import type { Refusals } from './refusals.js';
 
 /** Milliseconds between two looks at all connections. */
@@ -26,33 +28,58 @@ interface Handle {
   readonly _parent?: Handle;
 }
 
-/** Call before the server listens. */
-export function closeStalledReaders(server: Server, refusals: Refusals, stallMs: number): void {
-  const progressOf = new Map<Socket, Progress>();
-  const watch = (socket: Socket): void => {
-    progressOf.set(socket, { waitingBytes: 0, atMs: 0 });
-    socket.once('close', () => progressOf.delete(socket));
-  };
-  // Below TLS, a socket does not know what waits.
-  const isTls = server instanceof TlsServer;
-  server.on(isTls ? 'secureConnection' : 'connection', watch);
+type StallTimeouts = Pick<Bounds['connection'], 'stallMs' | 'drainingStallMs'>;
 
-  const check = (): void => {
+export class StalledReaders {
+  private readonly progressOf = new Map<Socket, Progress>();
+  private stallMs: number;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor(
+    private readonly refusals: Refusals,
+    private readonly timeoutsMs: StallTimeouts,
+  ) {
+    this.stallMs = timeoutsMs.stallMs;
+  }
+
+  /** Call before the server listens. */
+  watch(server: Server): void {
+    // Below TLS, a socket does not know what waits.
+    const isTls = server instanceof TlsServer;
+    server.on(isTls ? 'secureConnection' : 'connection', (socket: Socket) => {
+      this.progressOf.set(socket, { waitingBytes: 0, atMs: 0 });
+      socket.once('close', () => this.progressOf.delete(socket));
+    });
+    server.once('close', () => clearInterval(this.timer));
+    this.setTimeout(this.timeoutsMs.stallMs);
+  }
+
+  /** The process ends: it waits no longer than the shorter timeout for who does not read. */
+  drain(): void {
+    this.setTimeout(this.timeoutsMs.drainingStallMs);
+  }
+
+  private setTimeout(stallMs: number): void {
+    this.stallMs = stallMs;
+    clearInterval(this.timer);
+    const intervalMs = Math.min(CHECK_INTERVAL_MS, stallMs / MIN_CHECKS);
+    this.timer = setInterval(() => this.check(), intervalMs).unref();
+  }
+
+  private check(): void {
     const now = performance.now();
-    for (const [socket, progress] of progressOf) {
+    for (const [socket, progress] of this.progressOf) {
       const waitingBytes = waitingBytesOf(socket);
       const hasProgress = waitingBytes === 0 || waitingBytes !== progress.waitingBytes;
       if (hasProgress) {
         progress.waitingBytes = waitingBytes;
         progress.atMs = now;
-      } else if (now - progress.atMs >= stallMs) {
-        refusals.stalled.inc();
+      } else if (now - progress.atMs >= this.stallMs) {
+        this.refusals.stalled.inc();
         socket.destroy();
       }
     }
-  };
-  const timer = setInterval(check, Math.min(CHECK_INTERVAL_MS, stallMs / MIN_CHECKS)).unref();
-  server.once('close', () => clearInterval(timer));
+  }
 }
 
 /**

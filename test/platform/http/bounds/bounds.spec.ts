@@ -85,6 +85,10 @@ describe('the table of bounds', () => {
     expect(caller.requests).toBeLessThan(address.requests);
     expect(caller.unreadBytes).toBeLessThan(address.unreadBytes);
   });
+
+  it('a client that does not read has 30 s, and 1 s while the process ends', () => {
+    expect(BOUNDS.connection).toMatchObject({ stallMs: 30_000, drainingStallMs: 1_000 });
+  });
 });
 
 describe('connections of one address', () => {
@@ -204,11 +208,14 @@ describe('requests in flight', () => {
     ['one address', { address: { ...BOUNDS.address, requests: 1 } }, 'address'],
     ['the process', { process: { ...BOUNDS.process, requests: 1 } }, 'process'],
   ])('of %s past the bound are 503, and probes answer', async (_, overrides, bound) => {
-    const node = await startBounded(overrides);
+    const origin = 'https://app.example';
+    const node = await startBounded(overrides, { CORS_ORIGINS: origin });
     const { token } = await registerUser(node);
     const { gate, begun } = holdCallers(node);
     const held = open(node, getOf('/v1/sessions/current', token));
     await eventually('one has begun', () => begun() === 1);
+    const headers = { Origin: origin, 'Access-Control-Request-Method': 'GET' };
+    expectProblem(await node.call('OPTIONS', '/v1/orders', { headers }), 503, 'overloaded');
     const paths = [
       '/v1/users/me',
       '/v1/nowhere',
@@ -219,7 +226,7 @@ describe('requests in flight', () => {
     const replies = [];
     for (const path of paths) replies.push((await node.call('GET', path, { token })).status);
     expect(replies).toEqual([503, 503, 503, 200, 200]);
-    expect(await metricOf(node, `holdfast_requests_refused_total{bound="${bound}"}`)).toBe(3);
+    expect(await metricOf(node, `holdfast_requests_refused_total{bound="${bound}"}`)).toBe(4);
     gate.open();
     await eventually('the first is answered', () => held.statuses().length === 1);
     await eventually('others are served again', async () => {

@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { createToken } from '../../../../src/auth/sessions/token.js';
 import { startApp, type TestApp } from '../../../support/app.js';
 import { registerUser } from '../../../support/factories.js';
-import type { RequestOptions } from '../../../support/http-client.js';
+import type { Reply, RequestOptions } from '../../../support/http-client.js';
 import { expectProblem } from '../../../support/problem.js';
 
 const LIMIT = 5;
@@ -76,6 +76,25 @@ describe('a refused request counts for its address:', () => {
     for (let count = 0; count <= LIMIT; count++) await node.sendRaw('nonsense\r\n\r\n');
     expectProblem(await node.call('GET', '/v1/users/me'), 401, 'unauthenticated');
   });
+});
+
+const ORIGIN = 'https://app.example';
+
+it.each([
+  ['a preflight of a listed origin', { 'Access-Control-Request-Method': 'GET' }],
+  ['OPTIONS of a listed origin without a preflight', {}],
+])('%s counts for its address', async (_, fields) => {
+  const node = await startLimited({ CORS_ORIGINS: ORIGIN });
+  const headers = { Origin: ORIGIN, ...fields };
+  const send = (): Promise<Reply> => node.call('OPTIONS', '/v1/users/me', { headers });
+  const statuses: number[] = [];
+  for (let count = 0; count < LIMIT; count++) statuses.push((await send()).status);
+  const refused = await send();
+  expect(statuses).toEqual(Array(LIMIT).fill(204));
+  expectProblem(refused, 429, 'rate-limited');
+  // The page may read why.
+  expect(refused.headers.get('access-control-allow-origin')).toBe(ORIGIN);
+  expectProblem(await node.call('GET', '/v1/users/me'), 429, 'rate-limited');
 });
 
 describe('before the body is read', () => {

@@ -6,27 +6,28 @@ import { randomBytes } from 'node:crypto';
 import http from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { Test } from '@nestjs/testing';
-import fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
-import {
-  type StallTimeouts,
-  StreamedResponses,
-} from '../../../../src/platform/http/server/streamed-responses.service.js';
+import fastify, { type FastifyInstance } from 'fastify';
+import { Registry } from 'prom-client';
+import { Refusals } from '../../../../src/platform/http/bounds/refusals.js';
+import { StalledReaders } from '../../../../src/platform/http/bounds/stalled-readers.js';
 import { installCompression } from '../../../../src/platform/http/server/compression.js';
+import { sendLines } from '../../../../src/platform/http/server/streamed-responses.js';
 import { eventually } from '../../../support/eventually.js';
 
 /** Bytes of noise in a chunk: in hexadecimal, compressing leaves half of it. */
 const CHUNK_NOISE = 32 * 1024;
 const MIB = 2 ** 20;
 
-let server: FastifyInstance;
+type StallTimeouts = ConstructorParameters<typeof StalledReaders>[1];
+
+let server: FastifyInstance | undefined;
 const responses: http.IncomingMessage[] = [];
-let streams: StreamedResponses;
+let stalledReaders: StalledReaders;
 let chunkCount: number;
 /** Whether the source of the stream was closed. */
 let isReleased: boolean;
 
-function* endlessChunks(): Generator<string> {
+async function* endlessChunks(): AsyncGenerator<string> {
   try {
     for (;;) {
       chunkCount++;
@@ -37,30 +38,39 @@ function* endlessChunks(): Generator<string> {
   }
 }
 
-beforeEach(async () => {
+beforeEach(() => {
   chunkCount = 0;
   isReleased = false;
+});
+afterEach(stopServer);
+
+async function startServer(timeoutsMs: StallTimeouts): Promise<FastifyInstance> {
+  await stopServer();
   server = fastify({ forceCloseConnections: true });
+  stalledReaders = new StalledReaders(new Refusals(new Registry()), timeoutsMs);
+  stalledReaders.watch(server.server);
   await installCompression(server);
   server.get('/', (_, reply) => {
     void reply.header('Content-Type', 'application/x-ndjson');
-    streams.send(reply, endlessChunks());
+    sendLines(reply, endlessChunks());
   });
   await server.listen({ host: '127.0.0.1', port: 0 });
-});
-afterEach(async () => {
+  return server;
+}
+
+async function stopServer(): Promise<void> {
   // A response that nobody reads to its end would keep its socket, and with it the process.
   for (const response of responses.splice(0)) response.destroy();
-  await server.close();
-});
+  await server?.close();
+  server = undefined;
+}
 
 /** A client that has received the first bytes, and reads no more by itself. */
-function openStream(
+async function openStream(
   timeoutsMs: StallTimeouts,
   headers: Record<string, string> = {},
 ): Promise<http.IncomingMessage> {
-  streams = new StreamedResponses(timeoutsMs);
-  const { port } = server.addresses()[0] as { port: number };
+  const { port } = (await startServer(timeoutsMs)).addresses()[0] as { port: number };
   return new Promise((resolve, reject) => {
     const request = http.get({ port, host: '127.0.0.1', agent: false, headers }, (response) => {
       responses.push(response);
@@ -83,7 +93,7 @@ describe('a client that stops reading', () => {
     // Compressing may take longer than the timeout before the first byte leaves: try again.
     const response = await eventually('the response begins', () => {
       isReleased = false;
-      return openStream({ serving: 200, draining: 60_000 }, headers);
+      return openStream({ stallMs: 200, drainingStallMs: 60_000 }, headers);
     });
     expect(response.headers['content-encoding']).toBe(headers['Accept-Encoding']);
     await released();
@@ -96,9 +106,9 @@ describe('a client that stops reading', () => {
   });
 
   it('is disconnected during shutdown although its timeout has not passed', async () => {
-    await openStream({ serving: 60_000, draining: 50 });
+    await openStream({ stallMs: 60_000, drainingStallMs: 50 });
     expect(isReleased).toBe(false);
-    streams.onModuleDestroy();
+    stalledReaders.drain();
     await released();
   });
 });
@@ -111,7 +121,7 @@ describe('a client that reads slowly', () => {
 
   it('is served for longer than the timeout', async () => {
     const run = await eventually('the machine reads without a stall of its own', async () => {
-      const response = await openStream({ serving: STALL_MS, draining: 60_000 });
+      const response = await openStream({ stallMs: STALL_MS, drainingStallMs: 60_000 });
       isReleased = false;
       const { bytes, longestPauseMs } = await readSlowly(response);
       const wasReleased = isReleased;
@@ -159,14 +169,4 @@ describe('a client that reads slowly', () => {
       };
       response.on('readable', end).on('close', end);
     });
-});
-
-it('the timeouts of the service are 30 s, and 1 s during shutdown', async () => {
-  const module = await Test.createTestingModule({ providers: [StreamedResponses] }).compile();
-  const service = module.get(StreamedResponses);
-  const timeouts: number[] = [];
-  const raw = { once: () => undefined, setTimeout: (ms: number) => timeouts.push(ms) };
-  service.send({ raw, send: () => undefined } as unknown as FastifyReply, []);
-  service.onModuleDestroy();
-  expect(timeouts).toEqual([30_000, 1_000]);
 });

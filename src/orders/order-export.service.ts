@@ -1,0 +1,60 @@
+/**
+ * All orders as lines of JSON. Invariant: one bounded batch is in memory, however many and large
+ * the orders are. docs/design/order-history.md
+ */
+import { Injectable } from '@nestjs/common';
+import { boundedPage } from '../platform/database/bounded-page.js';
+import { type RepeatedReads, Replicas } from '../platform/database/replicas.js';
+import { MAX_PAGE_BYTES } from '../platform/http/bounds/bounds.js';
+import { Order } from './order.entity.js';
+import { orderView } from './orders.dto.js';
+
+/** The most that an export reads at a time. It ends with the order that reaches `bytes`. */
+export const MAX_EXPORT_BATCH = { rows: 500, bytes: MAX_PAGE_BYTES } as const;
+
+/** The orders after (:afterTime, :afterId), newest first. */
+const NEXT_ORDERS = boundedPage({
+  table: 'orders',
+  key: ['created_at', 'id'],
+  direction: 'DESC',
+  after: [':afterTime::timestamptz', ':afterId::uuid'],
+  where: 'true',
+  rowBytes: 'octet_length(items::text) + coalesce(octet_length(note), 0)',
+  maxRows: MAX_EXPORT_BATCH.rows,
+  maxBytes: MAX_EXPORT_BATCH.bytes,
+});
+/** After every other one, when the newest come first. */
+const BEFORE_ALL = { createdAt: 'infinity', id: 'ffffffff-ffff-ffff-ffff-ffffffffffff' } as const;
+
+@Injectable()
+export class OrderExportService {
+  constructor(private readonly replicas: Replicas) {}
+
+  /**
+   * All orders, newest first, as lines of JSON. The next batch is read when the consumer has taken
+   * the last one. It may read replicas, and is not a snapshot: it has every order that the first
+   * batch's server had, each once, as it was when its batch was read.
+   */
+  async *export(): AsyncGenerator<string> {
+    const reads = this.replicas.repeatedReads();
+    let rows = await readExportBatch(reads);
+    while (rows.length > 0) {
+      yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
+      rows = await readExportBatch(reads, rows.at(-1));
+    }
+  }
+}
+
+const readExportBatch = (
+  reads: RepeatedReads,
+  after: Order | typeof BEFORE_ALL = BEFORE_ALL,
+): Promise<Order[]> =>
+  reads.read((manager) =>
+    manager
+      .createQueryBuilder(Order, 'row')
+      .addCommonTableExpression(NEXT_ORDERS, 'page', { recursive: true })
+      .innerJoin('page', 'page', 'page.id = row.id')
+      .setParameters({ afterTime: after.createdAt, afterId: after.id })
+      .orderBy('page.page_rows')
+      .getMany(),
+  );
