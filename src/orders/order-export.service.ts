@@ -23,8 +23,13 @@ const NEXT_ORDERS = boundedPage({
   maxRows: MAX_EXPORT_BATCH.rows,
   maxBytes: MAX_EXPORT_BATCH.bytes,
 });
+interface Position {
+  readonly createdAt: Date | 'infinity';
+  readonly id: string;
+}
+
 /** After every other one, when the newest come first. */
-const BEFORE_ALL = { createdAt: 'infinity', id: 'ffffffff-ffff-ffff-ffff-ffffffffffff' } as const;
+const BEFORE_ALL: Position = { createdAt: 'infinity', id: 'ffffffff-ffff-ffff-ffff-ffffffffffff' };
 
 @Injectable()
 export class OrderExportService {
@@ -37,24 +42,34 @@ export class OrderExportService {
    */
   async *export(): AsyncGenerator<string> {
     const reads = this.replicas.repeatedReads();
-    let rows = await readExportBatch(reads);
-    while (rows.length > 0) {
-      yield rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
-      rows = await readExportBatch(reads, rows.at(-1));
+    let after: Position = BEFORE_ALL;
+    let hasMore = true;
+    while (hasMore) {
+      const batch = await readExportBatch(reads, after);
+      yield batch.rows.map((row) => `${JSON.stringify(orderView(row))}\n`).join('');
+      after = batch.rows.at(-1) ?? after;
+      ({ hasMore } = batch);
     }
   }
 }
 
-const readExportBatch = (
-  reads: RepeatedReads,
-  after: Order | typeof BEFORE_ALL = BEFORE_ALL,
-): Promise<Order[]> =>
-  reads.read((manager) =>
-    manager
+interface ExportBatch {
+  readonly rows: readonly Order[];
+  /** False when the list ended before a bound of the batch was reached. */
+  readonly hasMore: boolean;
+}
+
+const readExportBatch = (reads: RepeatedReads, after: Position): Promise<ExportBatch> =>
+  reads.read(async (manager) => {
+    const { entities, raw } = await manager
       .createQueryBuilder(Order, 'row')
+      .addSelect('page.page_bytes', 'page_bytes')
       .addCommonTableExpression(NEXT_ORDERS, 'page', { recursive: true })
       .innerJoin('page', 'page', 'page.id = row.id')
       .setParameters({ afterTime: after.createdAt, afterId: after.id })
       .orderBy('page.page_rows')
-      .getMany(),
-  );
+      .getRawAndEntities<{ page_bytes: number }>();
+    const bytes = raw.at(-1)?.page_bytes ?? 0;
+    const hasMore = entities.length === MAX_EXPORT_BATCH.rows || bytes >= MAX_EXPORT_BATCH.bytes;
+    return { rows: entities, hasMore };
+  });

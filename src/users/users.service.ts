@@ -38,7 +38,7 @@ import {
 } from './users.dto.js';
 
 /** Binds a cursor to the list of all users. */
-const CURSOR_SCOPE = 'users';
+export const CURSOR_SCOPE = 'users';
 
 @Injectable()
 export class UsersService {
