@@ -21,13 +21,16 @@ import {
 } from '../support/factories.js';
 import { expectProblem } from '../support/problem.js';
 
-const ROWS = 50_000;
+/** 18 MB in all: more than the buffers of a connection that nobody reads. */
+const ROWS = 15_000;
+const NOTE_CHARACTERS = 900;
 /** Polls without a further batch after which the export counts as stalled. */
 const STALLED_POLLS = 50;
 
 const INSERT_ORDERS = `
-  INSERT INTO orders (id, user_id, status, currency, items, total, created_at)
-  SELECT gen_random_uuid(), $1, 'placed', 'EUR', $2, 9998, now() - number / 3 * interval '1 second'
+  INSERT INTO orders (id, user_id, status, currency, items, total, note, created_at)
+  SELECT gen_random_uuid(), $1, 'placed', 'EUR', $2, 9998, repeat('n', ${NOTE_CHARACTERS}),
+         now() - number / 3 * interval '1 second'
     FROM generate_series(1, ${ROWS}) AS number`;
 const ACTIVE_CONNECTIONS = `
   SELECT state, query FROM pg_stat_activity
