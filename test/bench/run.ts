@@ -17,6 +17,10 @@ const TABLE: ProgramTable = {
       description: 'what the fenced cache costs, a stampede, lag, and a hanging Redis',
       load: () => import('./cache/run.js'),
     },
+    attacks: {
+      description: 'what one caller or address can do to the others',
+      load: () => import('./attacks/run.js'),
+    },
     consistency: {
       description: 'stale reads of Holdfast and of other ways to cache a row',
       load: () => import('./consistency/run.js'),
