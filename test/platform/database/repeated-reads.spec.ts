@@ -120,6 +120,14 @@ describe('reads of one task', () => {
     expect(['first', 'second']).toContain(await replicas.read(nameOf));
   });
 
+  it('use a replica that replays what the primary writes meanwhile', async () => {
+    let written = 100;
+    for (const server of [primary, first, second]) {
+      Object.defineProperty(server, 'position', { get: () => ++written });
+    }
+    expect(['first', 'second']).toContain(await replicas.read(nameOf));
+  });
+
   it('do not ask a replica again at once that was not fit', async () => {
     Object.assign(first as FakeServer, { isInRecovery: false });
     Object.assign(second as FakeServer, { isInRecovery: false });

@@ -7,6 +7,8 @@ import { EVENT_MUTANTS } from './tables/events.js';
 import { GATE_MUTANTS } from './tables/gate.js';
 import { HTTP_MUTANTS } from './tables/http.js';
 import { IDEMPOTENCY_MUTANTS } from './tables/idempotency.js';
+import { LIMIT_MUTANTS } from './tables/limits.js';
+import { LOGIN_MUTANTS } from './tables/logins.js';
 import { MIGRATION_MUTANTS } from './tables/migrations.js';
 import { PAGE_MUTANTS } from './tables/pages.js';
 import { READ_MUTANTS } from './tables/reads.js';
@@ -29,7 +31,9 @@ export const TABLES: readonly MutantTable[] = [
   { area: 'Outbox and inbox', mutants: EVENT_MUTANTS },
   { area: 'Sessions', mutants: SESSION_MUTANTS },
   { area: 'Accounts', mutants: ACCOUNT_MUTANTS },
-  { area: 'Bounds and limits of requests', mutants: BOUND_MUTANTS },
+  { area: 'Passwords, tokens and devices', mutants: LOGIN_MUTANTS },
+  { area: 'Bounds of requests', mutants: BOUND_MUTANTS },
+  { area: 'Limits of requests', mutants: LIMIT_MUTANTS },
   { area: 'Reads on replicas', mutants: REPLICA_MUTANTS },
   { area: 'Pages and currencies', mutants: PAGE_MUTANTS },
   { area: 'Answers as documented', mutants: HTTP_MUTANTS },
