@@ -1,4 +1,4 @@
-/** Which rows a page has and how many are read for it. Over HTTP: test/orders/page-bytes.spec.ts. */
+/** Which rows a page has, and how many are read. Over HTTP: test/orders/page-bytes.spec.ts. */
 import { describe, expect, it } from '@jest/globals';
 import { MAX_PAGE_BYTES, MAX_ROWS_PER_READ } from '../../../src/platform/http/bounds/bounds.js';
 import {

@@ -38,8 +38,10 @@ describe('pipelines', () => {
 
   /** Sends one GET for each path, all at once, on a connection of its own. */
   function pipeline(...paths: string[]): RawClient {
+    return send(paths.map((path) => getOf(path)).join(''));
+  }
+  function send(bytes: string): RawClient {
     const { port } = server.address() as AddressInfo;
-    const bytes = paths.map((path) => getOf(path)).join('');
     const client = openRaw(`http://127.0.0.1:${port}`, bytes);
     clients.push(client);
     return client;
@@ -89,6 +91,17 @@ describe('pipelines', () => {
     unanswered.clear();
     await expectAllPlacesFree();
     expect(begun).not.toContain('/never');
+  });
+
+  it('after one past the bound are not begun, while a write gets its response', async () => {
+    // The fifth is one too many, and the sixth comes while the connection closes.
+    const post = 'POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n';
+    const client = send(post + getOf('/never').repeat(5));
+    await hasBegun('/write');
+    answerAll();
+    await isClosed(client);
+    expect(client.statuses()).toEqual([200]);
+    expect(begun).toEqual(['/write']);
   });
 
   it('past the bound of their connection free their places, and are never begun', async () => {

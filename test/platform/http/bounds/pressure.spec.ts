@@ -41,6 +41,20 @@ it('a process without memory refuses and counts requests, and answers probes', a
   }
 });
 
+it('a process that was slow once refuses nothing', async () => {
+  const fastify = Fastify();
+  const bounds = { ...BOUNDS, eventLoopDelayMs: 1e-6 };
+  await shedUnderPressure(fastify, bounds, new Refusals(new Registry()), () => undefined);
+  fastify.get('/orders', () => 'served');
+  const url = await fastify.listen({ host: '127.0.0.1', port: 0 });
+  try {
+    await eventually('the process counts as slow', () => fastify.isUnderPressure());
+    expect((await fetch(`${url}/orders`)).status).toBe(200);
+  } finally {
+    await fastify.close();
+  }
+});
+
 describe('slow samples of the event loop', () => {
   const SECOND = 1_000;
   /** @param samples delay and second of each request; what each of them finds */

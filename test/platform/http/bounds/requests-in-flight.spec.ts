@@ -1,4 +1,4 @@
-/** What counts as in flight, for whom and until when: over HTTP, without the rest of the service. */
+/** What counts as in flight, for whom and until when. Over HTTP, without the whole service. */
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { EventEmitter } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';

@@ -104,8 +104,6 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'requests that follow a refused one are worked on',
     text: '} else if (!pipeline.isClosing) {',
     replacement: '} else {',
-    ...whole,
-    tests: 'pipelined requests',
   },
   {
     ...pipelines,
@@ -113,8 +111,6 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'a write loses its response when too many requests follow it',
     text: 'if (isSafe) socket.destroy();',
     replacement: 'if (isSafe || true) socket.destroy();',
-    ...whole,
-    tests: 'pipelined requests',
   },
   {
     ...inFlight,
@@ -274,6 +270,13 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'probes are refused while the process is short of time or memory',
     text: '      if (isForOperators(request)) return;\n',
     replacement: '',
+  },
+  {
+    ...pressure,
+    name: 'shed-whatever-the-samples',
+    without: 'the first slow sample refuses requests',
+    text: 'if (isTime && !slowSamples.isLasting(value ?? 0, performance.now())) return;',
+    replacement: 'void [isTime, slowSamples, value];',
   },
   {
     ...pressure,

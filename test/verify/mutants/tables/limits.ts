@@ -96,8 +96,8 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
     ...address,
     name: 'address-in-any-spelling',
     without: 'one IPv6 address has several forms',
-    text: "return new SocketAddress({ address, family: 'ipv6' }).address.replace(/^::ffff:(?=\\d+\\.)/, '');",
-    replacement: 'return SocketAddress ? address : undefined;',
+    text: "return new SocketAddress({ address, family: 'ipv6' }).address.replace(",
+    replacement: 'return (SocketAddress ? address : address).replace(',
   },
   {
     ...address,

@@ -36,8 +36,8 @@ export const REPLICA_MUTANTS: readonly Mutant[] = [
     ...state,
     name: 'replica-ahead-of-the-primary',
     without: 'a replica with commits that the primary has lost answers',
-    text: "  if (server.position > primary.position) return 'has replayed what the primary never wrote';\n",
-    replacement: '',
+    text: 'if (server.position > primary.position) return',
+    replacement: 'if (server.position > primary.position + 1_000n) return',
   },
   {
     ...state,
