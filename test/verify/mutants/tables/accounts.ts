@@ -2,7 +2,7 @@
 import { lines, type Mutant } from '../mutant.js';
 
 const THROTTLE_SPEC = 'test/auth/throttling/login-throttle.spec.ts';
-const auth = { file: 'src/auth/auth.service.ts', specs: [THROTTLE_SPEC] };
+const auth = { file: 'src/auth/auth.service.ts', specs: [THROTTLE_SPEC], isSlow: true };
 const bootstrap = {
   file: 'src/auth/admin-bootstrap.service.ts',
   specs: ['test/auth/admin-bootstrap.spec.ts'],
@@ -17,20 +17,6 @@ export const ACCOUNT_MUTANTS: readonly Mutant[] = [
     without: 'the token of one user is a known device of every user',
     text: 'if (device && device.userId === userId) {',
     replacement: 'if (device) {',
-  },
-  {
-    ...auth,
-    name: 'lane-of-known-devices-for-all',
-    without: 'logins from new devices take the places of known ones',
-    text: "return { lane: 'login', caller: networkOf(ip) };",
-    replacement: "return { lane: 'known-device', caller: networkOf(ip) };",
-  },
-  {
-    ...auth,
-    name: 'lane-of-a-known-device-not-used',
-    without: 'a flood of logins from new devices delays those from known ones',
-    text: "  if (device) return { lane: 'known-device', caller: device.userId };\n",
-    replacement: '  void device;\n',
   },
   {
     ...auth,

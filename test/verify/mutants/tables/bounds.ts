@@ -56,14 +56,6 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     replacement: '',
   },
   {
-    ...connections,
-    name: 'connections-of-a-proxy-bounded',
-    without: 'the connections of a trusted proxy count as those of one client',
-    file: 'src/platform/http/server/client-address.ts',
-    text: 'return isProxy ? undefined : address;',
-    replacement: 'return isProxy && !socket.readable ? undefined : address;',
-  },
-  {
     ...pipelines,
     name: 'pipeline-of-a-connection-unbounded',
     without: 'any number of requests of one connection wait',
@@ -76,6 +68,7 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'any number of pipelined requests of all connections wait',
     text: 'if (isConnectionFull || isProcessFull)',
     replacement: 'if (isConnectionFull)',
+    isSlow: true,
   },
   {
     ...pipelines,
@@ -83,6 +76,7 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'requests that were begun still count as waiting, until no connection may pipeline',
     text: '      this.waitingCount--;\n',
     replacement: '',
+    isSlow: true,
   },
   {
     ...pipelines,
@@ -90,6 +84,7 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'requests of closed connections count as waiting, until no connection may pipeline',
     text: '    this.waitingCount -= waiting.length;\n',
     replacement: '',
+    isSlow: true,
   },
   {
     ...pipelines,
@@ -97,6 +92,7 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'the waiting requests of a closed connection are worked on',
     text: '    if (socket.destroyed) this.discard(waiting);\n',
     replacement: '',
+    isSlow: true,
   },
   {
     ...pipelines,
@@ -212,15 +208,6 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'a 503 in place of a large response has the headers of that response',
     text: 'for (const name of HEADERS_OF_SUCCESS) void reply.removeHeader(name);',
     replacement: '',
-  },
-  {
-    ...usage,
-    name: 'full-of-unread-bytes-admitted',
-    without: 'requests are worked on for a client that reads nothing',
-    text: 'this.requests >= requests || this.unreadBytes >= unreadBytes',
-    replacement: 'this.requests >= requests || this.unreadBytes >= unreadBytes * 1e6',
-    ...whole,
-    tests: 'clients that do not read get no more',
   },
   {
     ...usage,

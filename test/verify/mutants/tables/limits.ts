@@ -55,22 +55,6 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
   },
   {
     ...rateLimit,
-    name: 'failed-lookups-count-as-unknown',
-    without: 'tokens that could not be looked up count as wrong ones',
-    text: 'let isUnknown = false;',
-    replacement: 'let isUnknown = true;',
-    tests: 'unknown tokens',
-  },
-  {
-    ...rateLimit,
-    name: 'unknown-token-past-the-limit-uncounted',
-    without: 'tokens past the limit are refused without counting the request',
-    text: '      await this.consume(request, reply);\n',
-    replacement: '      void reply;\n',
-    tests: 'unknown tokens',
-  },
-  {
-    ...rateLimit,
     name: 'counters-in-a-process-unbounded',
     without: 'each address that was ever seen keeps a counter in memory',
     file: 'src/platform/http/rate-limit/counters.ts',
@@ -87,24 +71,10 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
   },
   {
     ...address,
-    name: 'address-with-its-zone',
-    without: 'an address with a zone is not an address',
-    text: "const [address = ''] = withoutPort(text).split('%');",
-    replacement: 'const address = withoutPort(text);',
-  },
-  {
-    ...address,
     name: 'address-in-any-spelling',
     without: 'one IPv6 address has several forms',
     text: "return new SocketAddress({ address, family: 'ipv6' }).address.replace(",
     replacement: 'return (SocketAddress ? address : address).replace(',
-  },
-  {
-    ...address,
-    name: 'address-mapped-into-ipv6',
-    without: 'an IPv4 address differs from itself on a socket of IPv6',
-    text: ".address.replace(/^::ffff:(?=\\d+\\.)/, '')",
-    replacement: '.address',
   },
   {
     ...address,
@@ -145,28 +115,6 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
   },
   {
     ...early,
-    name: 'malformed-requests-never-limited',
-    without: 'a malformed request past the limit is answered like the first',
-    text: 'endWith(problem ?? factory(), socket)',
-    replacement: 'endWith(problem ? factory() : factory(), socket)',
-  },
-  {
-    ...early,
-    name: 'tunnels-never-limited',
-    without: 'a CONNECT past the limit is answered like the first',
-    text: 'endWith(limited ?? problems.notImplemented(), socket);',
-    replacement:
-      'endWith(limited ? problems.notImplemented() : problems.notImplemented(), socket);',
-  },
-  {
-    ...early,
-    name: 'one-failure-counts-many-times',
-    without: 'one broken request counts again with each further byte',
-    text: '    if (this.failed.has(socket)) return;\n',
-    replacement: '',
-  },
-  {
-    ...early,
     name: 'failure-answers-another-request',
     without: 'the answer to a malformed request is sent before the response to an earlier one',
     text: '    if (last) {\n',
@@ -180,17 +128,5 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
     text: '} else if (isAnswered || !socket.writable) {',
     replacement: '} else if (!socket.writable && !isAnswered) {',
     specs: ['test/platform/http/server/early-problems.spec.ts'],
-  },
-  {
-    ...early,
-    name: 'reset-connections-counted',
-    without: 'clients that go away count as malformed requests',
-    text: lines(
-      "    if (code === 'ECONNRESET') {",
-      '      socket.destroy();',
-      '      return;',
-      '    }',
-    ),
-    replacement: '',
   },
 ];

@@ -1,5 +1,5 @@
 /** What slows down those who guess passwords and tokens, and recognises those who do not. */
-import { lines, type Mutant } from '../mutant.js';
+import type { Mutant } from '../mutant.js';
 
 const throttle = {
   file: 'src/auth/throttling/login-throttle.service.ts',
@@ -16,10 +16,6 @@ const token = {
 const queue = {
   file: 'src/auth/passwords/hashing-queue.ts',
   specs: ['test/auth/passwords/hashing-queue.spec.ts'],
-};
-const passwords = {
-  file: 'src/auth/passwords/passwords.service.ts',
-  specs: ['test/auth/passwords/passwords.spec.ts'],
 };
 export const LOGIN_MUTANTS: readonly Mutant[] = [
   {
@@ -43,13 +39,6 @@ export const LOGIN_MUTANTS: readonly Mutant[] = [
     without: 'a login from one device of a user empties the counter of all of them',
     text: "'nameAndNetwork', 'device', 'session'",
     replacement: "'nameAndNetwork', 'device', 'session', 'devicesOfUser'",
-  },
-  {
-    ...throttle,
-    name: 'counter-of-a-session-not-emptied',
-    without: 'wrong current passwords count although the right one followed',
-    text: "'nameAndNetwork', 'device', 'session'",
-    replacement: "'nameAndNetwork', 'device'",
   },
   {
     ...throttle,
@@ -186,25 +175,5 @@ export const LOGIN_MUTANTS: readonly Mutant[] = [
     without: 'lanes take turns one for one',
     text: '(lane.credit += lane.bounds.weight)',
     replacement: '(lane.credit += lane.bounds.weight > 0 ? 1 : 0)',
-  },
-  {
-    ...passwords,
-    name: 'decoy-matches',
-    without: 'the password of the decoy logs in to users without a password',
-    text: 'matches === true && found.passwordHash !== undefined',
-    replacement: 'matches === true',
-  },
-  {
-    ...passwords,
-    name: 'hash-looked-up-while-waiting',
-    without: 'logins that wait or are rejected query the database',
-    text: lines(
-      '    return this.queue.run(turn, async () => {',
-      '      const found = await findHash();',
-    ),
-    replacement: lines(
-      '    const found = await findHash();',
-      '    return this.queue.run(turn, async () => {',
-    ),
   },
 ];
