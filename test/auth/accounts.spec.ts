@@ -1,6 +1,7 @@
 /** Accounts through the API: register, change the password, delete. */
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { LoginThrottle } from '../../src/auth/throttling/login-throttle.service.js';
 import { startApp, type TestApp } from '../support/app.js';
 import {
   logIn,
@@ -223,6 +224,38 @@ describe('accounts', () => {
       expect(pointersOf(tooShort)).toEqual(['/newPassword']);
       expect(await statusOfMe(otherToken)).toBe(200);
       expect((await tryLogIn(user.username)).status).toBe(201);
+    });
+
+    describe('of a user whose password changes meanwhile', () => {
+      /** Runs `work` once, between the check of a password and what depends on it. */
+      function afterNextCheck(work: () => Promise<unknown>): void {
+        const throttle = app.app.get(LoginThrottle, { strict: false });
+        const recordSuccess = throttle.recordSuccess.bind(throttle);
+        throttle.recordSuccess = async (attempt) => {
+          throttle.recordSuccess = recordSuccess;
+          await recordSuccess(attempt);
+          await work();
+        };
+      }
+      const change = { currentPassword: PASSWORD, newPassword: NEW_PASSWORD };
+
+      it('a login with the old password is rejected', async () => {
+        const user = await registerUser(app);
+        afterNextCheck(() => changePassword(user.token, user.id, change));
+        expectProblem(await tryLogIn(user.username), 401, 'invalid-credentials');
+        expect((await tryLogIn(user.username, NEW_PASSWORD)).status).toBe(201);
+      });
+
+      it('another change is rejected', async () => {
+        const user = await registerUser(app);
+        afterNextCheck(() => changePassword(user.token, user.id, change));
+        const second = await changePassword(user.token, user.id, {
+          currentPassword: PASSWORD,
+          newPassword: `${NEW_PASSWORD} again`,
+        });
+        expectProblem(second, 403, 'wrong-password');
+        expect((await tryLogIn(user.username, NEW_PASSWORD)).status).toBe(201);
+      });
     });
 
     it("others cannot change a user's password: strangers get 404, admins 403", async () => {

@@ -87,6 +87,8 @@ it.each(['the user', 'an admin'])('deleted by %s → no text of the user is left
     const after = await Promise.all(texts.map(tablesWith));
     return after.flat().length === 0;
   });
+  const { rowCount } = await client.query('SELECT FROM credentials WHERE user_id = $1', [id]);
+  expect(rowCount).toBe(0);
   // The orders stay, with what was ordered.
   expect(await tablesWith(note)).toEqual(['order_events', 'orders']);
 });

@@ -20,6 +20,8 @@ describe('the list of currencies', () => {
     ['the Bulgarian lev on its last day', 'BGN', '2026-01-31', true],
     ['the Bulgarian lev after its last day', 'BGN', '2026-02-01', false],
     ['the euro before there was one', 'EUR', '1998-12-31', false],
+    ['gold, which is tender nowhere', 'XAU', '2026-01-31', false],
+    ['a code for tests', 'XTS', '2026-01-31', false],
   ])('%s: %s on %s → %s', (_, code, day, isListed) => {
     expect(currenciesOn(day).includes(code)).toBe(isListed);
   });

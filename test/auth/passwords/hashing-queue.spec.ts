@@ -85,13 +85,36 @@ describe('the hashing queue', () => {
     },
   );
 
-  it('a caller without a request displaces one of the heaviest callers in a full lane', async () => {
-    await askTimes(LANES.login.maxWaiting, 'login', (index) => `flood ${index % 2}`);
-    await ask('login', 'newcomer');
-    const displaced = await Promise.race([...requests, Promise.resolve('none')]);
-    expect(displaced).toBeInstanceOf(Problem);
-    expect(await countRejected()).toBe(1);
-    expect(started).toHaveLength(LANES.login.maxWaiting);
+  describe('in a full lane', () => {
+    const { maxWaiting } = LANES.login;
+    /** The requests that have been rejected so far, by their place in `requests`. */
+    async function findRejected(): Promise<number[]> {
+      const outcomes = await Promise.all(
+        requests.map((request) => Promise.race([request, Promise.resolve('waits')])),
+      );
+      return outcomes.flatMap((outcome, index) => (outcome instanceof Problem ? [index] : []));
+    }
+
+    it('a caller without a request displaces the newest one of the heaviest caller', async () => {
+      const heavy = LANES.login.maxWaitingOfCaller;
+      await askTimes(heavy, 'login', () => 'heaviest');
+      await askTimes(maxWaiting - heavy, 'login', (index) => `flood ${index % 2}`);
+      await ask('login', 'newcomer');
+      // The first request holds the thread.
+      expect(await findRejected()).toEqual([heavy]);
+      expect(await countRejected()).toBe(1);
+      expect(started).toHaveLength(maxWaiting);
+    });
+
+    it('callers displace nobody who has no more requests than they', async () => {
+      const heavy = LANES.login.maxWaitingOfCaller;
+      await askTimes(heavy, 'login', () => 'heaviest');
+      await askTimes(maxWaiting - heavy, 'login', others);
+      await askTimes(heavy, 'login', (index) => `newcomer ${index}`);
+      const displaced = Array.from({ length: heavy - 1 }, (_, index) => index + 2);
+      const lastNewcomer = requests.length - 1;
+      expect(await findRejected()).toEqual([...displaced, lastNewcomer]);
+    });
   });
 
   it('a place is free again when its work has ended', async () => {

@@ -146,6 +146,24 @@ describe('passwords', () => {
     expect(await storedHashOf(user.id)).toMatch(CURRENT_HASH);
   });
 
+  it('a login does not replace the hash of a password that was changed meanwhile', async () => {
+    const user = await registerUser(app);
+    await storeHash(user.id, { memoryCost: 8_192 } as object);
+    const passwords = app.app.get(PasswordsService, { strict: false });
+    const rehash = passwords.hash.bind(passwords);
+    const changed = await hash('the new password of the user', ARGON2ID);
+    passwords.hash = async (...parameters) => {
+      passwords.hash = rehash;
+      await database.query('UPDATE credentials SET password_hash = $2 WHERE user_id = $1', [
+        user.id,
+        changed,
+      ]);
+      return rehash(...parameters);
+    };
+    expectProblem(await tryLogIn(user.username), 401, 'invalid-credentials');
+    expect(await storedHashOf(user.id)).toBe(changed);
+  });
+
   it('a login keeps a hash of stronger parameters', async () => {
     const user = await registerUser(app);
     const stronger = await storeHash(user.id, { memoryCost: 24_576, timeCost: 3 } as object);

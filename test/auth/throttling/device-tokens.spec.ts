@@ -55,6 +55,26 @@ describe('a device token', () => {
     expect(proofs).toEqual(forged.map(() => undefined));
   });
 
+  it.each(['', 'A', 'A'.repeat(93), 'A'.repeat(96)])(
+    'is worth nothing when its length is another: "%s"',
+    async (text) => {
+      expect(await devices.verify(text)).toBeUndefined();
+    },
+  );
+
+  it('is recognised again after a failure to read the key', async () => {
+    const token = await devices.issue(ADA, undefined);
+    const dataSource = app.app.get(DataSource);
+    let failures = 1;
+    const unsteady = {
+      query: (sql: string) =>
+        failures-- > 0 ? Promise.reject(new Error('no connection')) : dataSource.query(sql),
+    };
+    const otherNode = new DeviceTokensService(unsteady as unknown as DataSource);
+    await expect(otherNode.verify(token)).rejects.toThrow('no connection');
+    expect((await otherNode.verify(token))?.userId).toBe(ADA);
+  });
+
   it('is worth nothing when it was not used for 180 days', async () => {
     const token = await devices.issue(ADA, undefined);
     clock.advance((MAX_UNUSED_SECONDS - 10) * 1000);

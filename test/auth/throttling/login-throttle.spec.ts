@@ -9,6 +9,7 @@ import { DataSource } from 'typeorm';
 import { PasswordsService } from '../../../src/auth/passwords/passwords.service.js';
 import {
   FAILED_LOGIN_LIMITS,
+  type FailedLoginKind,
   type LoginAttempt,
   LoginThrottle,
 } from '../../../src/auth/throttling/login-throttle.service.js';
@@ -133,9 +134,25 @@ describe('failed logins at one node', () => {
   it('past the limit, a correct password is rejected like a wrong one', async () => {
     const { username } = await registerUser(app);
     const headers = stranger();
-    await failLogins([app], username, PERSONAL.short.burst, headers);
+    // All spellings of a name count together.
+    await failLogins([app], username, PERSONAL.short.burst / 2, headers);
+    await failLogins([app], username.toUpperCase(), PERSONAL.short.burst / 2, headers);
     const reply = await tryLogIn(app, username, PASSWORD, headers);
     expectProblem(reply, 429, 'too-many-attempts');
+  });
+
+  it('a device of one user is a stranger to the account of another', async () => {
+    const [owner, other] = [await registerUser(app), await registerUser(app)];
+    const headers = stranger();
+    const session = await tryLogIn(app, owner.username, PASSWORD, headers);
+    const ownersDevice = { ...headers, ...deviceOf(session) };
+    // Few at once: a device has few places in the hashing queue.
+    for (let count = 0; count < PERSONAL.short.burst; count++) {
+      await failLogins([app], other.username, 1, ownersDevice);
+    }
+    const reply = await tryLogIn(app, other.username, PASSWORD, headers);
+    expectProblem(reply, 429, 'too-many-attempts');
+    expect((await tryLogIn(app, owner.username, PASSWORD, ownersDevice)).status).toBe(201);
   });
 
   it('failed logins do not reveal whether the name exists', async () => {
@@ -481,6 +498,31 @@ describe('LoginThrottle', () => {
     expect(errors.filter((error) => !(error instanceof Problem))).toEqual([]);
   });
 
+  it('a correct password takes its attempt from shared counters and empties others', async () => {
+    const kinds = Object.keys(FAILED_LOGIN_LIMITS) as FailedLoginKind[];
+    const attempt = Object.fromEntries(kinds.map((kind) => [kind, 'grace']));
+    expect(await countPassed(throttle, attempt, 3)).toBe(3);
+    await throttle.recordSuccess(attempt);
+    const counts: Record<string, number | undefined> = {};
+    for (const kind of kinds) {
+      const { rows } = await database.query<{ failures: number }>(
+        `SELECT ceil(greatest(0, extract(epoch FROM long_drained_at - now())) / $1)::int AS failures
+           FROM failed_logins WHERE key = $2`,
+        [FAILED_LOGIN_LIMITS[kind].long.intervalSeconds, keyOf(kind, 'grace')],
+      );
+      counts[kind] = rows[0]?.failures;
+    }
+    expect(counts).toEqual({
+      ...{ name: 2, network: 2, devicesOfUser: 2 },
+      ...{ nameAndNetwork: 0, device: 0, session: 0 },
+    });
+  });
+
+  it('a wait of less than a second is one of a second', async () => {
+    const { waitSeconds } = await recordUntilRejected(throttle, { network: '192.0.2.77' });
+    expect(waitSeconds).toBe(1);
+  });
+
   it('each kind and each key has counters of its own', async () => {
     const attempts: LoginAttempt[] = [
       { nameAndNetwork: 'eve' },
@@ -508,11 +550,18 @@ describe('LoginThrottle', () => {
          FROM generate_series(1, 10500) AS number`,
     );
     await countPassed(throttle, { nameAndNetwork: 'dave' }, 1);
+    // The counter of one limit is empty, and that of the other is not.
+    await database.query(
+      `INSERT INTO failed_logins (key, short_drained_at, long_drained_at)
+       VALUES ($1, now() - interval '1 s', now() + interval '1 h'),
+              ($2, now() + interval '1 h', now() - interval '1 s')`,
+      [keyOf('name', 'short'), keyOf('name', 'long')],
+    );
     const before = await countRows();
     await throttle.purge();
     expect(await countRows()).toBe(before - 10_000);
     await throttle.purge();
-    expect(await countRows()).toBe(1);
+    expect(await countRows()).toBe(3);
   });
 
   it('the statements of a login and of the purge use indexes', async () => {

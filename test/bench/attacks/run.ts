@@ -118,8 +118,9 @@ function startService(
   env: Readonly<Record<string, string>>,
 ): Promise<RunningProgram> {
   const entry = join(resolve(folder), 'dist/main.js');
-  if (!existsSync(entry))
-    {throw new CommandError(`${entry} is missing. Run \`npm run build\` there`);}
+  if (!existsSync(entry)) {
+    throw new CommandError(`${entry} is missing. Run \`npm run build\` there`);
+  }
   return startProgram({
     command: process.execPath,
     args: ['--enable-source-maps', entry],
@@ -258,9 +259,10 @@ const pageOf = (rows: readonly string[][], seconds: number, where: string): stri
 
 ${where}, ${loadavg()[0]?.toFixed(1)} at its end.
 
-One caller or address attacks a fresh service, from a process of its own. ${BYSTANDERS} bystanders with another address
-send ${BYSTANDERS * READS_PER_SECOND} cached reads a second, each on time, without the attack and beside it. The clients,
-the service and PostgreSQL share two cores: an attack that keeps a core busy also takes it from the bystanders.
+One caller or address attacks a fresh service, from a process of its own. ${BYSTANDERS}
+bystanders with another address send ${BYSTANDERS * READS_PER_SECOND} cached reads a second, each
+on time, without the attack and beside it. The clients, the service and PostgreSQL share two cores:
+an attack that keeps a core busy also takes it from the bystanders.
 
 ${markdownTable(
   [

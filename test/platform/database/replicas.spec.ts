@@ -213,6 +213,13 @@ describe('a server that is not a replica of the primary', () => {
   it('because the URL leads to the primary → is not used, which is logged once', () =>
     expectUnused(primary.url, /is not a replica: it accepts writes/));
 
+  it('because the URL leads to the primary → nothing can be written there', async () => {
+    const replicas = replicasOf(primary.url);
+    await replicas.read(portOf);
+    const [server] = replicas['replicas'];
+    await expect(server?.manager.query('CREATE TABLE by_mistake ()')).rejects.toThrow(/read-only/);
+  });
+
   it('because it was promoted → is not used, which is logged once', async () => {
     const promoted = await primary.replicate();
     try {

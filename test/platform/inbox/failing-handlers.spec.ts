@@ -248,6 +248,22 @@ describe('an attempt', () => {
     expect(attempts).toBe(1);
   });
 
+  it('does not count for events of a batch that a stopping node does not begin', async () => {
+    const patient = await startNode();
+    await psql.query('BEGIN');
+    const begun = await append('a/1', 1, 'slow');
+    const left = await append('a/2', 2);
+    await psql.query('COMMIT');
+    await eventually('the first handler runs', () => patient.calls === 1);
+
+    await module?.close();
+    module = undefined;
+
+    expect(await notes()).toEqual([1]);
+    expect((await selectRow(begun)).attempts).toBe(1);
+    expect((await selectRow(left)).attempts).toBe(0);
+  });
+
   it('without an end makes the event a dead letter when no attempt is left', async () => {
     await startNode();
     await module?.close();
@@ -302,6 +318,24 @@ describe('a dead letter', () => {
 
     expect(await notes()).toEqual([4, 1, 2, 3]);
     expect((await psql.query('SELECT FROM inbox_dead_letters')).rowCount).toBe(0);
+  });
+
+  it('alone is skipped or retried: an event behind it keeps its place', async () => {
+    await appendDead();
+    const { rows } = await psql.query<{ id: string }>(
+      `SELECT event_id AS id FROM inbox WHERE subject = 'a/1' AND data ->> 'n' = '2'`,
+    );
+    const key = ['patient', rows[0]?.id];
+
+    const skipped = await psql.query(SKIP, key);
+    const retried = await psql.query(RETRY, key);
+
+    expect([skipped.rowCount, retried.rowCount]).toEqual([0, 0]);
+    const { rowCount } = await psql.query(
+      'SELECT FROM inbox WHERE event_id = $1 AND handled_at IS NULL AND retry_at IS NULL',
+      [rows[0]?.id],
+    );
+    expect(rowCount).toBe(1);
   });
 
   it('that is skipped is never handled, and its subject continues in order', async () => {

@@ -16,7 +16,7 @@ const MIN_SLOW_SAMPLES = 3;
 const MAX_SAMPLE_DISTANCE_MS = 10_000;
 
 /** Whether the event loop is slow for longer than a moment. */
-class SlowSamples {
+export class SlowSamples {
   private count = 0;
   private lastDelayMs = 0;
   private lastSeenAtMs = 0;

@@ -1,0 +1,113 @@
+/** Which pipelined requests begin and count: over HTTP, with a server that answers when told to. */
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Registry } from 'prom-client';
+import { serveInTurn } from '../../../../src/platform/http/bounds/pipelines.js';
+import { Refusals } from '../../../../src/platform/http/bounds/refusals.js';
+import { eventually } from '../../../support/eventually.js';
+import { getOf, openRaw, type RawClient } from './raw-client.js';
+
+const BOUNDS = { maxPerConnection: 4, maxWaiting: 3 };
+
+describe('pipelines', () => {
+  let server: Server;
+  let clients: RawClient[];
+  /** Paths of the requests that have begun. */
+  let begun: string[];
+  let unanswered: Map<string, ServerResponse>;
+  /** Requests are answered when they begin. */
+  let isAnswering: boolean;
+
+  beforeEach(async () => {
+    [clients, begun, isAnswering] = [[], [], false];
+    unanswered = new Map();
+    server = createServer(({ url = '' }, response) => {
+      begun.push(url);
+      if (isAnswering) response.end();
+      else unanswered.set(url, response);
+    });
+    serveInTurn(server, new Refusals(new Registry()), BOUNDS);
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  });
+  afterEach(async () => {
+    for (const { socket } of clients) socket.destroy();
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  });
+
+  /** Sends one GET for each path, all at once, on a connection of its own. */
+  function pipeline(...paths: string[]): RawClient {
+    return send(paths.map((path) => getOf(path)).join(''));
+  }
+  function send(bytes: string): RawClient {
+    const { port } = server.address() as AddressInfo;
+    const client = openRaw(`http://127.0.0.1:${port}`, bytes);
+    clients.push(client);
+    return client;
+  }
+  const hasBegun = (path: string): Promise<unknown> =>
+    eventually(`${path} has begun`, () => begun.includes(path));
+  const isClosed = (client: RawClient): Promise<unknown> =>
+    eventually('the connection is closed', client.isClosed);
+  function answerAll(): void {
+    isAnswering = true;
+    for (const response of unanswered.values()) response.end();
+    unanswered.clear();
+  }
+  /** Whether as many requests may wait as when the server started. */
+  async function expectAllPlacesFree(): Promise<void> {
+    isAnswering = false;
+    const client = pipeline('/last', '/waits', '/waits', '/waits');
+    await hasBegun('/last');
+    answerAll();
+    await eventually('all four are answered', () => client.statuses().length === 4);
+  }
+
+  it('that fill the process cost further connections their pipelines, not their requests', async () => {
+    pipeline('/a', '/waits', '/waits', '/waits');
+    await hasBegun('/a');
+    const alone = pipeline('/b');
+    await hasBegun('/b');
+    await isClosed(pipeline('/c', '/never'));
+    answerAll();
+    await eventually('the request without a pipeline is answered', () => alone.statuses().length);
+    expect(begun).not.toContain('/never');
+  });
+
+  it('free their places as their requests begin', async () => {
+    const client = pipeline('/a', '/waits', '/waits', '/waits');
+    await hasBegun('/a');
+    answerAll();
+    await eventually('all are answered', () => client.statuses().length === 4);
+    await expectAllPlacesFree();
+  });
+
+  it('of a client that has gone free their places, and are never begun', async () => {
+    const client = pipeline('/a', '/never', '/never', '/never');
+    await hasBegun('/a');
+    client.socket.destroy();
+    await eventually('the server has noticed', () => unanswered.get('/a')?.closed);
+    unanswered.clear();
+    await expectAllPlacesFree();
+    expect(begun).not.toContain('/never');
+  });
+
+  it('after one past the bound are not begun, while a write gets its response', async () => {
+    // The fifth is one too many, and the sixth comes while the connection closes.
+    const post = 'POST /write HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n';
+    const client = send(post + getOf('/never').repeat(5));
+    await hasBegun('/write');
+    answerAll();
+    await isClosed(client);
+    expect(client.statuses()).toEqual([200]);
+    expect(begun).toEqual(['/write']);
+  });
+
+  it('past the bound of their connection free their places, and are never begun', async () => {
+    await isClosed(pipeline('/a', ...Array<string>(20).fill('/never')));
+    unanswered.clear();
+    await expectAllPlacesFree();
+    expect(begun).not.toContain('/never');
+  });
+});
