@@ -124,7 +124,7 @@ function startService(
   return startProgram({
     command: process.execPath,
     args: ['--enable-source-maps', entry],
-    env: { PORT: '0', LOG_FORMAT: 'json', LOG_LEVEL: 'error', ...env },
+    env: { PORT: '0', LOG_FORMAT: 'json', ...env },
     readyPattern: /API (http:\S+)\/v1/,
   });
 }
