@@ -4,6 +4,7 @@
  * of its page.
  */
 import { createHash } from 'node:crypto';
+import { setImmediate } from 'node:timers/promises';
 import { ApiProperty } from '@nestjs/swagger';
 import type { ObjectLiteral, SelectQueryBuilder } from 'typeorm';
 import { JsonBody } from './conditional/representation.js';
@@ -26,6 +27,7 @@ export interface Page<T> {
 export const DEFAULT_LIMIT = 20;
 const MAX_LIMIT = 100;
 const MAX_CURSOR_LENGTH = 200;
+const LARGE_BATCH_BYTES = 128 * 1_024;
 /** The years 1 to 9999, which times of this API have. JavaScript knows more than PostgreSQL. */
 const CALENDAR_MS = {
   min: Date.parse('0001-01-01T00:00:00.000Z'),
@@ -225,12 +227,17 @@ export async function takePage<E>(
   let last: E | undefined;
   let bytes = 0;
   for await (const rows of batches) {
+    // Large rows took milliseconds to read: others get their turn of the event loop.
+    if (bytes > LARGE_BATCH_BYTES) await setImmediate();
     for (const row of rows) {
       if (texts.length === limit) return { texts, last, hasNext: true };
       const text = serialize(row);
       bytes += Buffer.byteLength(text);
       const isTooLarge = bytes > MAX_PAGE_BYTES && texts.length > 0;
-      if (isTooLarge) return { texts, last, hasNext: true };
+      if (isTooLarge) {
+        await setImmediate();
+        return { texts, last, hasNext: true };
+      }
       texts.push(text);
       last = row;
     }

@@ -53,7 +53,11 @@ class Pipelines {
     const { request, response } = current;
     const { socket } = request;
     this.bySocket.set(socket, { current, waiting, isClosing: false });
-    response.once('close', () => this.startNext(socket));
+    response.once('close', () => {
+      // Other connections get their turn in between.
+      if (waiting.length > 0) setImmediate(() => this.startNext(socket));
+      else this.startNext(socket);
+    });
     this.serve(request, response);
   }
 
@@ -90,6 +94,7 @@ class Pipelines {
     this.refusals.requests.inc({ bound: 'connection' });
     const isSafe = SAFE_METHODS.has(current.request.method ?? '');
     if (isSafe) socket.destroy();
+    else if (current.response.closed) socket.destroySoon();
     else closeAfter(current.response, socket);
   }
 

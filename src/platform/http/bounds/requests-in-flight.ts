@@ -78,6 +78,11 @@ export class RequestsInFlight {
       usage.endWork();
       throw problems.overloaded();
     }
+    // A large response would be built, and then refused for the bytes that wait already.
+    if (usage.isNearlyUnread && SAFE_METHODS.has(request.method)) {
+      usage.endWork();
+      throw this.refuse(usage);
+    }
     request.endWork = () => {
       request.endWork = undefined;
       usage.endWork();

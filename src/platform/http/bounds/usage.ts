@@ -3,6 +3,9 @@ import type { ServerResponse } from 'node:http';
 import { problems } from '../problems/problem.js';
 import type { Share } from './bounds.js';
 
+/** Of the bound of unread bytes. Past it, a read would be built in vain. */
+const NEARLY_UNREAD_SHARE = 7 / 8;
+
 export type BoundName = 'process' | 'address' | 'caller';
 
 export class Usage {
@@ -17,6 +20,11 @@ export class Usage {
   get isFull(): boolean {
     const { requests, unreadBytes } = this.share;
     return this.requests >= requests || this.unreadBytes >= unreadBytes;
+  }
+
+  /** Whether one more large response would hardly have room. */
+  get isNearlyUnread(): boolean {
+    return this.unreadBytes >= NEARLY_UNREAD_SHARE * this.share.unreadBytes;
   }
 
   hasRoomFor(bytes: number): boolean {
@@ -58,7 +66,8 @@ export class CallerUsage extends Usage {
     if (next) {
       // Its place goes to the next one, so `workedOn` stays.
       this.waiting.delete(next);
-      next();
+      // Others get their turn of the event loop in between.
+      setImmediate(next);
     } else {
       this.workedOn--;
     }
