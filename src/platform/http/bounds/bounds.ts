@@ -67,7 +67,7 @@ export const BOUNDS: Bounds = {
   },
   connection: {
     // More than a client that pipelines has use for: answers come one after the other.
-    pipelined: 100,
+    pipelined: 25,
     // A phone that changes its network is back by then.
     stallMs: 30_000,
     // A part of the grace of a shutdown: who reads is served to the end.
