@@ -271,7 +271,9 @@ describe('clients that do not read', () => {
     ['orders', LIST],
     ['the document', '/docs/openapi.json'],
   ])('are disconnected (%s), even if they go on sending', async (_, path) => {
-    const node = await startBounded({ connection: { ...BOUNDS.connection, stallMs: 400 } });
+    const node = await startBounded({
+      connection: { ...BOUNDS.connection, stallMs: 400, pipelined: 100 },
+    });
     const user = await registerUser(node);
     await placeLargeOrders(node, user, 30);
     const deaf = open(node, getOf(path, user.token).repeat(90) + 'GET / HTTP/1.1\r\nX: ', false);
