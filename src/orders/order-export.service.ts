@@ -23,6 +23,8 @@ const NEXT_ORDERS = boundedPage({
   maxRows: MAX_EXPORT_BATCH.rows,
   maxBytes: MAX_EXPORT_BATCH.bytes,
 });
+
+/** Where a batch begins. */
 interface Position {
   readonly createdAt: Date | 'infinity';
   readonly id: string;

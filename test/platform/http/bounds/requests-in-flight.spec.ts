@@ -1,10 +1,13 @@
 /** What counts as in flight, for whom and until when. Over HTTP, without the whole service. */
+import type { ServerResponse } from 'node:http';
+import { setImmediate } from 'node:timers/promises';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { EventEmitter } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Registry } from 'prom-client';
 import { BOUNDS, type Bounds } from '../../../../src/platform/http/bounds/bounds.js';
 import { Refusals } from '../../../../src/platform/http/bounds/refusals.js';
+import { CallerUsage } from '../../../../src/platform/http/bounds/usage.js';
 import { RequestsInFlight } from '../../../../src/platform/http/bounds/requests-in-flight.js';
 import { sendProblem } from '../../../../src/platform/http/problems/problem-response.js';
 import type { Problem } from '../../../../src/platform/http/problems/problem.js';
@@ -190,5 +193,20 @@ describe('requests in flight', () => {
     const reply = await fetch(`${url}/large`, init);
     expect([reply.status, await reply.text()]).toEqual([200, LARGE]);
     await eventually('no bytes wait', () => requests.unreadBytes === 0);
+  });
+});
+
+describe('a request that waits for its turn', () => {
+  it('is forgotten when its client goes: clients that come and go fill no memory', async () => {
+    const usage = new CallerUsage({ requests: 10, unreadBytes: 1 }, 1);
+    await usage.beginWork(new EventEmitter() as ServerResponse);
+    const response = new EventEmitter() as ServerResponse;
+    const outcome = usage.beginWork(response).then(
+      () => 'begun',
+      () => 'forgotten',
+    );
+    response.emit('close');
+
+    expect(await Promise.race([outcome, setImmediate('still waits')])).toBe('forgotten');
   });
 });

@@ -212,7 +212,7 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
   {
     ...usage,
     name: 'waiting-request-of-the-gone-begun',
-    without: 'a waiting request whose client has gone takes a place of its caller',
+    without: 'waiting requests whose clients have gone are kept until their turn',
     text: 'if (this.waiting.delete(resolve)) reject(problems.overloaded());',
     replacement: 'void reject;',
   },
