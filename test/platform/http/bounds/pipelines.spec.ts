@@ -1,6 +1,8 @@
 /** Which pipelined requests begin and count: over HTTP, with a server that answers when told to. */
+import { EventEmitter } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Registry } from 'prom-client';
 import { serveInTurn } from '../../../../src/platform/http/bounds/pipelines.js';
@@ -109,5 +111,49 @@ describe('pipelines', () => {
     unanswered.clear();
     await expectAllPlacesFree();
     expect(begun).not.toContain('/never');
+  });
+});
+
+describe('between two requests of a pipeline', () => {
+  /** Requests and responses that end when the test says so. */
+  function connection() {
+    const server = new EventEmitter();
+    const begun: number[] = [];
+    server.on('request', ({ number }: { number: number }) => begun.push(number));
+    serveInTurn(server as Server, new Refusals(new Registry()), BOUNDS);
+    const ends: string[] = [];
+    const socket = {
+      destroyed: false,
+      destroy: () => ends.push('at once'),
+      destroySoon: () => ends.push('when all is sent'),
+    };
+    const send = (method: string, number: number): EventEmitter & { closed: boolean } => {
+      const response = Object.assign(new EventEmitter(), { closed: false });
+      server.emit('request', { method, number, socket }, response);
+      return response;
+    };
+    return { begun, ends, send };
+  }
+
+  it('other connections have their turn', async () => {
+    const { begun, send } = connection();
+    const first = send('GET', 1);
+    send('GET', 2);
+    first.emit('close');
+
+    expect(begun).toEqual([1]);
+    await setImmediate();
+    expect(begun).toEqual([1, 2]);
+  });
+
+  it('too many further ones close the connection of a write that is answered', () => {
+    const { ends, send } = connection();
+    const write = send('POST', 1);
+    send('GET', 2);
+    write.closed = true;
+    write.emit('close');
+    for (const number of [3, 4, 5]) send('GET', number);
+
+    expect(ends).toEqual(['when all is sent']);
   });
 });

@@ -178,6 +178,26 @@ describe('requests in flight', () => {
     expect(outcomes).toEqual(['admitted', 'admitted', 'refused', 'admitted']);
   });
 
+  it.each([
+    ['GET', 'refused'],
+    ['POST', 'admitted'],
+  ])('near the bound of unread bytes: %s is %s before it begins', async (method, expected) => {
+    const call = () => ({
+      request: { method } as FastifyRequest,
+      reply: { raw: Object.assign(new EventEmitter(), { destroyed: false }) } as never,
+    });
+    const [first, second] = [call(), call()];
+    await requests.admitCaller('ada', first.request, first.reply);
+    for (const usage of first.request.usages ?? []) usage.unreadBytes = 0.9 * LARGE.length;
+
+    const outcome = requests.admitCaller('ada', second.request, second.reply).then(
+      () => 'admitted',
+      () => 'refused',
+    );
+
+    expect(await outcome).toBe(expected);
+  });
+
   it('without room for a large response get a problem without its headers', async () => {
     const reply = await fetch(`${url}/large`, { headers: { caller: 'ada' } });
     expect(reply.status).toBe(503);
@@ -208,5 +228,19 @@ describe('a request that waits for its turn', () => {
     response.emit('close');
 
     expect(await Promise.race([outcome, setImmediate('still waits')])).toBe('forgotten');
+  });
+
+  it('begins in a later turn of the event loop, so that others are served in between', async () => {
+    const usage = new CallerUsage({ requests: 10, unreadBytes: 1 }, 1);
+    await usage.beginWork(new EventEmitter() as ServerResponse);
+    let hasBegun = false;
+    const waiting = usage.beginWork(new EventEmitter() as ServerResponse).then(() => {
+      hasBegun = true;
+    });
+    usage.endWork();
+
+    await new Promise<void>((resolve) => process.nextTick(resolve));
+    expect(hasBegun).toBe(false);
+    await waiting;
   });
 });
