@@ -1,6 +1,6 @@
 /**
- * Compiles the service, its tests' support and its programs to plain JavaScript, into a folder of
- * its own: `npm run build` compiles only what is shipped, and jest compiles only what it runs.
+ * Compiles the service, its tests and its programs to plain JavaScript, into a folder of its own:
+ * `npm run build` compiles only what is shipped.
  */
 import {
   chmod,
@@ -20,9 +20,8 @@ import { transform } from '@swc/core';
 import { sharedBundles } from './bundle-packages.mjs';
 
 const ROOT = fileURLToPath(new URL('../', import.meta.url));
-const FOLDERS = ['src', 'migrations', 'scripts', 'test/support', 'test/verify', 'test/bench'];
+const FOLDERS = ['src', 'migrations', 'scripts', 'test'];
 
-/** The same settings as in jest.config.js, so that both run the same code. */
 export const SWC_OPTIONS = {
   jsc: {
     target: 'es2022',
@@ -52,7 +51,7 @@ export async function compile() {
   manifest.imports['#migrations'] = './migrations/migrations.js';
   await writeFile(join(folder, 'package.json'), JSON.stringify(manifest));
   const sources = (await Promise.all(FOLDERS.map(listFiles))).flat();
-  await Promise.all(sources.map((source) => emit(source, folder)));
+  await Promise.all([...sources.map((source) => emit(source, folder)), emitTestGlobals(folder)]);
   return { folder, remove: () => rm(outerFolder, { recursive: true, force: true }) };
 }
 
@@ -64,8 +63,17 @@ async function listFiles(name) {
     .map((entry) => relative(ROOT, join(entry.parentPath, entry.name)));
 }
 
+/** Tests find it before the package of that name. */
+async function emitTestGlobals(folder) {
+  const target = join(folder, 'test/node_modules/@jest/globals');
+  await mkdir(target, { recursive: true });
+  await cp(join(ROOT, 'test/support/jest/globals.mjs'), join(target, 'index.js'));
+  const manifest = { name: '@jest/globals', type: 'module', exports: './index.js' };
+  await writeFile(join(target, 'package.json'), JSON.stringify(manifest));
+}
+
 async function emit(path, folder) {
-  const isTypeScript = path.endsWith('.ts') && !path.endsWith('.spec.ts');
+  const isTypeScript = path.endsWith('.ts') && !path.endsWith('.d.ts');
   if (!isTypeScript && !path.endsWith('.mjs')) return;
 
   const [source, target] = [join(ROOT, path), join(folder, path)];

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { type Config, ConfigError, loadConfig, VARIABLE_NAMES } from '../src/config.js';
+import { REPOSITORY } from './support/repository.js';
 
 interface Variable {
   readonly read: (config: Config) => unknown;
@@ -429,7 +430,7 @@ describe('loadConfig', () => {
 
 describe('.env.example', () => {
   const [service = '', compose = ''] = readFileSync(
-    new URL('../.env.example', import.meta.url),
+    new URL('.env.example', REPOSITORY),
     'utf8',
   ).split(/^# -+ docker compose only/m);
 

@@ -4,10 +4,10 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
+import { REPOSITORY } from './support/repository.js';
 
-const ROOT = new URL('../', import.meta.url);
-const read = (path: string): string => readFileSync(new URL(path, ROOT), 'utf8');
-const exists = (path: string): boolean => existsSync(new URL(path, ROOT));
+const read = (path: string): string => readFileSync(new URL(path, REPOSITORY), 'utf8');
+const exists = (path: string): boolean => existsSync(new URL(path, REPOSITORY));
 
 /** requirement | status | how it is met, or why not | the files and tests that prove it */
 interface Row {

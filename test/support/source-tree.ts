@@ -6,6 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, posix } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
+import { REPOSITORY } from './repository.js';
 
 /** Path from the repository's root → text. */
 export type Sources = Readonly<Record<string, string>>;
@@ -19,7 +20,7 @@ export interface SourceFile {
   readonly imports: readonly string[];
 }
 
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const ROOT = fileURLToPath(REPOSITORY);
 const FOLDERS = ['src', 'migrations', 'test', 'scripts'];
 
 export class SourceTree {

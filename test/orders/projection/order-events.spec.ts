@@ -27,13 +27,14 @@ import {
   registerUser,
   type TestUser,
 } from '../../support/factories.js';
+import { REPOSITORY } from '../../support/repository.js';
 
 interface FrozenEvent extends StoredOrderChange {
   readonly before: OrderState | null;
   readonly after: OrderState;
 }
 
-const FROZEN_EVENTS = new URL('./frozen-events/', import.meta.url);
+const FROZEN_EVENTS = new URL('test/orders/projection/frozen-events/', REPOSITORY);
 
 const readFrozenEvent = (file: string): FrozenEvent =>
   JSON.parse(readFileSync(new URL(file, FROZEN_EVENTS), 'utf8')) as FrozenEvent;
@@ -258,7 +259,7 @@ describe('the table order_events', () => {
     let connection: pg.Client;
 
     beforeAll(async () => {
-      const grants = readFileSync(new URL('../../../deploy/roles.sql', import.meta.url), 'utf8');
+      const grants = readFileSync(new URL('deploy/roles.sql', REPOSITORY), 'utf8');
       await database.query(`CREATE ROLE ${role} LOGIN PASSWORD 'service'`);
       await database.query(grants.replaceAll('holdfast_service', role));
       const url = new URL(app.databaseUrl);

@@ -21,6 +21,7 @@ import { startApp, type TestApp } from '../../support/app.js';
 import { logInAsAdmin, registerSupportUser } from '../../support/factories.js';
 import { expectProblem, withoutRequestFields } from '../../support/problem.js';
 import { AccessScenes, type Caller, CALLERS } from './scenes.js';
+import { REPOSITORY } from '../../support/repository.js';
 
 /** Statuses in the order of CALLERS: anonymous, owner, other, support, admin. */
 const EXPECTED: Readonly<Record<string, string>> = {
@@ -234,6 +235,6 @@ describe('access', () => {
 });
 
 it('docs/reference/access.md is up to date (else: npm run docs -- access)', async () => {
-  const file = new URL('../../../docs/reference/access.md', import.meta.url);
+  const file = new URL('docs/reference/access.md', REPOSITORY);
   expect(await readFile(file, 'utf8')).toBe(await generateAccess());
 });

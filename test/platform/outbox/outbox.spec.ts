@@ -34,6 +34,7 @@ import {
 import { createTestDatabase } from '../../support/postgres.js';
 import { type RabbitmqServer, startRabbitmq } from '../../support/rabbitmq.js';
 import { TcpProxy } from '../../support/tcp-proxy.js';
+import { REPOSITORY } from '../../support/repository.js';
 
 /** Less than the relay's own bound, so that the broker closes the channel over some messages. */
 const MAX_MESSAGE_BYTES = 40_000;
@@ -193,7 +194,7 @@ async function holdfastOutbox(...words: string[]): Promise<string> {
 
 /** The examples of `data` in docs/reference/events.md, by type. */
 function documentedData(): Record<string, unknown> {
-  const page = readFileSync(new URL('../../../docs/reference/events.md', import.meta.url), 'utf8');
+  const page = readFileSync(new URL('docs/reference/events.md', REPOSITORY), 'utf8');
   const examples = [...page.matchAll(/^```json\n(.*?)^```/gms)].map(
     ([, json = '']) => JSON.parse(json) as Record<string, unknown>,
   );

@@ -13,6 +13,7 @@ import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
 import { type RedisServer, startRedis } from '../../support/redis.js';
+import { REPOSITORY } from '../../support/repository.js';
 
 // Numbers of the OTLP protocol (opentelemetry-proto, trace.proto).
 const KIND = { SERVER: 2, CLIENT: 3, PRODUCER: 4 } as const;
@@ -398,7 +399,7 @@ it('a start without a collector loads no package of OpenTelemetry', () => {
     }
   };
 
-  load(new URL('../../../src/main.ts', import.meta.url).pathname);
+  load(new URL('src/main.ts', REPOSITORY).pathname);
 
   expect(loaded.size).toBeGreaterThan(60);
   const users = [...loaded].filter(([, text]) => /from '@opentelemetry/.test(text));

@@ -44,7 +44,6 @@ async function runJest(
   const jest = spawnBound(
     process.execPath,
     [
-      '--experimental-vm-modules',
       '--disable-warning=ExperimentalWarning',
       join(folder, 'node_modules/jest/bin/jest.js'),
       '--runInBand',

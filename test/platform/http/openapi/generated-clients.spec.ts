@@ -9,8 +9,9 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { generateOpenApi } from '../../../../scripts/docs/openapi.js';
 import { ADMIN, startApp, type TestApp } from '../../../support/app.js';
 import { spawnBound } from '../../../support/child-process.js';
+import { REPOSITORY } from '../../../support/repository.js';
 
-const PROGRAMS = new URL('./clients/', import.meta.url);
+const PROGRAMS = new URL('test/platform/http/openapi/clients/', REPOSITORY);
 
 let folder: string;
 

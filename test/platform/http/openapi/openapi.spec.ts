@@ -16,6 +16,7 @@ import {
 } from '../../../support/factories.js';
 import type { Reply } from '../../../support/http-client.js';
 import { DocumentedClient, type DocumentedRequest } from './documented-client.js';
+import { REPOSITORY } from '../../../support/repository.js';
 
 const GENERATED = await generateOpenApi();
 const DOCUMENT = JSON.parse(GENERATED) as OpenApi;
@@ -48,7 +49,7 @@ async function expectStatus(
 
 describe('the document', () => {
   it('is docs/openapi.json', async () => {
-    const file = new URL('../../../../docs/openapi.json', import.meta.url);
+    const file = new URL('docs/openapi.json', REPOSITORY);
     const isCurrent = (await readFile(file, 'utf8')) === GENERATED;
     if (!isCurrent) throw new Error('docs/openapi.json is out of date: npm run docs -- openapi');
   });

@@ -13,6 +13,7 @@ import {
   type TestUser,
 } from '../../../support/factories.js';
 import type { Reply } from '../../../support/http-client.js';
+import { REPOSITORY } from '../../../support/repository.js';
 
 const LIMIT = 1_000;
 const TRUSTED_PROXIES = '127.0.0.1,10.0.0.0/8,2001:db8:aa::/48';
@@ -197,7 +198,7 @@ describe('networkOf', () => {
 });
 
 it('only client-address.ts and config.ts read the address of a request', () => {
-  const root = new URL('../../../../src/', import.meta.url);
+  const root = new URL('src/', REPOSITORY);
   const files = readdirSync(root, { recursive: true, encoding: 'utf8' }).filter(
     (name) => name.endsWith('.ts') && name !== 'config.ts',
   );

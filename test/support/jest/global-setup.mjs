@@ -5,8 +5,8 @@
  */
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { compile } from '../../scripts/compile.mjs';
-import { createRunFolder } from '../../scripts/run-folder.mjs';
+import { compile } from '../../../scripts/compile.mjs';
+import { createRunFolder } from '../../../scripts/run-folder.mjs';
 
 export default async function globalSetup({ testPathPatterns }) {
   // The servers of the tests make some 50 000 files: on a disk, they cost a quarter of the run.
