@@ -9,7 +9,8 @@ import { createPino, PinoLogger } from './platform/telemetry/logger.js';
 
 /** What an operator can do, by the code of the error (Node's, or SQLSTATE). */
 const ADVICE: Readonly<Record<string, string>> = {
-  EADDRINUSE: 'The port is in use: set PORT to another port, or to 0 for any free one',
+  EADDRINUSE:
+    'The port is in use: set PORT (or METRICS_PORT) to another one; PORT=0 takes any free port',
   EADDRNOTAVAIL: 'HOST is not an address of this machine',
   EACCES: 'This user may not listen on that port: set PORT to a port above 1023',
   ECONNREFUSED: 'No server answers at the address in DATABASE_URL',

@@ -5,14 +5,10 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Client } from 'pg';
 import { compile } from '../../scripts/compile.mjs';
+import * as ordersCommand from '../../src/cli/orders.js';
 import { startApp, type TestApp } from '../support/app.js';
 import { logInAsAdmin, placeOrder, registerUser, type TestUser } from '../support/factories.js';
-
-interface CommandResult {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
+import { type CommandResult, runCommandHere } from '../support/run-command.js';
 
 const SERVICE_USER_ID = '00000000-0000-0000-0000-000000000000';
 
@@ -48,6 +44,13 @@ async function holdfastOrders(words: string[], env = {}): Promise<CommandResult>
 
 const refund = (id: string, reason = 'lost at sea', env = {}): Promise<CommandResult> =>
   holdfastOrders(['refund', id, '--reason', reason], env);
+
+/** One at a time. */
+const holdfastOrdersHere = (words: string[]): Promise<CommandResult> =>
+  runCommandHere('holdfast orders', ordersCommand, words, { DATABASE_URL: app.databaseUrl });
+
+const refundHere = (id: string): Promise<CommandResult> =>
+  holdfastOrdersHere(['refund', id, '--reason', 'lost at sea']);
 
 /** Places an order and moves it on. @returns its id */
 async function orderAfter(...actions: string[]): Promise<string> {
@@ -135,7 +138,7 @@ describe('any other order', () => {
     ['delivered', ['pay', 'ship', 'deliver']],
   ])('that is %s → exit code 1, and nothing changes', async (status, actions) => {
     const id = await orderAfter(...actions);
-    const { code, stderr } = await refund(id);
+    const { code, stderr } = await refundHere(id);
     expect([code, stderr]).toEqual([
       1,
       expect.stringContaining(`holdfast orders: ${id}: The order is ${status}; `),
@@ -145,7 +148,7 @@ describe('any other order', () => {
   });
 
   it('that does not exist → exit code 1', async () => {
-    const { code, stderr } = await refund('019aa3f2-6b0d-7c55-8a21-4e9d7f3b2c10');
+    const { code, stderr } = await refundHere('019aa3f2-6b0d-7c55-8a21-4e9d7f3b2c10');
     expect([code, stderr]).toEqual([1, expect.stringContaining('Not found')]);
   });
 });
@@ -158,6 +161,6 @@ it.each([
   ['a reason of two lines', ['refund', SERVICE_USER_ID, '--reason', 'a\nb']],
   ['a reason of 501 characters', ['refund', SERVICE_USER_ID, '--reason', 'x'.repeat(501)]],
 ])('%s → exit code 2 and one line', async (_, words) => {
-  const { code, stderr } = await holdfastOrders(words);
+  const { code, stderr } = await holdfastOrdersHere(words);
   expect([code, stderr.trim().split('\n')]).toEqual([2, [expect.stringMatching(/^holdfast/)]]);
 });

@@ -14,7 +14,7 @@ import {
 import { type Config, loadConfig } from '../../src/config.js';
 import { CACHE_TIMING_OVERRIDES } from '../../src/platform/cache/cache-timings.js';
 import { ReadGate } from '../../src/platform/cache/read/read-gate.js';
-import { BOUND_OVERRIDES } from '../../src/platform/http/bounds/bounds.js';
+import { BOUND_OVERRIDES, BOUNDS } from '../../src/platform/http/bounds/bounds.js';
 import { createPino, PinoLogger } from '../../src/platform/telemetry/logger.js';
 import { eventually } from './eventually.js';
 import { type Reply, type RequestOptions, sendRaw, sendRequest } from './http-client.js';
@@ -59,8 +59,11 @@ const STEADY_GATE: Provider = {
   useValue: { gateLeaseMs: 8_000, gateTimeoutMs: 9_000 },
 };
 
-/** On a busy machine, the event loop may pause for long. */
-const PATIENT: Provider = { provide: BOUND_OVERRIDES, useValue: { eventLoopDelayMs: 60_000 } };
+/** On a busy machine, the event loop may pause for long, and requests wait for long. */
+const PATIENT: Provider = {
+  provide: BOUND_OVERRIDES,
+  useValue: { eventLoopDelayMs: 60_000, caller: { ...BOUNDS.caller, maxWaitMs: 60_000 } },
+};
 
 /**
  * Starts one node.

@@ -24,6 +24,9 @@ import { OrderEvent } from './order-event.entity.js';
 import { MAX_EVENTS_PER_PAGE, type PastOrder, replayUntil } from './replay-past.js';
 import { ReplayQueue } from './replay-queue.js';
 
+/** An event may have 100 KB. More of them at once would keep the event loop for too long. */
+const MAX_EVENTS_PER_READ = 8;
+
 /** Up to 15 digits: exact as a number. */
 const VERSION = /^[1-9]\d{0,14}$/;
 
@@ -76,8 +79,11 @@ export class OrderHistoryService {
   ): Promise<SerializedPage> {
     await this.orders.findReadable(actor, id, readContext);
     const after = decodePosition(cursor, id) ?? 0;
-    const batches = readByPosition({ version: after }, limit, (position, count) =>
-      this.readEvents(id, position?.version ?? 0, count),
+    const batches = readByPosition(
+      { version: after },
+      limit,
+      (position, count) => this.readEvents(id, position?.version ?? 0, count),
+      MAX_EVENTS_PER_READ,
     );
     const { texts, last, hasNext } = await takePage(batches, limit, (event) =>
       JSON.stringify(orderEventView(event)),

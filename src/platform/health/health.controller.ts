@@ -19,6 +19,7 @@ import { Operation } from '../http/openapi/operation.decorator.js';
 import { defineProblem, RETRY_AFTER, RETRY_LATER } from '../http/problems/problem.js';
 import { OutboxRelay } from '../outbox/outbox-relay.js';
 import { withDeadline } from '../timing/deadline.js';
+import { SharedResult } from '../timing/shared-result.js';
 
 const notReady = defineProblem({
   code: 'not-ready',
@@ -40,6 +41,9 @@ const NO_ANSWER = 'does not answer';
 /** Milliseconds for each check. All checks run at the same time. */
 const CHECK_TIMEOUT_MS = 80;
 
+/** How long probes share one result: far below the second that probes are apart. */
+const SHARED_FOR_MS = 100;
+
 @ApiSchema({ name: 'Health' })
 export class HealthView {
   @ApiProperty({ type: String, enum: ['ok', 'degraded'], example: 'ok' })
@@ -59,6 +63,8 @@ export class HealthController {
   private readonly logger = new Logger('Health');
   /** Parts whose last check failed. */
   private readonly failing = new Set<string>();
+  /** However many ask, PostgreSQL and Redis are asked ten times a second. */
+  private readonly readiness = new SharedResult(() => this.checkAll(), SHARED_FOR_MS);
 
   constructor(
     private readonly health: HealthCheckService,
@@ -111,7 +117,11 @@ export class HealthController {
     headers: ['Cache-Control'],
     problems: [notReady],
   })
-  async ready(): Promise<HealthView> {
+  ready(): Promise<HealthView> {
+    return this.readiness.get();
+  }
+
+  private async checkAll(): Promise<HealthView> {
     try {
       const { status, details } = await this.health.check([
         () => this.checkPostgres(),

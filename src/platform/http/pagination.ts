@@ -266,10 +266,11 @@ export async function* readByPosition<P, E extends P>(
   after: P | undefined,
   limit: number,
   read: (after: P | undefined, count: number) => Promise<E[]>,
+  maxRows = MAX_ROWS_PER_READ,
 ): AsyncGenerator<E[]> {
   let position = after;
-  for (let missing = limit + 1; missing > 0; missing -= MAX_ROWS_PER_READ) {
-    const count = Math.min(missing, MAX_ROWS_PER_READ);
+  for (let missing = limit + 1; missing > 0; missing -= maxRows) {
+    const count = Math.min(missing, maxRows);
     const rows = await read(position, count);
     yield rows;
     if (rows.length < count) return;

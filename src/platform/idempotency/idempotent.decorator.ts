@@ -81,7 +81,8 @@ function fingerprintOf(
   { method, url, body, headers }: FastifyRequest,
   secrets: readonly string[],
 ): string {
-  const [path] = url.split('?');
+  // An id is the same one in capitals. Everything else in a path is in small letters anyway.
+  const path = url.split('?', 1).join().toLowerCase();
   const shown = withoutMembers(body, secrets);
   const identity = canonicalize([method, path, shown ?? null, headers['if-match'] ?? null]);
   return createHash('sha256').update(String(identity)).digest('hex');

@@ -18,6 +18,7 @@ import { collectDefaultMetrics, Histogram, Registry } from 'prom-client';
 import { Config } from '../../config.js';
 import { Operation } from '../http/openapi/operation.decorator.js';
 import { problems } from '../http/problems/problem.js';
+import { SharedResult } from '../timing/shared-result.js';
 import { routeLabelOf } from './route-label.js';
 
 @Injectable()
@@ -48,23 +49,48 @@ export class HttpMetrics {
   }
 }
 
-/** Serves /metrics on METRICS_PORT, when that is set. */
+/** The text of all metrics. Some need statements: it is collected once at a time. */
+@Injectable()
+export class MetricsText {
+  readonly contentType: string;
+  private readonly shared: SharedResult<string>;
+
+  constructor(registry: Registry) {
+    this.contentType = registry.contentType;
+    this.shared = new SharedResult(() => registry.metrics(), 0);
+  }
+
+  collect(): Promise<string> {
+    return this.shared.get();
+  }
+}
+
+/** Of METRICS_PORT: more than Prometheus and a person with curl need. */
+const MAX_CONNECTIONS = 20;
+/** Of METRICS_PORT: for a request, and for a client that reads nothing. */
+const MAX_IDLE_MS = 10_000;
+
+/** Serves /metrics on METRICS_PORT, when that is set: one response for each connection. */
 @Injectable()
 export class MetricsListener implements OnApplicationBootstrap, OnApplicationShutdown {
   private server: Server | undefined;
 
   constructor(
     private readonly config: Config,
-    private readonly registry: Registry,
+    private readonly metrics: MetricsText,
   ) {}
 
   async onApplicationBootstrap(): Promise<void> {
     const { metrics, host } = this.config;
     if (!metrics) return;
-    const server = createServer((request, response) => {
+    const timeouts = { headersTimeout: MAX_IDLE_MS, requestTimeout: MAX_IDLE_MS };
+    const server = createServer(timeouts, (request, response) => {
       if (request.url === '/metrics') void this.send(response);
       else response.writeHead(404).end();
     });
+    server.maxConnections = MAX_CONNECTIONS;
+    server.maxRequestsPerSocket = 1;
+    server.setTimeout(MAX_IDLE_MS);
     await new Promise<void>((resolve, reject) =>
       server.once('error', reject).listen(metrics.port, metrics.host ?? host, resolve),
     );
@@ -73,13 +99,16 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
 
   async onApplicationShutdown(): Promise<void> {
     const { server } = this;
-    if (server) await new Promise((resolve) => server.close(resolve));
+    if (!server) return;
+    const closed = new Promise((resolve) => server.close(resolve));
+    server.closeAllConnections();
+    await closed;
   }
 
   private async send(response: ServerResponse): Promise<void> {
     try {
-      const text = await this.registry.metrics();
-      response.writeHead(200, { 'Content-Type': this.registry.contentType }).end(text);
+      const text = await this.metrics.collect();
+      response.writeHead(200, { 'Content-Type': this.metrics.contentType }).end(text);
     } catch {
       response.writeHead(500).end();
     }
@@ -91,7 +120,7 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
 export class MetricsController {
   constructor(
     private readonly config: Config,
-    private readonly registry: Registry,
+    private readonly metrics: MetricsText,
   ) {}
 
   @Get()
@@ -108,9 +137,9 @@ export class MetricsController {
   async getMetrics(@Res() reply: FastifyReply): Promise<void> {
     if (this.config.metrics) throw problems.notFound();
     await reply
-      .header('Content-Type', this.registry.contentType)
+      .header('Content-Type', this.metrics.contentType)
       .header('Cache-Control', 'no-store')
-      .send(await this.registry.metrics());
+      .send(await this.metrics.collect());
   }
 }
 

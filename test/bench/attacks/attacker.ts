@@ -15,8 +15,9 @@ const outcome: Outcome = {};
 const send = (report: Report): void => void process.send?.(report);
 
 process.on('message', (order: Order) => {
-  if (order === 'end') {controller.abort();}
-  else {
+  if (order === 'end') {
+    controller.abort();
+  } else {
     void run({ url, signal: controller.signal, outcome }).then(() => {
       process.send?.({ outcome } satisfies Report, () => process.exit(0));
     });

@@ -50,6 +50,11 @@ const RANDOM_TOKENS = 3_000;
 const TOKEN_CONNECTIONS = 50;
 const CONNECTIONS = 9_950;
 const REFUSED_CONNECTIONS = 32;
+const UPLOADING_ADDRESSES = 4;
+const UPLOADS = 500;
+const PROBING_CONNECTIONS = 300;
+const EVENT_CONNECTIONS = 16;
+const LARGE_EVENTS = 100;
 
 const count = (outcome: Outcome, name: string): void => {
   outcome[name] = (outcome[name] ?? 0) + 1;
@@ -167,33 +172,9 @@ export const ATTACKS: readonly Attack[] = [
         }
       }),
   },
-  {
-    name: `${REGISTERING_CONNECTIONS} registering connections, and logins of a known device`,
-    env: { RATE_LIMIT_PER_MINUTE: '0' },
-    async prepare(url) {
-      const username = `known-${randomUUID().slice(0, 8)}`;
-      const body = { username, email: `${username}@example.com`, password: PASSWORD };
-      await requestBody(`${url}/v1/users`, 'POST', { body });
-      const login = { body: { username, password: PASSWORD } };
-      const first = await sendRequest(`${url}/v1/sessions`, 'POST', login);
-      const cookie = (first.headers.get('set-cookie') ?? '').split(';')[0] ?? '';
-      return async (context) => {
-        const registering = repeat(context, REGISTERING_CONNECTIONS, async () => {
-          const status = await statusOf(`${url}/v1/users`, 'POST', { body: newUser() });
-          return `registrations ${status}`;
-        });
-        while (!context.signal.aborted) {
-          const status = await statusOf(`${url}/v1/sessions`, 'POST', {
-            ...login,
-            headers: { Cookie: cookie },
-          }).catch(() => 'error');
-          count(context.outcome, `known device ${status}`);
-          await sleep(KNOWN_LOGIN_PAUSE_MS);
-        }
-        await registering;
-      };
-    },
-  },
+  registeringFlood('no rate limit', { RATE_LIMIT_PER_MINUTE: '0' }),
+  // A proxy that forwards both: they have addresses of their own.
+  registeringFlood('the default rate limit', { TRUST_PROXY: '127.0.0.1' }),
   {
     name: `${RANDOM_TOKENS} random tokens`,
     prepare: (url) => {
@@ -227,6 +208,53 @@ export const ATTACKS: readonly Attack[] = [
       }),
   },
   {
+    name: `${UPLOADING_ADDRESSES} addresses with ${UPLOADS} uploads each that never end`,
+    env: { RATE_LIMIT_PER_MINUTE: '0' },
+    prepare: (url) => {
+      const { port } = new URL(url);
+      const bytes =
+        'POST /v1/sessions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n' +
+        'Content-Length: 100\r\n\r\n{';
+      return Promise.resolve(async ({ signal, outcome }) => {
+        const sockets: Socket[] = [];
+        for (let number = 0; number < UPLOADING_ADDRESSES * UPLOADS; number++) {
+          const localAddress = `127.0.1.${1 + (number % UPLOADING_ADDRESSES)}`;
+          const target = { port: Number(port), host: '127.0.0.1', localAddress };
+          const socket = connect({ ...target, allowHalfOpen: true });
+          socket.on('error', () => undefined).on('data', () => count(outcome, 'answers'));
+          socket.write(bytes);
+          sockets.push(socket);
+          if (number % 200 === 0) await sleep(10);
+        }
+        while (!signal.aborted) await sleep(100);
+        for (const socket of sockets) socket.destroy();
+      });
+    },
+  },
+  ...['/metrics', '/health/ready'].map((path): Attack => ({
+    name: `${path} on ${PROBING_CONNECTIONS} connections`,
+    prepare: (url) =>
+      Promise.resolve((context) =>
+        repeat(context, PROBING_CONNECTIONS, () => statusOf(`${url}${path}`, 'GET')),
+      ),
+  })),
+  {
+    name: `pages of large events on ${EVENT_CONNECTIONS} connections`,
+    env: { RATE_LIMIT_PER_MINUTE: '0' },
+    async prepare(url) {
+      const token = await registerAttacker(url);
+      const id = await placeOrder(url, token, LARGE_ORDER);
+      for (let version = 1; version < LARGE_EVENTS; version++) {
+        const headers = { 'If-Match': '*' };
+        const body = { items: LARGE_ORDER.items };
+        await requestBody(`${url}/v1/orders/${id}`, 'PATCH', { token, body, headers });
+      }
+      const events = `${url}/v1/orders/${id}/events?limit=100`;
+      return (context) =>
+        repeat(context, EVENT_CONNECTIONS, () => statusOf(events, 'GET', { token }));
+    },
+  },
+  {
     name: 'broken JSON',
     prepare: (url) =>
       Promise.resolve((context) =>
@@ -239,6 +267,38 @@ export const ATTACKS: readonly Attack[] = [
       ),
   },
 ];
+
+/** A known device logs in meanwhile, from another address where a proxy is trusted. */
+function registeringFlood(what: string, env: Readonly<Record<string, string>>): Attack {
+  return {
+    name: `${REGISTERING_CONNECTIONS} registering connections, ${what}, and logins of a known device`,
+    env,
+    async prepare(url) {
+      const username = `known-${randomUUID().slice(0, 8)}`;
+      const body = { username, email: `${username}@example.com`, password: PASSWORD };
+      await requestBody(`${url}/v1/users`, 'POST', { body });
+      const login = { body: { username, password: PASSWORD } };
+      const first = await sendRequest(`${url}/v1/sessions`, 'POST', login);
+      const cookie = (first.headers.get('set-cookie') ?? '').split(';')[0] ?? '';
+      return async (context) => {
+        const headers = { 'X-Forwarded-For': '192.0.2.1' };
+        const registering = repeat(context, REGISTERING_CONNECTIONS, async () => {
+          const status = await statusOf(`${url}/v1/users`, 'POST', { body: newUser(), headers });
+          return `registrations ${status}`;
+        });
+        while (!context.signal.aborted) {
+          const status = await statusOf(`${url}/v1/sessions`, 'POST', {
+            ...login,
+            headers: { Cookie: cookie, 'X-Forwarded-For': '192.0.2.2' },
+          }).catch(() => 'error');
+          count(context.outcome, `known device ${status}`);
+          await sleep(KNOWN_LOGIN_PAUSE_MS);
+        }
+        await registering;
+      };
+    },
+  };
+}
 
 /** With a password whose strength is hard to judge: every character can stand for another. */
 function newUser(): object {

@@ -3,9 +3,11 @@
  * process shuts down.
  */
 import { randomUUID } from 'node:crypto';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { HealthCheckService } from '@nestjs/terminus';
 import pg from 'pg';
 import { DATABASE_TIMEOUTS_MS } from '../../../src/platform/database/data-source.js';
+import { HealthController } from '../../../src/platform/health/health.controller.js';
 import { startApp, type TestApp } from '../../support/app.js';
 import { eventually } from '../../support/eventually.js';
 import { ORDER, placeOrder, registerUser, type TestUser } from '../../support/factories.js';
@@ -48,6 +50,15 @@ describe('while every part works', () => {
       const parts = ['postgres', 'migrations', 'redis', 'broker'];
       return parts.every((part) => body.checks[part].status === 'up');
     });
+  });
+
+  it('/health/ready checks the parts once for all who ask at the same time', async () => {
+    const health = app.app.get(HealthCheckService, { strict: false });
+    const check = jest.spyOn(health, 'check');
+    const asked = Array.from({ length: 20 }, () => app.app.get(HealthController).ready());
+    await Promise.allSettled(asked);
+    expect(check.mock.calls.length).toBeLessThanOrEqual(1);
+    check.mockRestore();
   });
 
   it('/metrics is text in the format of Prometheus', async () => {

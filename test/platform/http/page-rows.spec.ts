@@ -43,6 +43,12 @@ describe('a page', () => {
     expect([page.texts.length, page.last, page.hasNext]).toEqual([2, 1, true]);
   });
 
+  it('is read in as many rows at a time as its list says', async () => {
+    const { read, counts } = listOf(9);
+    const page = await takePage(readByPosition(undefined, 20, read, 4), 20, String);
+    expect([page.texts.length, counts]).toEqual([9, [4, 4, 4]]);
+  });
+
   it('has one row at least, however large', async () => {
     const large = 'x'.repeat(MAX_PAGE_BYTES + 1);
     const page = await takePage(readByPosition(4, 20, listOf(9).read), 20, () => large);

@@ -11,8 +11,8 @@ const MIB = 1_024 * KIB;
 export interface Share {
   /** Requests that have begun and whose response has not left completely. */
   readonly requests: number;
-  /** Bytes of responses that clients have not read yet. */
-  readonly unreadBytes: number;
+  /** Bytes of large bodies in memory: of requests that arrive, of responses that wait. */
+  readonly bufferedBytes: number;
 }
 
 export interface Bounds {
@@ -24,6 +24,10 @@ export interface Bounds {
   readonly caller: Share & {
     /** Requests that are worked on at once. Further ones wait for these. */
     readonly workedOn: number;
+    /** Of DATABASE_POOL: requests that are worked on at once are fewer when the pool is small. */
+    readonly poolShare: number;
+    /** Milliseconds after which a request that waits is refused. */
+    readonly maxWaitMs: number;
   };
   readonly connection: {
     /** Unanswered requests of one connection, which are worked on one after the other. */
@@ -47,23 +51,27 @@ export const BOUNDS: Bounds = {
     // At 1 ms of CPU each, the last one waits 2 s: clients give up soon after.
     requests: 2_000,
     // A quarter of the heap that Node takes in 512 MB.
-    unreadBytes: 64 * MIB,
+    bufferedBytes: 64 * MIB,
   },
   address: {
     // A tenth: many users may share an address, and ten such addresses fit.
     connections: 1_000,
-    // A quarter: several addresses at their bound leave room for others.
-    requests: 500,
-    unreadBytes: 16 * MIB,
+    // Six addresses at their bound leave room for others.
+    requests: 300,
+    bufferedBytes: 16 * MIB,
   },
   caller: {
     // Below the address's. More than any page or batch of a client needs.
     requests: 250,
     // Eight pages of the largest size.
-    unreadBytes: 8 * MIB,
+    bufferedBytes: 8 * MIB,
     // Keeps one caller's work from filling the event loop and the pool of connections. A request
-    // takes milliseconds, so 16 at once are thousands a second.
-    workedOn: 16,
+    // takes milliseconds, so 8 at once are a thousand a second.
+    workedOn: 8,
+    // The other half is for others, also when all statements of one caller wait for a locked row.
+    poolShare: 0.5,
+    // Clients give up soon after.
+    maxWaitMs: 10_000,
   },
   connection: {
     // More than a client that pipelines has use for: answers come one after the other.

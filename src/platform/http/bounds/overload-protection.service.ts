@@ -1,13 +1,13 @@
 /**
  * Installs the bounds (bounds.ts) on the HTTP server: connections, pipelines, requests in flight,
- * unread bytes, readers that stall, and the process's own time and memory.
+ * buffered bytes, readers that stall, and the process's own time and memory.
  */
 import { Inject, Injectable, type OnModuleDestroy, Optional } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { Gauge, Registry } from 'prom-client';
 import { Config } from '../../../config.js';
 import { RateLimit } from '../rate-limit/rate-limit.service.js';
-import { clientAddressOf } from '../server/client-address.js';
+import { clientAddressOf, createClientLookup } from '../server/client-address.js';
 import { BOUND_OVERRIDES, BOUNDS, type Bounds } from './bounds.js';
 import { boundConnections } from './connections.js';
 import { serveInTurn } from './pipelines.js';
@@ -29,7 +29,7 @@ export class OverloadProtection implements OnModuleDestroy {
     registry: Registry,
     @Optional() @Inject(BOUND_OVERRIDES) overrides: Partial<Bounds> = {},
   ) {
-    this.bounds = { ...BOUNDS, ...overrides };
+    this.bounds = withinPool({ ...BOUNDS, ...overrides }, config.databasePool);
     this.requests = new RequestsInFlight(this.bounds, refusals, this.countRefused);
     this.stalledReaders = new StalledReaders(refusals, this.bounds.connection);
     this.registerGauges(registry);
@@ -48,9 +48,10 @@ export class OverloadProtection implements OnModuleDestroy {
     const { server } = fastify;
     const { address, connection, pipelined } = this.bounds;
     const { trustProxy } = this.config;
-    serveInTurn(server, this.refusals, {
-      maxPerConnection: connection.pipelined,
-      maxWaiting: pipelined,
+    const clientOf = createClientLookup(trustProxy);
+    const maxima = { maxPerConnection: connection.pipelined, maxWaiting: pipelined };
+    serveInTurn(server, this.refusals, maxima, (request) => {
+      void this.rateLimit.countRefused(clientOf(request));
     });
     boundConnections(server, this.refusals, { maxConnections: address.connections, trustProxy });
     this.stalledReaders.watch(server);
@@ -80,11 +81,18 @@ export class OverloadProtection implements OnModuleDestroy {
       registers,
       collect: () => requests.set(this.requests.count),
     });
-    const unreadBytes: Gauge = new Gauge({
-      name: 'holdfast_unread_response_bytes',
-      help: 'Bytes of large responses that clients have not read yet',
+    const bufferedBytes: Gauge = new Gauge({
+      name: 'holdfast_buffered_bytes',
+      help: 'Bytes of large bodies in memory: of requests that arrive, of responses that wait',
       registers,
-      collect: () => unreadBytes.set(this.requests.unreadBytes),
+      collect: () => bufferedBytes.set(this.requests.bufferedBytes),
     });
   }
+}
+
+/** One caller leaves connections of the pool to others. */
+function withinPool(bounds: Bounds, poolSize: number): Bounds {
+  const { caller } = bounds;
+  const ofPool = Math.max(1, Math.floor(poolSize * caller.poolShare));
+  return { ...bounds, caller: { ...caller, workedOn: Math.min(caller.workedOn, ofPool) } };
 }

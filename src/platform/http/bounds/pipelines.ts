@@ -37,6 +37,7 @@ class Pipelines {
     private readonly serve: RequestListener,
     private readonly refusals: Refusals,
     private readonly bounds: PipelineBounds,
+    private readonly countDropped: (request: IncomingMessage) => void,
   ) {}
 
   add(turn: Turn): void {
@@ -78,7 +79,7 @@ class Pipelines {
     const { waiting } = pipeline;
     const isConnectionFull = waiting.length + 1 >= this.bounds.maxPerConnection;
     const isProcessFull = this.waitingCount >= this.bounds.maxWaiting;
-    if (isConnectionFull || isProcessFull) return this.close(turn.request.socket, pipeline);
+    if (isConnectionFull || isProcessFull) return this.close(turn, pipeline);
     waiting.push(turn);
     this.waitingCount++;
   }
@@ -87,8 +88,10 @@ class Pipelines {
    * What waits was not begun, so the client may send it again. What was begun keeps its response if
    * it may have changed something.
    */
-  private close(socket: Socket, pipeline: Pipeline): void {
+  private close(last: Turn, pipeline: Pipeline): void {
     const { current, waiting } = pipeline;
+    const { socket } = last.request;
+    for (const { request } of [...waiting, last]) this.countDropped(request);
     this.discard(waiting);
     this.bySocket.set(socket, { ...pipeline, isClosing: true });
     this.refusals.requests.inc({ bound: 'connection' });
@@ -104,12 +107,20 @@ class Pipelines {
   }
 }
 
-/** Takes the place of Fastify's listener for requests. Call before the server listens. */
-export function serveInTurn(server: Server, refusals: Refusals, bounds: PipelineBounds): void {
+/**
+ * Takes the place of Fastify's listener for requests. Call before the server listens.
+ * @param countDropped counts a request that gets no response against the limit of its address
+ */
+export function serveInTurn(
+  server: Server,
+  refusals: Refusals,
+  bounds: PipelineBounds,
+  countDropped: (request: IncomingMessage) => void,
+): void {
   // Listeners that only look at requests come before it (pending-responses.ts).
   const serve = server.listeners('request').at(-1) as RequestListener | undefined;
   if (!serve) throw new Error('The server has no listener for requests');
   server.off('request', serve);
-  const pipelines = new Pipelines(serve, refusals, bounds);
+  const pipelines = new Pipelines(serve, refusals, bounds, countDropped);
   server.on('request', (request, response) => pipelines.add({ request, response }));
 }

@@ -1,7 +1,7 @@
 /**
  * Bounds what the requests of one caller, one address and the whole process take at a time: their
- * number, and the bytes of responses that clients have not read. Past a bound a request is 503
- * overloaded. Probes and metrics are exempt: they answer when nothing else does.
+ * number, and the bytes of large bodies that arrive or that clients have not read. Past a bound a
+ * request is 503 overloaded. Probes and metrics are exempt: they answer when nothing else does.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Problem, problems, RETRY_LATER } from '../problems/problem.js';
@@ -18,12 +18,14 @@ declare module 'fastify' {
     usages?: Usage[];
     /** To be called when the response is known. */
     endWork?: (() => void) | undefined;
+    /** To be called when the body has been read. */
+    releaseBody?: (() => void) | undefined;
     /** What the end of the response releases. */
     releases?: (() => void)[];
   }
 }
 
-/** Smaller responses fit into the buffers of a connection. */
+/** Smaller bodies fit into the buffers of a connection. */
 const MIN_COUNTED_BYTES = 16 * 1_024;
 const SAFE_METHODS = new Set(['GET', 'HEAD']);
 /** Headers that a problem does not have. */
@@ -47,14 +49,18 @@ export class RequestsInFlight {
     return this.ofProcess.requests;
   }
 
-  get unreadBytes(): number {
-    return this.ofProcess.unreadBytes;
+  get bufferedBytes(): number {
+    return this.ofProcess.bufferedBytes;
   }
 
   /** Call before any route is registered. */
   install(fastify: FastifyInstance): void {
     fastify.addHook('onRequest', (request, reply, done) => {
       done(isForOperators(request) ? undefined : this.admit(request, reply));
+    });
+    fastify.addHook('preValidation', (request, _, done) => {
+      request.releaseBody?.();
+      done();
     });
     fastify.addHook('onSend', (request, reply, payload, done) => {
       request.endWork?.();
@@ -68,7 +74,8 @@ export class RequestsInFlight {
    */
   async admitCaller(userId: string, request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const { caller } = this.bounds;
-    const usage = this.ofCallers.get(userId) ?? new CallerUsage(caller, caller.workedOn);
+    const usage =
+      this.ofCallers.get(userId) ?? new CallerUsage(caller, caller.workedOn, caller.maxWaitMs);
     const problem = this.enter(request, reply, usage, () => this.ofCallers.delete(userId));
     if (problem) throw problem;
     this.ofCallers.set(userId, usage);
@@ -79,7 +86,7 @@ export class RequestsInFlight {
       throw problems.overloaded();
     }
     // A large response would be built, and then refused for the bytes that wait already.
-    if (usage.isNearlyUnread && SAFE_METHODS.has(request.method)) {
+    if (usage.isNearlyFull && SAFE_METHODS.has(request.method)) {
       usage.endWork();
       throw this.refuse(usage);
     }
@@ -97,9 +104,31 @@ export class RequestsInFlight {
     const problem =
       this.enter(request, reply, this.ofProcess) ??
       this.enter(request, reply, usage, () => this.ofAddresses.delete(network));
-    if (problem) this.countRefused(request);
-    else this.ofAddresses.set(network, usage);
-    return problem;
+    if (!problem) this.ofAddresses.set(network, usage);
+    const refusal = problem ?? this.holdBody(request, reply);
+    if (refusal) this.countRefused(request);
+    return refusal;
+  }
+
+  /** Counts the body before it arrives: it is kept until all of it is there. */
+  private holdBody(request: FastifyRequest, reply: FastifyReply): Problem | undefined {
+    const bytes = announcedBytes(request);
+    if (bytes < MIN_COUNTED_BYTES) return undefined;
+    const full = request.usages?.find((usage) => !usage.hasRoomFor(bytes));
+    if (full) return this.refuse(full);
+    request.releaseBody = this.buffer(bytes, request);
+    releaseAtEnd(request, reply, request.releaseBody);
+    return undefined;
+  }
+
+  /** @returns what releases the bytes, once */
+  private buffer(bytes: number, { usages = [] }: FastifyRequest): () => void {
+    // A caller joins later, and its share must not be released for what it did not take.
+    const counted = [...usages];
+    for (const usage of counted) usage.bufferedBytes += bytes;
+    return () => {
+      for (const usage of counted.splice(0)) usage.bufferedBytes -= bytes;
+    };
   }
 
   /** @param forget called when nothing of the usage is left */
@@ -132,10 +161,7 @@ export class RequestsInFlight {
     if (full && SAFE_METHODS.has(request.method)) {
       return sendInstead(this.refuse(full), request, reply);
     }
-    for (const usage of usages) usage.unreadBytes += bytes;
-    releaseAtEnd(request, reply, () => {
-      for (const usage of usages) usage.unreadBytes -= bytes;
-    });
+    releaseAtEnd(request, reply, this.buffer(bytes, request));
     return payload;
   }
 
@@ -153,6 +179,13 @@ function releaseAtEnd(request: FastifyRequest, { raw }: FastifyReply, release: (
     raw.once('close', () => releases.forEach((run) => run()));
   }
   request.releases.push(release);
+}
+
+/** A body of an unknown length may have the largest one. */
+function announcedBytes({ headers, routeOptions }: FastifyRequest): number {
+  const maxBytes = routeOptions.bodyLimit;
+  if (headers['transfer-encoding'] !== undefined) return maxBytes;
+  return Math.min(Number(headers['content-length'] ?? 0), maxBytes);
 }
 
 /** Streams have back-pressure of their own. */

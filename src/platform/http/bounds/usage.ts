@@ -1,16 +1,16 @@
 /** What one caller, one address or the whole process takes at the moment. */
 import type { ServerResponse } from 'node:http';
-import { problems } from '../problems/problem.js';
+import { problems, RETRY_LATER } from '../problems/problem.js';
 import type { Share } from './bounds.js';
 
-/** Of the bound of unread bytes. Past it, a read would be built in vain. */
-const NEARLY_UNREAD_SHARE = 7 / 8;
+/** Of the bound of buffered bytes. Past it, a read would be built in vain. */
+const NEARLY_FULL_SHARE = 7 / 8;
 
 export type BoundName = 'process' | 'address' | 'caller';
 
 export class Usage {
   requests = 0;
-  unreadBytes = 0;
+  bufferedBytes = 0;
 
   constructor(
     readonly boundName: BoundName,
@@ -18,17 +18,17 @@ export class Usage {
   ) {}
 
   get isFull(): boolean {
-    const { requests, unreadBytes } = this.share;
-    return this.requests >= requests || this.unreadBytes >= unreadBytes;
+    const { requests, bufferedBytes } = this.share;
+    return this.requests >= requests || this.bufferedBytes >= bufferedBytes;
   }
 
   /** Whether one more large response would hardly have room. */
-  get isNearlyUnread(): boolean {
-    return this.unreadBytes >= NEARLY_UNREAD_SHARE * this.share.unreadBytes;
+  get isNearlyFull(): boolean {
+    return this.bufferedBytes >= NEARLY_FULL_SHARE * this.share.bufferedBytes;
   }
 
   hasRoomFor(bytes: number): boolean {
-    return this.unreadBytes + bytes <= this.share.unreadBytes;
+    return this.bufferedBytes + bytes <= this.share.bufferedBytes;
   }
 }
 
@@ -40,13 +40,14 @@ export class CallerUsage extends Usage {
   constructor(
     share: Share,
     private readonly maxWorkedOn: number,
+    private readonly maxWaitMs: number,
   ) {
     super('caller', share);
   }
 
   /**
    * Resolves when one more request may be worked on. Every one of these ends with {@link endWork}.
-   * @throws Problem overloaded when the client has gone while it waited
+   * @throws Problem overloaded when it has waited too long, or its client has gone meanwhile
    */
   async beginWork(response: ServerResponse): Promise<void> {
     if (this.workedOn < this.maxWorkedOn) {
@@ -54,9 +55,14 @@ export class CallerUsage extends Usage {
       return;
     }
     await new Promise<void>((resolve, reject) => {
+      const giveUp = (): void => {
+        if (this.waiting.delete(resolve)) reject(problems.overloaded(undefined, RETRY_LATER));
+      };
       this.waiting.add(resolve);
+      const timer = setTimeout(giveUp, this.maxWaitMs).unref();
       response.once('close', () => {
-        if (this.waiting.delete(resolve)) reject(problems.overloaded());
+        clearTimeout(timer);
+        giveUp();
       });
     });
   }

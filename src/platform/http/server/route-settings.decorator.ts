@@ -26,6 +26,9 @@ export const RouteSettings =
     RouteConfig(merged)(target, name, descriptor);
   };
 
-/** Whether the route is a probe or shows metrics: no bound and no limit applies to it. */
-export const isForOperators = ({ routeOptions }: FastifyRequest): boolean =>
-  routeOptions.config.action === 'operator';
+/**
+ * Whether a request asks for a probe or for metrics: no bound and no limit applies to it.
+ * Another spelling of the path is refused, so it counts.
+ */
+export const isForOperators = ({ routeOptions, url }: FastifyRequest): boolean =>
+  routeOptions.config.action === 'operator' && url.split('?', 1)[0] === routeOptions.url;

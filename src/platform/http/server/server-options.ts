@@ -2,7 +2,7 @@
  * Settings of the HTTP server where Node's and Fastify's defaults are looser than the API's
  * contract: time and size limits, request ids, and problem+json for errors before a route.
  */
-import type { Server, ServerOptions } from 'node:http';
+import type { IncomingMessage, Server, ServerOptions } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyServerOptions } from 'fastify';
 import { BOUNDS } from '../bounds/bounds.js';
@@ -20,11 +20,17 @@ const MAX_REQUEST_MS = 30_000;
 const TIMEOUT_CHECK_INTERVAL_MS = 1_000;
 /** Longer than load balancers keep idle connections (usually 60 s): the balancer closes first. */
 const KEEP_ALIVE_MS = 65_000;
+/** How long a client may keep its side of a connection open after this side has ended. */
+const MAX_LINGER_MS = 2_000;
 /** Connections of one process. Further ones are closed at once. */
 export const MAX_CONNECTIONS = BOUNDS.process.connections;
 
-/** Servers must accept a target in absolute form (RFC 9112, section 3.2.2). */
-function toOriginForm(target: string): string {
+/**
+ * Servers must accept a target in absolute form (RFC 9112, section 3.2.2). Only OPTIONS may ask for
+ * the server as a whole (section 3.2.4): for `GET *`, Fastify would run no hook.
+ */
+function toOriginForm({ url: target = '/', method }: IncomingMessage): string {
+  if (target === '*' && method !== 'OPTIONS') return '/*';
   if (!/^https?:/i.test(target)) return target;
   const path = target.replace(/^https?:\/\/[^/?#]*/i, '');
   return path.startsWith('/') ? path : `/${path}`;
@@ -63,7 +69,7 @@ export function fastifyOptions(
     exposeHeadRoutes: true,
     // Fastify's 503 while closing is not problem+json: serve the request and close the connection.
     return503OnClosing: false,
-    rewriteUrl: ({ url = '/' }) => toOriginForm(url),
+    rewriteUrl: (request) => toOriginForm(request as unknown as IncomingMessage),
     requestTimeout: MAX_REQUEST_MS,
     keepAliveTimeout: KEEP_ALIVE_MS,
     routerOptions: { maxParamLength: MAX_PATH_PARAMETER_LENGTH },
@@ -82,6 +88,12 @@ export function configureServer(server: Server, earlyProblems: EarlyProblems): v
   server.prependListener('secureConnection', (socket: Socket) => {
     socket.allowHalfOpen = true;
   });
+  // Then this side ends first: a client that never ends its own would keep the connection.
+  for (const event of ['connection', 'secureConnection']) {
+    server.prependListener(event, (socket: Socket) => {
+      socket.once('finish', () => setTimeout(() => socket.destroy(), MAX_LINGER_MS).unref());
+    });
+  }
   server.on('connect', earlyProblems.refuseTunnel);
   // A server may ignore expectations that it does not know (RFC 9110, section 10.1.1). Without this
   // listener Node answers 417 itself, without a problem.

@@ -81,9 +81,9 @@ describe('the table of bounds', () => {
     const { process, address, caller } = BOUNDS;
     expect(address.connections).toBeLessThan(process.connections);
     expect(address.requests).toBeLessThan(process.requests);
-    expect(address.unreadBytes).toBeLessThan(process.unreadBytes);
+    expect(address.bufferedBytes).toBeLessThan(process.bufferedBytes);
     expect(caller.requests).toBeLessThan(address.requests);
-    expect(caller.unreadBytes).toBeLessThan(address.unreadBytes);
+    expect(caller.bufferedBytes).toBeLessThan(address.bufferedBytes);
   });
 
   it('a client that does not read has 30 s, and 1 s while the process ends', () => {
@@ -187,8 +187,11 @@ describe('requests in flight', () => {
     });
   });
 
-  it('of one caller are worked on a few at a time, and all are answered', async () => {
-    const node = await startBounded({ caller: { ...BOUNDS.caller, workedOn: 2 } });
+  it.each<[string, Bounds['caller'], Readonly<Record<string, string>>]>([
+    ['a few at a time', { ...BOUNDS.caller, workedOn: 2 }, {}],
+    ['by half of a small pool', BOUNDS.caller, { DATABASE_POOL: '4' }],
+  ])('of one caller are worked on %s, and all are answered', async (_, caller, env) => {
+    const node = await startBounded({ caller }, env);
     const [greedy, bystander] = [await registerUser(node), await registerUser(node)];
     const { gate, begun } = holdCallers(node);
     const bytes = getOf('/v1/sessions/current', greedy.token);
@@ -239,10 +242,10 @@ describe('requests in flight', () => {
 describe('clients that do not read', () => {
   const LIST = '/v1/orders?limit=100';
 
-  it('get no more responses than their bound of unread bytes; others are served', async () => {
+  it('get no more responses than their bound of buffered bytes; others are served', async () => {
     // Two pages of the largest size.
-    const unreadBytes = 2 * MAX_PAGE_BYTES + 256 * 1_024;
-    const node = await startBounded({ caller: { ...BOUNDS.caller, unreadBytes } });
+    const bufferedBytes = 2 * MAX_PAGE_BYTES + 256 * 1_024;
+    const node = await startBounded({ caller: { ...BOUNDS.caller, bufferedBytes } });
     const [greedy, bystander] = [await registerUser(node), await registerUser(node)];
     await placeLargeOrders(node, greedy, 30);
     // More than the buffers of the sockets take, on connections that nobody reads.
@@ -252,15 +255,15 @@ describe('clients that do not read', () => {
     await eventually('requests are refused', async () => {
       return (await metricOf(node, 'holdfast_requests_refused_total{bound="caller"}')) > 0;
     });
-    const unread = await metricOf(node, 'holdfast_unread_response_bytes');
+    const unread = await metricOf(node, 'holdfast_buffered_bytes');
     expect(unread).toBeGreaterThan(MAX_PAGE_BYTES);
-    expect(unread).toBeLessThanOrEqual(unreadBytes);
+    expect(unread).toBeLessThanOrEqual(bufferedBytes);
     await placeOrder(node, bystander.token);
     const { status } = await node.call('GET', LIST, { token: bystander.token });
     expect(status).toBe(200);
     for (const { socket } of deaf) socket.destroy();
     await eventually('nothing is left of them', async () => {
-      return (await metricOf(node, 'holdfast_unread_response_bytes')) === 0;
+      return (await metricOf(node, 'holdfast_buffered_bytes')) === 0;
     });
     await eventually('the caller is served again', async () => {
       return (await node.call('GET', LIST, { token: greedy.token })).status === 200;

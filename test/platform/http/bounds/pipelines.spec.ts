@@ -29,7 +29,7 @@ describe('pipelines', () => {
       if (isAnswering) response.end();
       else unanswered.set(url, response);
     });
-    serveInTurn(server, new Refusals(new Registry()), BOUNDS);
+    serveInTurn(server, new Refusals(new Registry()), BOUNDS, () => undefined);
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   });
   afterEach(async () => {
@@ -120,7 +120,10 @@ describe('between two requests of a pipeline', () => {
     const server = new EventEmitter();
     const begun: number[] = [];
     server.on('request', ({ number }: { number: number }) => begun.push(number));
-    serveInTurn(server as Server, new Refusals(new Registry()), BOUNDS);
+    const dropped: number[] = [];
+    serveInTurn(server as Server, new Refusals(new Registry()), BOUNDS, (request) => {
+      dropped.push((request as unknown as { number: number }).number);
+    });
     const ends: string[] = [];
     const socket = {
       destroyed: false,
@@ -132,7 +135,7 @@ describe('between two requests of a pipeline', () => {
       server.emit('request', { method, number, socket }, response);
       return response;
     };
-    return { begun, ends, send };
+    return { begun, dropped, ends, send };
   }
 
   it('other connections have their turn', async () => {
@@ -144,6 +147,13 @@ describe('between two requests of a pipeline', () => {
     expect(begun).toEqual([1]);
     await setImmediate();
     expect(begun).toEqual([1, 2]);
+  });
+
+  it('those that are dropped with their connection count, once each', () => {
+    const { dropped, send } = connection();
+    for (const number of [1, 2, 3, 4, 5, 6]) send('GET', number);
+
+    expect(dropped).toEqual([2, 3, 4, 5]);
   });
 
   it('too many further ones close the connection of a write that is answered', () => {

@@ -16,10 +16,18 @@ import { Gate } from '../../../support/gate.js';
 import { getOf, openRaw, type RawClient } from './raw-client.js';
 
 const LARGE = 'x'.repeat(64 * 1_024);
+const KIB = 1_024;
+const LONG_MS = 60_000;
 const SMALL_BOUNDS: Bounds = {
   ...BOUNDS,
-  address: { ...BOUNDS.address, requests: 2 },
-  caller: { requests: 10, unreadBytes: LARGE.length - 1, workedOn: 2 },
+  address: { ...BOUNDS.address, requests: 2, bufferedBytes: 200 * KIB },
+  caller: {
+    ...BOUNDS.caller,
+    requests: 10,
+    bufferedBytes: LARGE.length - 1,
+    workedOn: 2,
+    maxWaitMs: LONG_MS,
+  },
 };
 
 describe('requests in flight', () => {
@@ -181,14 +189,14 @@ describe('requests in flight', () => {
   it.each([
     ['GET', 'refused'],
     ['POST', 'admitted'],
-  ])('near the bound of unread bytes: %s is %s before it begins', async (method, expected) => {
+  ])('near the bound of buffered bytes: %s is %s before it begins', async (method, expected) => {
     const call = () => ({
       request: { method } as FastifyRequest,
       reply: { raw: Object.assign(new EventEmitter(), { destroyed: false }) } as never,
     });
     const [first, second] = [call(), call()];
     await requests.admitCaller('ada', first.request, first.reply);
-    for (const usage of first.request.usages ?? []) usage.unreadBytes = 0.9 * LARGE.length;
+    for (const usage of first.request.usages ?? []) usage.bufferedBytes = 0.9 * LARGE.length;
 
     const outcome = requests.admitCaller('ada', second.request, second.reply).then(
       () => 'admitted',
@@ -208,17 +216,74 @@ describe('requests in flight', () => {
     expect(await reply.json()).toMatchObject({ code: 'overloaded', instance: '/large' });
   });
 
+  describe('with large bodies', () => {
+    const post = (headers: string): RawClient => {
+      const client = openRaw(url, `POST /large HTTP/1.1\r\nHost: x\r\n${headers}\r\n`);
+      clients.push(client);
+      return client;
+    };
+    const waitsFor = (bytes: number): Promise<unknown> =>
+      eventually(`${bytes} bytes are expected`, () => requests.bufferedBytes === bytes);
+    const JSON_OF = (bytes: number): string =>
+      `Content-Type: application/json\r\nContent-Length: ${bytes}\r\n`;
+
+    it('count before these arrive, and past the bound of their address are refused', async () => {
+      post(JSON_OF(150 * KIB));
+      await waitsFor(150 * KIB);
+
+      const refused = post(JSON_OF(60 * KIB));
+      await eventually('it is refused', () => refused.statuses().length > 0);
+
+      expect(refused.statuses()).toEqual([503]);
+      expect(counted).toEqual(['127.0.0.1']);
+    });
+
+    it('of an unknown length count as the largest, and past the limit as no more', async () => {
+      const limit = fastify.initialConfig.bodyLimit as number;
+      const chunked = 'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n';
+      expect(limit).toBeGreaterThan(SMALL_BOUNDS.address.bufferedBytes);
+      const refused = [post(chunked), post(JSON_OF(1e9))];
+      await eventually('both are refused', () =>
+        refused.every((client) => client.statuses()[0] === 503),
+      );
+    });
+
+    it('count no longer once these are read, or when the client goes', async () => {
+      const [read, gone] = [post(JSON_OF(100 * KIB)), post(JSON_OF(50 * KIB))];
+      await waitsFor(150 * KIB);
+
+      read?.socket.write(`"${'x'.repeat(100 * KIB - 2)}"`);
+      gone?.socket.destroy();
+
+      await eventually('the body is read', () => read?.statuses().length === 1);
+      await waitsFor(0);
+    });
+  });
+
   it('that write are answered, however many bytes wait', async () => {
     const init = { method: 'POST', headers: { caller: 'ada' } };
     const reply = await fetch(`${url}/large`, init);
     expect([reply.status, await reply.text()]).toEqual([200, LARGE]);
-    await eventually('no bytes wait', () => requests.unreadBytes === 0);
+    await eventually('no bytes wait', () => requests.bufferedBytes === 0);
   });
 });
 
 describe('a request that waits for its turn', () => {
+  const SHARE = { requests: 10, bufferedBytes: 1 };
+
+  it('is refused when its turn does not come, and leaves its place to the next one', async () => {
+    const usage = new CallerUsage(SHARE, 1, 10);
+    await usage.beginWork(new EventEmitter() as ServerResponse);
+
+    const outcome = usage.beginWork(new EventEmitter() as ServerResponse);
+
+    await expect(outcome).rejects.toMatchObject({ problemType: { code: 'overloaded' } });
+    usage.endWork();
+    await usage.beginWork(new EventEmitter() as ServerResponse);
+  });
+
   it('is forgotten when its client goes: clients that come and go fill no memory', async () => {
-    const usage = new CallerUsage({ requests: 10, unreadBytes: 1 }, 1);
+    const usage = new CallerUsage(SHARE, 1, LONG_MS);
     await usage.beginWork(new EventEmitter() as ServerResponse);
     const response = new EventEmitter() as ServerResponse;
     const outcome = usage.beginWork(response).then(
@@ -231,7 +296,7 @@ describe('a request that waits for its turn', () => {
   });
 
   it('begins in a later turn of the event loop, so that others are served in between', async () => {
-    const usage = new CallerUsage({ requests: 10, unreadBytes: 1 }, 1);
+    const usage = new CallerUsage(SHARE, 1, LONG_MS);
     await usage.beginWork(new EventEmitter() as ServerResponse);
     let hasBegun = false;
     const waiting = usage.beginWork(new EventEmitter() as ServerResponse).then(() => {

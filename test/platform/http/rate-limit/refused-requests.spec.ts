@@ -33,6 +33,7 @@ const REFUSED: readonly (readonly [what: string, method: string, path: string, R
     ['broken JSON', 'POST', '/v1/sessions', { body: '{' }],
     ['a body that is too large', 'POST', '/v1/sessions', { body: 'x'.repeat(300 * 1_024) }],
     ['another media type', 'POST', '/v1/sessions', { headers: { 'Content-Type': 'text/plain' } }],
+    ['another spelling of a probe', 'GET', '/health/%6Cive', {}],
     ['no token', 'GET', '/v1/users/me', {}],
     ['a token without the form', 'GET', '/v1/users/me', { token: 'hf_nonsense' }],
   ];

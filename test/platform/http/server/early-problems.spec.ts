@@ -3,10 +3,14 @@
  * request before them keeps its response.
  */
 import { randomUUID } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
 import type { Server } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { UnitOfWork } from '../../../../src/platform/database/unit-of-work.js';
+import { EarlyProblems } from '../../../../src/platform/http/server/early-problems.js';
+import { trackResponses } from '../../../../src/platform/http/server/pending-responses.js';
 import { startApp, type TestApp } from '../../../support/app.js';
 import { eventually } from '../../../support/eventually.js';
 import { ORDER, registerUser, type TestUser } from '../../../support/factories.js';
@@ -122,6 +126,7 @@ const EARLY: readonly (readonly [what: string, bytes: string])[] = [
   ['OPTIONS', `OPTIONS /v1/orders HTTP/1.1\r\n${CLOSING}\r\n`],
   ['405', `DELETE /v1/orders HTTP/1.1\r\n${CLOSING}\r\n`],
   ['406', `GET /v1/orders HTTP/1.1\r\nAccept: image/png\r\n${CLOSING}\r\n`],
+  ['* without OPTIONS', `GET * HTTP/1.1\r\n${CLOSING}\r\n`],
   ['404', `GET /nowhere HTTP/1.1\r\n${CLOSING}\r\n`],
   ['404 of a file', `GET /docs/nothing HTTP/1.1\r\n${CLOSING}\r\n`],
   ['415', post('Content-Type: text/plain\r\nContent-Length: 2\r\n', 'xx')],
@@ -347,3 +352,54 @@ function expectRawProblem(response: string, status: number, code: string): void 
   expect(body).toMatchObject({ type: `/problems/${code}`, status, code });
   expect(head).toContain(body.requestId);
 }
+
+describe('a client that never ends its side of the connection', () => {
+  const JSON_TYPE = 'Content-Type: application/json\r\n';
+
+  it.each([
+    ['after a malformed request', 'garbage\r\n\r\n', '400'],
+    ['after CONNECT', `CONNECT x:443 HTTP/1.1\r\n${CLOSING}\r\n`, '501'],
+    ['and sends nothing', '', '408'],
+    ['and sends a part of a body', post(`${JSON_TYPE}Content-Length: 100\r\n`, '{'), '408'],
+  ])('%s loses it soon', async (_, bytes, status) => {
+    const server = app.app.getHttpServer() as Server;
+    const { headersTimeout, requestTimeout } = server;
+    Object.assign(server, { headersTimeout: 1, requestTimeout: 1 });
+    const { port } = new URL(app.url);
+    const accepted = once(server, 'connection') as Promise<[Socket]>;
+    const socket = connect({ port: Number(port), host: '127.0.0.1', allowHalfOpen: true });
+    socket.on('error', () => undefined);
+    let text = '';
+    socket.setEncoding('latin1').on('data', (chunk: string) => (text += chunk));
+    try {
+      socket.write(bytes);
+      await eventually('it is answered', () => text.startsWith(`HTTP/1.1 ${status} `));
+      const [serverSide] = await accepted;
+      await eventually('the connection is gone', () => serverSide.destroyed);
+    } finally {
+      socket.destroy();
+      Object.assign(server, { headersTimeout, requestTimeout });
+    }
+  });
+});
+
+it('a request that fails while its response is sent gets no other response', async () => {
+  const server = new EventEmitter();
+  trackResponses(server as Server);
+  const done: string[] = [];
+  const socket = {
+    writable: true,
+    end: () => done.push('another response'),
+    destroySoon: () => done.push('the end of the connection'),
+  };
+  const response = Object.assign(new EventEmitter(), { headersSent: true });
+  server.emit('request', { socket, complete: false }, response);
+
+  new EarlyProblems([]).sendToSocket(
+    Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }),
+    socket as unknown as Socket,
+  );
+
+  await setImmediate();
+  expect(done).toEqual(['the end of the connection']);
+});

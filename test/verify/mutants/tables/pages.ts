@@ -37,8 +37,8 @@ export const PAGE_MUTANTS: readonly Mutant[] = [
     ...pages,
     name: 'page-of-all-rows-at-once',
     without: 'all rows of a page are read before the first one is counted',
-    text: 'const count = Math.min(missing, MAX_ROWS_PER_READ);',
-    replacement: 'const count = Math.max(missing, Math.min(1, MAX_ROWS_PER_READ));',
+    text: 'const count = Math.min(missing, maxRows);',
+    replacement: 'const count = Math.max(missing, Math.min(1, maxRows));',
   },
   {
     ...pages,
