@@ -253,10 +253,8 @@ export const describeParties = (action: OrderAction): string =>
   );
 
 /** Why an agent that may take the action with other orders cannot take it with this one. */
-export function explainRefusal(
-  { status, ownerIsDeleted }: LifecycleOrder,
-  action: OrderAction,
-): string {
+export function explainRefusal(agent: Agent, order: LifecycleOrder, action: OrderAction): string {
+  const { status, ownerIsDeleted } = order;
   const transitions = transitionsOf(action);
   const [{ to: result }] = transitions as [Transition];
   if (status === result) return `The order is already ${status}`;
@@ -267,7 +265,8 @@ export function explainRefusal(
     const parties = joinWithOr(ofOthers.map(({ by }) => PARTY_NAMES[by]));
     return `The order is ${status}; ${action} needs ${parties} then`;
   }
-  const starts = joinWithOr(transitions.map(({ from }) => from));
+  const own = transitions.filter((transition) => isParty(agent, order, transition));
+  const starts = joinWithOr(own.map(({ from }) => from));
   return `The order is ${status}; only a ${starts} order can be ${result}`;
 }
 

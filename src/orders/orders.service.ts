@@ -159,7 +159,7 @@ export class OrdersService {
       }
       ifMatch.check(before.version);
       const transition = transitionOf(actor, known, action);
-      if (!transition) throw invalidTransition(actor, known, explainRefusal(known, action));
+      if (!transition) throw invalidTransition(actor, known, explainRefusal(actor, known, action));
       const event = toActionEvent(transition, before, reason);
       const order = await this.writer.appendEvent(transaction, actor.userId, before, event);
       const headers = { ETag: entityTagOf(order.version) };

@@ -56,7 +56,8 @@ async function passGuard(given: GuardRequest): Promise<Outcome> {
   if (given.action !== undefined) Allow(given.action)({}, '', { value: handler });
   const { authorization, params = {} } = given;
   const config = { action: given.action };
-  const route = { method: 'GET', routeOptions: { url: '/v1/things/:id', config } };
+  const pattern = '/v1/things/:id';
+  const route = { method: 'GET', url: pattern, routeOptions: { url: pattern, config } };
   const request = { headers: { authorization }, params, ...route };
   const context = {
     getHandler: () => handler,

@@ -154,6 +154,8 @@ function isAcceptable(request: FastifyRequest): boolean {
   const { accept = '' } = request.headers;
   // What most clients send, without parsing it.
   if (accept === '' || accept === '*/*') return true;
+  // Empty members of a list do not count (RFC 9110, section 5.6.1.2): then it asks for nothing.
+  if (/^[\t ,]*$/.test(accept)) return true;
   const ranges = { headers: { accept: withoutParameters(accept) } };
   const types = [...producedBy(request), PROBLEM_TYPE];
   return accepts(ranges as IncomingMessage).type(types) !== false;

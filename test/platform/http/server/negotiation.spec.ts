@@ -93,6 +93,7 @@ describe('Accept', () => {
       'application/*',
       `text/html, ${type};q=0.1`,
       '',
+      ' , ,',
       type.toUpperCase(),
       `${type}; charset=utf-8`,
       `${type};charset="utf-8";q=0.5`,
