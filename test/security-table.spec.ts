@@ -1,6 +1,6 @@
 /**
- * docs/security/asvs.md and docs/security/threat-model.md: every file and every test that they name
- * exists, and the numbers in the text are the numbers of the rows.
+ * The pages of docs/security: every file and every test that they name exists, and the numbers in
+ * the text are the numbers of the rows.
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
@@ -43,7 +43,7 @@ function rowsUnder(heading: string): Row[] {
 }
 
 /** What is wrong with the evidence of a row; empty when all of it exists. */
-function evidenceErrors({ id, evidence }: Row): string[] {
+function evidenceErrors({ id, evidence }: Pick<Row, 'id' | 'evidence'>): string[] {
   const references = [...evidence.matchAll(EVIDENCE)];
   if (references.length === 0) return [`${id} names no evidence`];
   return references.flatMap(([, file = '', testName]) => {
@@ -107,4 +107,18 @@ describe('docs/security/threat-model.md', () => {
 
   it('names only tests that exist', () =>
     expect(threats.filter(({ file }) => !exists(file))).toEqual([]));
+});
+
+describe('docs/security/reproductions.md', () => {
+  const text = read('docs/security/reproductions.md');
+  const lines = text.split('\n').filter((line) => /^\| (?!what was done|-)/.test(line));
+  const reproductions = lines.map((line) => {
+    const [id = '', , , evidence = ''] = line.replace(/^\| /, '').split(' | ');
+    return { id, evidence };
+  });
+
+  it('has more than 20 reproductions', () => expect(reproductions.length).toBeGreaterThan(20));
+
+  it('names existing files and tests for each', () =>
+    expect(reproductions.flatMap(evidenceErrors)).toEqual([]));
 });
