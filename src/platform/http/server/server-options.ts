@@ -91,7 +91,10 @@ export function configureServer(server: Server, earlyProblems: EarlyProblems): v
   // Then this side ends first: a client that never ends its own would keep the connection.
   for (const event of ['connection', 'secureConnection']) {
     server.prependListener(event, (socket: Socket) => {
-      socket.once('finish', () => setTimeout(() => socket.destroy(), MAX_LINGER_MS).unref());
+      socket.once('finish', () => {
+        const timer = setTimeout(() => socket.destroy(), MAX_LINGER_MS).unref();
+        socket.once('close', () => clearTimeout(timer));
+      });
     });
   }
   server.on('connect', earlyProblems.refuseTunnel);
