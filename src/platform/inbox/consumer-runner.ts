@@ -44,6 +44,9 @@ interface WaitingRow {
   readonly isBehind: boolean;
 }
 
+/** pg's types leave it out. `E`: a statement of the transaction failed. */
+type TransactionClient = Client & { getTransactionStatus(): 'I' | 'T' | 'E' | null };
+
 type Action = 'deliver' | 'retry' | 'block';
 
 interface Plan {
@@ -236,6 +239,7 @@ export class ConsumerRunner {
     try {
       const handling = this.options.deliver(manager, delivery, abort.signal);
       await withDeadline(timeoutMs, 'The handler', handling);
+      await requireUsable(manager.queryRunner);
     } catch (error) {
       abort.abort(error);
       throw new HandlerError(delivery, error);
@@ -300,6 +304,17 @@ function actionFor(row: WaitingRow, failedSubjects: ReadonlySet<string>): Action
 const deadLetterLine = (consumer: string, eventId: string, reason: string): string =>
   `Consumer ${consumer} failed on event ${eventId} for the last time: ${reason}; its subject ` +
   `waits until you run: holdfast inbox retry|skip ${consumer}/${eventId}`;
+
+/**
+ * After a failed statement PostgreSQL answers COMMIT with ROLLBACK, which is not an error. Asks the
+ * driver, which knows it from the answer to the last statement.
+ * @throws Error when the handler went on after a failed statement
+ */
+async function requireUsable(runner: QueryRunner | undefined): Promise<void> {
+  const client = (await runner?.connect()) as TransactionClient | undefined;
+  if (client?.getTransactionStatus() !== 'E') return;
+  throw new Error('the handler ignored the failure of a statement, so nothing can be committed');
+}
 
 /** PostgreSQL rolls back. Client.end() does not wait for the answer to a running statement. */
 async function closeConnection(runner: QueryRunner | undefined): Promise<void> {

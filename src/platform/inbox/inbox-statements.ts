@@ -8,11 +8,26 @@ import { MAX_ATTEMPTS, RETRY_SECONDS } from './retry-policy.js';
 /** `retry_at` has milliseconds: rounded up, it would not be due yet. */
 const NOW = `date_trunc('milliseconds', clock_timestamp())`;
 
+/** Whether an event of this subject failed before the delivery. */
+const IS_BEHIND = `
+  EXISTS (SELECT FROM inbox AS failed
+           WHERE failed.consumer = delivery.consumer AND failed.subject = delivery.subject
+             AND failed.handled_at IS NULL AND failed.retry_at IS NOT NULL
+             AND failed.position < delivery.position)`;
+
+/**
+ * An event that nothing was decided about. One that was marked as waiting behind a failed one is
+ * released by that (RELEASE_NEXT): read again and again, such events would keep others from their
+ * turn.
+ */
+const IS_WAITING = `
+  handled_at IS NULL AND retry_at IS NULL AND (NOT held OR NOT ${IS_BEHIND})`;
+
 /** The position of the first event that has not failed, above $2 and up to $3 higher. */
 export const FIRST_WAITING = `
   SELECT $1::text AS part,
-         (SELECT position FROM inbox
-           WHERE consumer = $1 AND handled_at IS NULL AND retry_at IS NULL
+         (SELECT position FROM inbox AS delivery
+           WHERE consumer = $1 AND ${IS_WAITING}
              AND position > $2::bigint AND position <= $2::bigint + $3::bigint
            ORDER BY position LIMIT 1)::float8 AS position`;
 
@@ -20,12 +35,9 @@ export const FIRST_WAITING = `
 export const READ_WAITING = `
   SELECT event_id AS "eventId", subject, position::float8 AS position, attempts,
          held AS "isMarked",
-         EXISTS (SELECT FROM inbox AS failed
-                  WHERE failed.consumer = delivery.consumer AND failed.subject = delivery.subject
-                    AND failed.handled_at IS NULL AND failed.retry_at IS NOT NULL
-                    AND failed.position < delivery.position) AS "isBehind"
+         ${IS_BEHIND} AS "isBehind"
     FROM inbox AS delivery
-   WHERE consumer = $1 AND handled_at IS NULL AND retry_at IS NULL AND position > $2::bigint
+   WHERE consumer = $1 AND ${IS_WAITING} AND position > $2::bigint
    ORDER BY position LIMIT $3`;
 
 /**

@@ -54,6 +54,9 @@ class Patient {
       case 'cut':
         await manager.query('SELECT pg_terminate_backend(pg_backend_pid())');
         break;
+      case 'swallow':
+        await manager.query('SELECT 1 / 0').catch(() => undefined);
+        break;
       case 'throw':
         throw new Error('this event is poison');
     }
@@ -197,6 +200,50 @@ describe('a handler', () => {
 
     await expect(patient.lateWrite).rejects.toThrow();
     expect(await notes()).toEqual([]);
+  });
+
+  it('that ignores a failed statement counts as failed, and others lose nothing', async () => {
+    await startNode();
+    await psql.query('BEGIN');
+    await append('x/1', 1);
+    const failing = await append('x/2', 2, 'swallow');
+    await append('x/3', 3);
+    await psql.query('COMMIT');
+
+    await awaitNotes(2);
+
+    expect((await notes()).sort()).toEqual([1, 3]);
+    await eventually('the failure is recorded', async () => {
+      const { rows } = await psql.query<{ error: string | null }>(
+        'SELECT last_error AS error FROM inbox WHERE event_id = $1',
+        [failing],
+      );
+      return rows[0]?.error?.includes('ignored the failure of a statement');
+    });
+  });
+
+  it('does not keep others waiting, however many events wait behind it', async () => {
+    const patient = await startNode();
+    // Floors cannot pass what an open transaction may still commit.
+    const writer = new pg.Client({ connectionString: database.url });
+    await writer.connect();
+    try {
+      await writer.query('BEGIN');
+      await writer.query(
+        `INSERT INTO outbox (id, type, subject, data) VALUES ($1, 'other', 'late/1', '{}')`,
+        [randomUUID()],
+      );
+      await append('x/1', 1, 'throw');
+      await eventually('it has failed', () => patient.calls > 0);
+      for (let n = 2; n < 130; n++) await append('x/1', n);
+      await append('y/1', 1_000);
+
+      await awaitNotes(1);
+
+      expect(await notes()).toEqual([1_000]);
+    } finally {
+      await writer.end();
+    }
   });
 
   it('that takes its connection with it counts as failed, each time', async () => {

@@ -74,6 +74,11 @@ export class EarlyProblems {
       return;
     }
     const limited = this.countSocket(socket);
+    // Before the handshake ends, nothing that is written leaves.
+    if (code === 'ERR_TLS_HANDSHAKE_TIMEOUT') {
+      socket.destroy();
+      return;
+    }
     if (last) {
       closeAfter(last, socket);
     } else if (isAnswered || !socket.writable) {

@@ -1,4 +1,5 @@
 /** HTTPS: its protocol versions and ciphers, and how it picks up a new certificate. */
+import { once } from 'node:events';
 import {
   mkdirSync,
   mkdtempSync,
@@ -10,12 +11,14 @@ import {
 } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import tls from 'node:tls';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createApp } from '../../../../src/app.js';
 import { ConfigError, loadConfig } from '../../../../src/config.js';
+import { EarlyProblems } from '../../../../src/platform/http/server/early-problems.js';
 import {
   readTlsPair,
   type TlsFiles,
@@ -339,6 +342,31 @@ describe('a service without TLS', () => {
       expect(headers.get('content-security-policy')).not.toContain('upgrade-insecure-requests');
     } finally {
       await app.close();
+    }
+  });
+});
+
+describe('a client that never ends its handshake', () => {
+  it.each([
+    ['sends nothing', ''],
+    ['sends the begin of a handshake', '\x16\x03\x01\x02\x00\x01\x00'],
+  ])('and %s is disconnected', async (_, bytes) => {
+    // As the service has it, with another timeout.
+    const options = { cert: FIRST.cert, key: FIRST.key, handshakeTimeout: 50 };
+    const server = https.createServer(options);
+    server.on('clientError', new EarlyProblems([]).sendToSocket);
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const accepted = once(server, 'connection') as Promise<[Socket]>;
+    const { port } = server.address() as AddressInfo;
+    const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+    client.on('error', () => undefined);
+    try {
+      client.write(bytes, 'latin1');
+      const [serverSide] = await accepted;
+      await eventually('its connection is gone', () => serverSide.destroyed);
+    } finally {
+      client.destroy();
+      server.close();
     }
   });
 });
