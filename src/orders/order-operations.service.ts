@@ -33,7 +33,9 @@ export class OrderOperations {
       const { userId, status } = before;
       const known = { userId, status, ownerIsDeleted: false };
       const transition = transitionOf(OPERATOR, known, 'refund');
-      if (!transition) throw orderProblems.invalidTransition(explainRefusal(OPERATOR, known, 'refund'));
+      if (!transition) {
+        throw orderProblems.invalidTransition(explainRefusal(OPERATOR, known, 'refund'));
+      }
       await transaction.manager.query(ENSURE_SERVICE_USER, [SERVICE_USER_ID]);
       const event = toActionEvent(transition, before, reason);
       const order = await this.writer.appendEvent(transaction, SERVICE_USER_ID, before, event);

@@ -11,15 +11,21 @@ const MIB = 1_024 * KIB;
 export interface Share {
   /** Requests that have begun and whose response has not left completely. */
   readonly requests: number;
-  /** Bytes of large bodies in memory: of requests that arrive, of responses that wait. */
-  readonly bufferedBytes: number;
+  /** Bytes of large responses that clients have not read yet. */
+  readonly unreadBytes: number;
+}
+
+/** What the bodies of the requests of one address or of the whole process may take together. */
+export interface UploadShare {
+  /** Bytes of large bodies that were announced and have not arrived completely. */
+  readonly arrivingBytes: number;
 }
 
 export interface Bounds {
   /** The whole process. */
-  readonly process: Share & { readonly connections: number };
+  readonly process: Share & UploadShare & { readonly connections: number };
   /** One client network: an IPv4 address or an IPv6 /64. Not trusted proxies. */
-  readonly address: Share & { readonly connections: number };
+  readonly address: Share & UploadShare & { readonly connections: number };
   /** One user. */
   readonly caller: Share & {
     /** Requests that are worked on at once. Further ones wait for these. */
@@ -51,20 +57,24 @@ export const BOUNDS: Bounds = {
     // At 1 ms of CPU each, the last one waits 2 s: clients give up soon after.
     requests: 2_000,
     // A quarter of the heap that Node takes in 512 MB.
-    bufferedBytes: 64 * MIB,
+    unreadBytes: 64 * MIB,
+    // The same. Past it, only requests with large bodies are refused.
+    arrivingBytes: 64 * MIB,
   },
   address: {
     // A tenth: many users may share an address, and ten such addresses fit.
     connections: 1_000,
     // Six addresses at their bound leave room for others.
     requests: 300,
-    bufferedBytes: 16 * MIB,
+    unreadBytes: 16 * MIB,
+    // 32 of the largest bodies at once.
+    arrivingBytes: 8 * MIB,
   },
   caller: {
     // Below the address's. More than any page or batch of a client needs.
     requests: 250,
     // Eight pages of the largest size.
-    bufferedBytes: 8 * MIB,
+    unreadBytes: 8 * MIB,
     // Keeps one caller's work from filling the event loop and the pool of connections. A request
     // takes milliseconds, so 8 at once are a thousand a second.
     workedOn: 8,

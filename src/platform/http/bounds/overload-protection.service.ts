@@ -1,6 +1,6 @@
 /**
  * Installs the bounds (bounds.ts) on the HTTP server: connections, pipelines, requests in flight,
- * buffered bytes, readers that stall, and the process's own time and memory.
+ * unread bytes, readers that stall, and the process's own time and memory.
  */
 import { Inject, Injectable, type OnModuleDestroy, Optional } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
@@ -81,11 +81,17 @@ export class OverloadProtection implements OnModuleDestroy {
       registers,
       collect: () => requests.set(this.requests.count),
     });
-    const bufferedBytes: Gauge = new Gauge({
-      name: 'holdfast_buffered_bytes',
-      help: 'Bytes of large bodies in memory: of requests that arrive, of responses that wait',
+    const unreadBytes: Gauge = new Gauge({
+      name: 'holdfast_unread_response_bytes',
+      help: 'Bytes of large responses that clients have not read yet',
       registers,
-      collect: () => bufferedBytes.set(this.requests.bufferedBytes),
+      collect: () => unreadBytes.set(this.requests.unreadBytes),
+    });
+    const arrivingBytes: Gauge = new Gauge({
+      name: 'holdfast_arriving_request_bytes',
+      help: 'Bytes of large request bodies that were announced and have not arrived completely',
+      registers,
+      collect: () => arrivingBytes.set(this.requests.arrivingBytes),
     });
   }
 }

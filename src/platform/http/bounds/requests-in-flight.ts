@@ -1,7 +1,8 @@
 /**
  * Bounds what the requests of one caller, one address and the whole process take at a time: their
- * number, and the bytes of large bodies that arrive or that clients have not read. Past a bound a
- * request is 503 overloaded. Probes and metrics are exempt: they answer when nothing else does.
+ * number, and the bytes of large bodies: of requests until they have arrived, of responses until
+ * they are read. Past a bound a request is 503 overloaded. Probes and metrics are exempt: they
+ * answer when nothing else does.
  */
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { type Problem, problems, RETRY_LATER } from '../problems/problem.js';
@@ -49,8 +50,12 @@ export class RequestsInFlight {
     return this.ofProcess.requests;
   }
 
-  get bufferedBytes(): number {
-    return this.ofProcess.bufferedBytes;
+  get unreadBytes(): number {
+    return this.ofProcess.unreadBytes;
+  }
+
+  get arrivingBytes(): number {
+    return this.ofProcess.arrivingBytes;
   }
 
   /** Call before any route is registered. */
@@ -86,7 +91,7 @@ export class RequestsInFlight {
       throw problems.overloaded();
     }
     // A large response would be built, and then refused for the bytes that wait already.
-    if (usage.isNearlyFull && SAFE_METHODS.has(request.method)) {
+    if (usage.isNearlyUnread && SAFE_METHODS.has(request.method)) {
       usage.endWork();
       throw this.refuse(usage);
     }
@@ -110,25 +115,23 @@ export class RequestsInFlight {
     return refusal;
   }
 
-  /** Counts the body before it arrives: it is kept until all of it is there. */
+  /**
+   * Counts a large body before it arrives: it is kept until all of it is there. Only requests with
+   * large bodies are refused for it, since a client that announces bytes need not send them.
+   */
   private holdBody(request: FastifyRequest, reply: FastifyReply): Problem | undefined {
     const bytes = announcedBytes(request);
     if (bytes < MIN_COUNTED_BYTES) return undefined;
-    const full = request.usages?.find((usage) => !usage.hasRoomFor(bytes));
+    // Those of the process and the address: the caller joins later.
+    const usages = [...(request.usages ?? [])];
+    const full = usages.find((usage) => !usage.hasRoomForBody(bytes));
     if (full) return this.refuse(full);
-    request.releaseBody = this.buffer(bytes, request);
+    for (const usage of usages) usage.arrivingBytes += bytes;
+    request.releaseBody = () => {
+      for (const usage of usages.splice(0)) usage.arrivingBytes -= bytes;
+    };
     releaseAtEnd(request, reply, request.releaseBody);
     return undefined;
-  }
-
-  /** @returns what releases the bytes, once */
-  private buffer(bytes: number, { usages = [] }: FastifyRequest): () => void {
-    // A caller joins later, and its share must not be released for what it did not take.
-    const counted = [...usages];
-    for (const usage of counted) usage.bufferedBytes += bytes;
-    return () => {
-      for (const usage of counted.splice(0)) usage.bufferedBytes -= bytes;
-    };
   }
 
   /** @param forget called when nothing of the usage is left */
@@ -161,7 +164,10 @@ export class RequestsInFlight {
     if (full && SAFE_METHODS.has(request.method)) {
       return sendInstead(this.refuse(full), request, reply);
     }
-    releaseAtEnd(request, reply, this.buffer(bytes, request));
+    for (const usage of usages) usage.unreadBytes += bytes;
+    releaseAtEnd(request, reply, () => {
+      for (const usage of usages) usage.unreadBytes -= bytes;
+    });
     return payload;
   }
 

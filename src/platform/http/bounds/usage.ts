@@ -1,34 +1,39 @@
 /** What one caller, one address or the whole process takes at the moment. */
 import type { ServerResponse } from 'node:http';
 import { problems, RETRY_LATER } from '../problems/problem.js';
-import type { Share } from './bounds.js';
+import type { Share, UploadShare } from './bounds.js';
 
-/** Of the bound of buffered bytes. Past it, a read would be built in vain. */
-const NEARLY_FULL_SHARE = 7 / 8;
+/** Of the bound of unread bytes. Past it, a read would be built in vain. */
+const NEARLY_UNREAD_SHARE = 7 / 8;
 
 export type BoundName = 'process' | 'address' | 'caller';
 
 export class Usage {
   requests = 0;
-  bufferedBytes = 0;
+  unreadBytes = 0;
+  arrivingBytes = 0;
 
   constructor(
     readonly boundName: BoundName,
-    private readonly share: Share,
+    private readonly share: Share & Partial<UploadShare>,
   ) {}
 
   get isFull(): boolean {
-    const { requests, bufferedBytes } = this.share;
-    return this.requests >= requests || this.bufferedBytes >= bufferedBytes;
+    const { requests, unreadBytes } = this.share;
+    return this.requests >= requests || this.unreadBytes >= unreadBytes;
   }
 
   /** Whether one more large response would hardly have room. */
-  get isNearlyFull(): boolean {
-    return this.bufferedBytes >= NEARLY_FULL_SHARE * this.share.bufferedBytes;
+  get isNearlyUnread(): boolean {
+    return this.unreadBytes >= NEARLY_UNREAD_SHARE * this.share.unreadBytes;
   }
 
   hasRoomFor(bytes: number): boolean {
-    return this.bufferedBytes + bytes <= this.share.bufferedBytes;
+    return this.unreadBytes + bytes <= this.share.unreadBytes;
+  }
+
+  hasRoomForBody(bytes: number): boolean {
+    return this.arrivingBytes + bytes <= (this.share.arrivingBytes ?? Infinity);
   }
 }
 

@@ -81,9 +81,9 @@ describe('the table of bounds', () => {
     const { process, address, caller } = BOUNDS;
     expect(address.connections).toBeLessThan(process.connections);
     expect(address.requests).toBeLessThan(process.requests);
-    expect(address.bufferedBytes).toBeLessThan(process.bufferedBytes);
+    expect(address.unreadBytes).toBeLessThan(process.unreadBytes);
     expect(caller.requests).toBeLessThan(address.requests);
-    expect(caller.bufferedBytes).toBeLessThan(address.bufferedBytes);
+    expect(caller.unreadBytes).toBeLessThan(address.unreadBytes);
   });
 
   it('a client that does not read has 30 s, and 1 s while the process ends', () => {
@@ -242,10 +242,10 @@ describe('requests in flight', () => {
 describe('clients that do not read', () => {
   const LIST = '/v1/orders?limit=100';
 
-  it('get no more responses than their bound of buffered bytes; others are served', async () => {
+  it('get no more responses than their bound of unread bytes; others are served', async () => {
     // Two pages of the largest size.
-    const bufferedBytes = 2 * MAX_PAGE_BYTES + 256 * 1_024;
-    const node = await startBounded({ caller: { ...BOUNDS.caller, bufferedBytes } });
+    const unreadBytes = 2 * MAX_PAGE_BYTES + 256 * 1_024;
+    const node = await startBounded({ caller: { ...BOUNDS.caller, unreadBytes } });
     const [greedy, bystander] = [await registerUser(node), await registerUser(node)];
     await placeLargeOrders(node, greedy, 30);
     // More than the buffers of the sockets take, on connections that nobody reads.
@@ -255,15 +255,15 @@ describe('clients that do not read', () => {
     await eventually('requests are refused', async () => {
       return (await metricOf(node, 'holdfast_requests_refused_total{bound="caller"}')) > 0;
     });
-    const unread = await metricOf(node, 'holdfast_buffered_bytes');
+    const unread = await metricOf(node, 'holdfast_unread_response_bytes');
     expect(unread).toBeGreaterThan(MAX_PAGE_BYTES);
-    expect(unread).toBeLessThanOrEqual(bufferedBytes);
+    expect(unread).toBeLessThanOrEqual(unreadBytes);
     await placeOrder(node, bystander.token);
     const { status } = await node.call('GET', LIST, { token: bystander.token });
     expect(status).toBe(200);
     for (const { socket } of deaf) socket.destroy();
     await eventually('nothing is left of them', async () => {
-      return (await metricOf(node, 'holdfast_buffered_bytes')) === 0;
+      return (await metricOf(node, 'holdfast_unread_response_bytes')) === 0;
     });
     await eventually('the caller is served again', async () => {
       return (await node.call('GET', LIST, { token: greedy.token })).status === 200;

@@ -20,11 +20,11 @@ const KIB = 1_024;
 const LONG_MS = 60_000;
 const SMALL_BOUNDS: Bounds = {
   ...BOUNDS,
-  address: { ...BOUNDS.address, requests: 2, bufferedBytes: 200 * KIB },
+  address: { ...BOUNDS.address, requests: 2, arrivingBytes: 200 * KIB },
   caller: {
     ...BOUNDS.caller,
     requests: 10,
-    bufferedBytes: LARGE.length - 1,
+    unreadBytes: LARGE.length - 1,
     workedOn: 2,
     maxWaitMs: LONG_MS,
   },
@@ -193,14 +193,14 @@ describe('requests in flight', () => {
   it.each([
     ['GET', 'refused'],
     ['POST', 'admitted'],
-  ])('near the bound of buffered bytes: %s is %s before it begins', async (method, expected) => {
+  ])('near the bound of unread bytes: %s is %s before it begins', async (method, expected) => {
     const call = () => ({
       request: { method } as FastifyRequest,
       reply: { raw: Object.assign(new EventEmitter(), { destroyed: false }) } as never,
     });
     const [first, second] = [call(), call()];
     await requests.admitCaller('ada', first.request, first.reply);
-    for (const usage of first.request.usages ?? []) usage.bufferedBytes = 0.9 * LARGE.length;
+    for (const usage of first.request.usages ?? []) usage.unreadBytes = 0.9 * LARGE.length;
 
     const outcome = requests.admitCaller('ada', second.request, second.reply).then(
       () => 'admitted',
@@ -227,7 +227,7 @@ describe('requests in flight', () => {
       return client;
     };
     const waitsFor = (bytes: number): Promise<unknown> =>
-      eventually(`${bytes} bytes are expected`, () => requests.bufferedBytes === bytes);
+      eventually(`${bytes} bytes are expected`, () => requests.arrivingBytes === bytes);
     const JSON_OF = (bytes: number): string =>
       `Content-Type: application/json\r\nContent-Length: ${bytes}\r\n`;
 
@@ -240,12 +240,13 @@ describe('requests in flight', () => {
 
       expect(refused.statuses()).toEqual([503]);
       expect(counted).toEqual(['127.0.0.1']);
+      expect((await fetch(`${url}/now`)).status).toBe(200);
     });
 
     it('of an unknown length count as the largest, and past the limit as no more', async () => {
       const limit = fastify.initialConfig.bodyLimit as number;
       const chunked = 'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n';
-      expect(limit).toBeGreaterThan(SMALL_BOUNDS.address.bufferedBytes);
+      expect(limit).toBeGreaterThan(SMALL_BOUNDS.address.arrivingBytes);
       const refused = [post(chunked), post(JSON_OF(1e9))];
       await eventually('both are refused', () =>
         refused.every((client) => client.statuses()[0] === 503),
@@ -268,12 +269,12 @@ describe('requests in flight', () => {
     const init = { method: 'POST', headers: { caller: 'ada' } };
     const reply = await fetch(`${url}/large`, init);
     expect([reply.status, await reply.text()]).toEqual([200, LARGE]);
-    await eventually('no bytes wait', () => requests.bufferedBytes === 0);
+    await eventually('no bytes wait', () => requests.unreadBytes === 0);
   });
 });
 
 describe('a request that waits for its turn', () => {
-  const SHARE = { requests: 10, bufferedBytes: 1 };
+  const SHARE = { requests: 10, unreadBytes: 1 };
 
   it('is refused when its turn does not come, and leaves its place to the next one', async () => {
     const usage = new CallerUsage(SHARE, 1, 10);

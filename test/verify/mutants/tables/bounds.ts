@@ -185,8 +185,8 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     ...inFlight,
     name: 'unread-bytes-never-released',
     without: 'bytes that were read or given up count for ever',
-    text: 'for (const usage of counted.splice(0)) usage.bufferedBytes -= bytes;',
-    replacement: 'counted.length = 0;',
+    text: 'for (const usage of usages) usage.unreadBytes -= bytes;',
+    replacement: 'void usages;',
   },
   {
     ...inFlight,
@@ -262,8 +262,8 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     ...inFlight,
     name: 'reads-begun-near-the-unread-bound',
     without: 'a large response is built, and then refused for the bytes that wait already',
-    text: 'usage.isNearlyFull && SAFE_METHODS.has(request.method)',
-    replacement: 'usage.isNearlyFull && request.method === undefined',
+    text: 'usage.isNearlyUnread && SAFE_METHODS.has(request.method)',
+    replacement: 'usage.isNearlyUnread && request.method === undefined',
   },
   {
     ...usage,
@@ -299,6 +299,21 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
     without: 'bodies of an unknown length do not count',
     text: "if (headers['transfer-encoding'] !== undefined) return maxBytes;",
     replacement: "if (headers['transfer-encoding'] !== undefined) return 0;",
+  },
+  {
+    ...inFlight,
+    name: 'request-bodies-never-released',
+    without: 'bodies that have arrived, or whose clients have gone, count for ever',
+    text: 'for (const usage of usages.splice(0)) usage.arrivingBytes -= bytes;',
+    replacement: 'usages.length = 0;',
+  },
+  {
+    file: 'src/platform/http/server/early-problems.ts',
+    specs: ['test/platform/http/server/tls.spec.ts'],
+    name: 'stalled-handshakes-kept',
+    without: 'a TLS client that never ends its handshake keeps its connection for ever',
+    text: "if (code === 'ERR_TLS_HANDSHAKE_TIMEOUT') {",
+    replacement: "if (code === 'ERR_TLS_HANDSHAKE') {",
   },
   {
     ...inFlight,

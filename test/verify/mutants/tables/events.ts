@@ -178,6 +178,20 @@ export const EVENT_MUTANTS: readonly Mutant[] = [
   },
   {
     ...consumer,
+    name: 'inbox-commits-after-a-failed-statement',
+    without: 'a handler that ignores a failed statement loses its batch',
+    text: "if (client?.getTransactionStatus() !== 'E') return;",
+    replacement: "if (client?.getTransactionStatus() !== 'X') return;",
+  },
+  {
+    ...consumerSql,
+    name: 'inbox-reads-what-is-behind-again',
+    without: 'a hundred events behind a failed one stop their consumer while a writer is open',
+    text: ' AND (NOT held OR NOT ${IS_BEHIND})`',
+    replacement: '`',
+  },
+  {
+    ...consumer,
     name: 'inbox-without-a-deadline',
     without: 'a handler that never resolves starves its consumer',
     text: "await withDeadline(timeoutMs, 'The handler', handling);",
