@@ -3,6 +3,10 @@
  * and VACUUM must wait for the oldest open snapshot: so each batch begins where the last one ended.
  */
 import type { DataSource } from 'typeorm';
+import { sqlStateOf } from './sql-state.js';
+
+/** SQLSTATE query_canceled: the statement took longer than it may. */
+const TOOK_TOO_LONG = '57014';
 
 export interface OldestRowsOptions {
   /**
@@ -12,7 +16,7 @@ export interface OldestRowsOptions {
   readonly sql: string;
   /** The first $1 of a process. */
   readonly start: string;
-  /** $1 after a first batch that failed: it may have met too many deleted rows. */
+  /** $1 after a first batch that took too long: it has met too many deleted rows. */
   readonly laterStart: string;
   readonly batchRows: number;
 }
@@ -29,7 +33,8 @@ export class OldestRows {
 
   /**
    * @returns whether there may be more to delete
-   * @throws a driver error; the batch is then tried again, behind the rows of earlier processes
+   * @throws a driver error; the batch is then tried again. Behind the rows of earlier processes, if
+   *   it took too long among these
    */
   async removeBatch(): Promise<boolean> {
     const { sql, start, laterStart, batchRows } = this.options;
@@ -40,7 +45,8 @@ export class OldestRows {
       this.from = row.last ?? this.from;
       return row.count === batchRows;
     } catch (error) {
-      if (this.from === start) this.from = laterStart;
+      const isTooLong = sqlStateOf(error) === TOOK_TOO_LONG;
+      if (isTooLong && this.from === start) this.from = laterStart;
       throw error;
     }
   }
