@@ -7,6 +7,7 @@ import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'n
 import type { Socket } from 'node:net';
 import { closeAfter } from '../server/pending-responses.js';
 import type { Refusals } from './refusals.js';
+import { Turns } from './turns.js';
 
 interface PipelineBounds {
   /** Unanswered requests of one connection. */
@@ -32,6 +33,7 @@ const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS']);
 class Pipelines {
   private readonly bySocket = new WeakMap<Socket, Pipeline>();
   private waitingCount = 0;
+  private readonly turns = new Turns();
 
   constructor(
     private readonly serve: RequestListener,
@@ -59,7 +61,7 @@ class Pipelines {
       if (waiting.length > 0) setImmediate(() => this.startNext(socket));
       else this.startNext(socket);
     });
-    this.serve(request, response);
+    this.turns.begin(() => this.serve(request, response));
   }
 
   private startNext(socket: Socket): void {

@@ -6,6 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Registry } from 'prom-client';
 import { serveInTurn } from '../../../../src/platform/http/bounds/pipelines.js';
+import { Turns } from '../../../../src/platform/http/bounds/turns.js';
 import { Refusals } from '../../../../src/platform/http/bounds/refusals.js';
 import { eventually } from '../../../support/eventually.js';
 import { getOf, openRaw, type RawClient } from './raw-client.js';
@@ -166,4 +167,21 @@ describe('between two requests of a pipeline', () => {
 
     expect(ends).toEqual(['when all is sent']);
   });
+});
+
+it('a few requests begin in one turn of the event loop, in the order of their arrival', async () => {
+  const begun: number[] = [];
+  const turns = new Turns();
+  for (let number = 0; number < 20; number++) turns.begin(() => begun.push(number));
+
+  const counts = [begun.length];
+  for (let turn = 0; turn < 3; turn++) {
+    await setImmediate();
+    counts.push(begun.length);
+    // What arrives meanwhile waits behind the others.
+    if (turn === 0) turns.begin(() => begun.push(20));
+  }
+
+  expect(counts).toEqual([8, 16, 21, 21]);
+  expect(begun).toEqual([...begun].sort((a, b) => a - b));
 });

@@ -253,6 +253,14 @@ export const BOUND_MUTANTS: readonly Mutant[] = [
   },
   {
     ...pipelines,
+    file: 'src/platform/http/bounds/turns.ts',
+    name: 'all-requests-in-one-turn',
+    without: 'clients with open connections keep others from connecting',
+    text: 'if (this.begun === MAX_PER_TURN) {',
+    replacement: 'if (this.begun === -MAX_PER_TURN) {',
+  },
+  {
+    ...pipelines,
     name: 'dropped-requests-uncounted',
     without: 'requests that are dropped with their connection do not count for their address',
     text: 'for (const { request } of [...waiting, last]) this.countDropped(request);',
