@@ -85,6 +85,8 @@ export class MetricsListener implements OnApplicationBootstrap, OnApplicationShu
     if (!metrics) return;
     const timeouts = { headersTimeout: MAX_IDLE_MS, requestTimeout: MAX_IDLE_MS };
     const server = createServer(timeouts, (request, response) => {
+      // Closes at once. After maxRequestsPerSocket, Node waits as long as for a further request.
+      response.shouldKeepAlive = false;
       if (request.url === '/metrics') void this.send(response);
       else response.writeHead(404).end();
     });

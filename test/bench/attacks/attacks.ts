@@ -94,6 +94,19 @@ async function placeOrder(url: string, token: string, body: object): Promise<str
   return (order as { id: string }).id;
 }
 
+/** Changes an order until it has so many versions. */
+async function changeOrder(
+  url: string,
+  token: string,
+  versions: number,
+  change: (version: number) => object,
+): Promise<void> {
+  const headers = { 'If-Match': '*' };
+  for (let version = 1; version < versions; version++) {
+    await requestBody(url, 'PATCH', { token, body: change(version), headers });
+  }
+}
+
 async function prepareLargeOrders(url: string): Promise<string> {
   const token = await registerAttacker(url);
   for (let number = 0; number < LARGE_ORDERS; number++) await placeOrder(url, token, LARGE_ORDER);
@@ -149,11 +162,8 @@ export const ATTACKS: readonly Attack[] = [
     async prepare(url) {
       const token = await registerAttacker(url);
       const id = await placeOrder(url, token, OPEN_ORDER);
-      for (let version = 1; version < VERSIONS; version++) {
-        const headers = { 'If-Match': '*' };
-        const body = { note: `change ${version}` };
-        await requestBody(`${url}/v1/orders/${id}`, 'PATCH', { token, body, headers });
-      }
+      const change = (version: number): object => ({ note: `change ${version}` });
+      await changeOrder(`${url}/v1/orders/${id}`, token, VERSIONS, change);
       const past = `${url}/v1/orders/${id}?at=${VERSIONS}`;
       return (context) =>
         repeat(context, REPLAY_CONNECTIONS, () => statusOf(past, 'GET', { token }));
@@ -244,11 +254,8 @@ export const ATTACKS: readonly Attack[] = [
     async prepare(url) {
       const token = await registerAttacker(url);
       const id = await placeOrder(url, token, LARGE_ORDER);
-      for (let version = 1; version < LARGE_EVENTS; version++) {
-        const headers = { 'If-Match': '*' };
-        const body = { items: LARGE_ORDER.items };
-        await requestBody(`${url}/v1/orders/${id}`, 'PATCH', { token, body, headers });
-      }
+      const change = (): object => ({ items: LARGE_ORDER.items });
+      await changeOrder(`${url}/v1/orders/${id}`, token, LARGE_EVENTS, change);
       const events = `${url}/v1/orders/${id}/events?limit=100`;
       return (context) =>
         repeat(context, EVENT_CONNECTIONS, () => statusOf(events, 'GET', { token }));
@@ -271,7 +278,7 @@ export const ATTACKS: readonly Attack[] = [
 /** A known device logs in meanwhile, from another address where a proxy is trusted. */
 function registeringFlood(what: string, env: Readonly<Record<string, string>>): Attack {
   return {
-    name: `${REGISTERING_CONNECTIONS} registering connections, ${what}, and logins of a known device`,
+    name: `${REGISTERING_CONNECTIONS} registering connections, ${what}, and a known device`,
     env,
     async prepare(url) {
       const username = `known-${randomUUID().slice(0, 8)}`;
