@@ -29,6 +29,7 @@ import {
 import { Gate } from '../../support/gate.js';
 import type { Reply } from '../../support/http-client.js';
 import { expectProblem } from '../../support/problem.js';
+import { StatementRecorder } from '../../platform/database/query-plans.js';
 
 /** Of one caller, for all places. */
 const WAITING_OF_CALLER = REPLAY_LANES.replay.maxWaitingOfCaller * MAX_LONG_REPLAYS;
@@ -171,6 +172,22 @@ describe('a read of the past of an order with 1000 versions', () => {
     const versions = (await Promise.all(replays)).map(({ body }) => body.version);
     expect(versions).toEqual(Array(MAX_LONG_REPLAYS + 1).fill(561));
   });
+});
+
+it("a page of an order's events is read 8 events at a time", async () => {
+  const id = await orderWith(30);
+  const recorder = new StatementRecorder();
+  const dataSource = app.app.get(DataSource);
+  const { logger } = dataSource;
+  dataSource.logger = recorder;
+
+  const reads = await recorder.during(/FROM "order_events".* LIMIT/s, async () => {
+    const { body } = await read(`/v1/orders/${id}/events?limit=20`, owner.token);
+    expect(body.data).toHaveLength(20);
+  });
+
+  dataSource.logger = logger;
+  expect(reads.map(({ sql }) => /LIMIT (\d+)/.exec(sql)?.[1])).toEqual(['8', '8', '5']);
 });
 
 describe('a read of the past of an order whose events are large', () => {

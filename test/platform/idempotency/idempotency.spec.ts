@@ -307,6 +307,12 @@ describe('an action with an Idempotency-Key', () => {
     expect(events.body.data).toHaveLength(2);
   });
 
+  it('that is repeated with the id in capitals → happens once', async () => {
+    await placeAndPay();
+    const repetition = await act(id.toUpperCase(), 'pay', user.token, 'pay-1');
+    expect([repetition.status, isReplay(repetition)]).toEqual([200, true]);
+  });
+
   it('that is repeated with another key → 409', async () => {
     await placeAndPay();
     const reply = await act(id, 'pay', user.token, 'pay-2');

@@ -90,7 +90,7 @@ describe('the rate limit', () => {
     });
   });
 
-  it.each(['/health/live', '/health/ready', '/health/startup', '/metrics'])(
+  it.each(['/health/live', '/health/live?verbose', '/health/ready', '/health/startup', '/metrics'])(
     'does not apply to %s',
     async (path) => {
       const requests = Array.from({ length: 3 * LIMIT }, () => app.call('GET', path));

@@ -42,6 +42,15 @@ export const IDEMPOTENCY_MUTANTS: readonly Mutant[] = [
   },
   {
     ...http,
+    name: 'fingerprint-of-an-id-in-capitals',
+    without: 'a repetition that writes the id in capitals is another request',
+    file: 'src/platform/idempotency/idempotent.decorator.ts',
+    text: "url.split('?', 1).join().toLowerCase()",
+    replacement: "url.split('?', 1).join()",
+    tests: 'capitals',
+  },
+  {
+    ...http,
     name: 'fingerprint-with-the-password',
     without: 'a fast hash of the password of a registration is stored',
     file: 'src/platform/idempotency/idempotent.decorator.ts',

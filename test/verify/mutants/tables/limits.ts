@@ -28,6 +28,16 @@ export const LIMIT_MUTANTS: readonly Mutant[] = [
   },
   {
     ...rateLimit,
+    name: 'probes-with-a-query-count',
+    without: 'a kubelet that sends ?verbose gets 429',
+    file: 'src/platform/http/server/route-settings.decorator.ts',
+    text: "url.split('?', 1)[0] === routeOptions.url",
+    replacement: 'url === routeOptions.url',
+    specs: ['test/platform/http/rate-limit/rate-limit.spec.ts'],
+    tests: 'does not apply',
+  },
+  {
+    ...rateLimit,
     name: 'unknown-tokens-looked-up-past-the-limit',
     without: 'guessed tokens are looked up in the cache and in PostgreSQL without a limit',
     text: lines('    if (isOverLimit) {', '      await this.consume(request, reply);'),

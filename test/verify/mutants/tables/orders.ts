@@ -45,6 +45,15 @@ export const ORDER_MUTANTS: readonly Mutant[] = [
   },
   {
     ...replay,
+    name: 'events-in-one-statement',
+    without: 'a page of large events is in memory as often as its caller asks for it',
+    file: 'src/orders/projection/order-history.service.ts',
+    text: 'const MAX_EVENTS_PER_READ = 8;',
+    replacement: 'const MAX_EVENTS_PER_READ = 101;',
+    tests: 'events is read 8 events',
+  },
+  {
+    ...replay,
     name: 'replay-queue-of-one-caller',
     without: 'all long replays count for one caller, who fills the room of the others',
     file: 'src/orders/projection/order-history.service.ts',
