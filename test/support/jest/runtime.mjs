@@ -3,14 +3,19 @@
  * of the package jest-runtime, whose contexts load every module of the service and of its packages
  * anew for each file. Here the files of a worker share them.
  */
+import asyncHooks from 'node:async_hooks';
 import { createRequire } from 'node:module';
 import { join, relative } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const require = createRequire(import.meta.url);
 
-/** Where jest-circus, the framework, keeps what it calls for each event. */
-const EVENT_HANDLERS = Symbol.for('EVENT_HANDLERS');
+/** Where jest-circus, the framework, keeps what it calls for each event, and its tests. */
+const EVENT_HANDLERS = 'EVENT_HANDLERS';
+const STATE = 'JEST_STATE_SYMBOL';
+
+/** The contexts of the framework of the last file. */
+let contexts = [];
 
 export default class NodeRuntime {
   #config;
@@ -24,9 +29,8 @@ export default class NodeRuntime {
 
   /** The framework keeps the tests that it has collected: each file gets a new one. */
   requireInternalModule(path) {
-    delete require.cache[path];
-    delete globalThis[EVENT_HANDLERS];
-    return require(path);
+    forgetLastFramework(path);
+    return withRecordedContexts(() => require(path));
   }
 
   requireModule(path) {
@@ -64,6 +68,33 @@ export default class NodeRuntime {
 function load(compiledFile) {
   const folder = process.env.HOLDFAST_COMPILED_FOLDER;
   return import(pathToFileURL(join(folder, compiledFile)).href);
+}
+
+/** What stayed would keep the tests of each file in memory, and slow every promise down. */
+function forgetLastFramework(path) {
+  delete require.cache[path];
+  for (const symbol of Object.getOwnPropertySymbols(globalThis)) {
+    if ([EVENT_HANDLERS, STATE].includes(symbol.description)) delete globalThis[symbol];
+  }
+  for (const context of contexts) context.disable();
+}
+
+/** Runs `load` and records each AsyncLocalStorage that it makes. */
+function withRecordedContexts(load) {
+  const { AsyncLocalStorage } = asyncHooks;
+  const made = [];
+  asyncHooks.AsyncLocalStorage = class extends AsyncLocalStorage {
+    constructor(...options) {
+      super(...options);
+      made.push(this);
+    }
+  };
+  try {
+    return load();
+  } finally {
+    asyncHooks.AsyncLocalStorage = AsyncLocalStorage;
+    contexts = made;
+  }
 }
 
 /** The part of the `jest` object that the tests use. */

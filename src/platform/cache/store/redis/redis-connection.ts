@@ -18,6 +18,8 @@ export interface RedisConnectionOptions {
 
 export type RedisConnection = ReturnType<typeof createConnection>;
 
+type RespVersion = 2 | 3;
+
 /** Milliseconds between two questions that keep a healthy connection from its socket timeout. */
 export const HEARTBEAT_INTERVAL_MS = 1_000;
 
@@ -25,15 +27,20 @@ const DEFAULT_CONNECT_TIMEOUT_MS = 2_000;
 const DEFAULT_MAX_QUEUED_COMMANDS = 10_000;
 const RECONNECT_PAUSE = { minMs: 50, maxMs: 2_000 } as const;
 
+/**
+ * Clients that never connect, of which the connections are duplicates. createClient() makes a class
+ * for each new address, with some 40 ms of work that would block the process during a failover.
+ */
+const templates = new Map<RespVersion, ReturnType<typeof createTemplate>>();
+
 /** A node-redis client with this service's options, not yet connected. */
 export function createConnection(
   target: RedisTarget,
   address: RedisAddress,
   options: RedisConnectionOptions,
-  RESP: 2 | 3 = 3,
+  respVersion: RespVersion = 3,
 ) {
-  return createClient({
-    RESP,
+  return templateOf(respVersion).duplicate({
     username: target.username,
     password: target.password,
     database: target.database,
@@ -41,8 +48,7 @@ export function createConnection(
     // last one.
     disableOfflineQueue: true,
     // A maintenance notice makes node-redis swap the socket under commands already queued, without
-    // a
-    // 'ready' event.
+    // a 'ready' event.
     maintNotifications: 'disabled',
     commandsQueueMaxLength: options.maxQueuedCommands ?? DEFAULT_MAX_QUEUED_COMMANDS,
     // node-redis stops its own timeout when the command is written, so it never notices a server
@@ -60,6 +66,14 @@ export function createConnection(
       reconnectStrategy: reconnectPause,
     },
   });
+}
+
+const createTemplate = (RESP: RespVersion) => createClient({ RESP });
+
+function templateOf(respVersion: RespVersion): ReturnType<typeof createTemplate> {
+  const template = templates.get(respVersion) ?? createTemplate(respVersion);
+  templates.set(respVersion, template);
+  return template;
 }
 
 /** Doubles with each retry up to the maximum; half of it is random. */
