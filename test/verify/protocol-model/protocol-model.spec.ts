@@ -3,13 +3,8 @@
  * taken away breaks the promise that it is there for. HOLDFAST_MODEL=long, or
  * `npm run verify -- protocol-model`, explores also what takes minutes.
  */
-import { once } from 'node:events';
-import { join } from 'node:path';
-import { Worker } from 'node:worker_threads';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { compile } from '../../../scripts/compile.mjs';
+import { describe, expect, it } from '@jest/globals';
 import { CLAIMS } from './claims.js';
-import type { Answer } from './explorer.js';
 import { COMPLETE } from './many-nodes/parts.js';
 import { SCENARIOS } from './many-nodes/scenarios.js';
 import { AS_SHIPPED } from './one-key/variants.js';
@@ -19,17 +14,6 @@ const MAX_EXPLORATION_MS = 1_800_000;
 
 describe('the protocol model', () => {
   const explored = CLAIMS.filter(({ isLong }) => isLongForm || !isLong);
-  let compiled: Awaited<ReturnType<typeof compile>>;
-  let explorer: Worker;
-
-  beforeAll(async () => {
-    compiled = await compile();
-    explorer = new Worker(join(compiled.folder, 'test/verify/protocol-model/explorer.js'));
-  });
-  afterAll(async () => {
-    await explorer?.terminate();
-    await compiled?.remove();
-  });
 
   it('has a name for each claim', () => {
     expect(new Set(CLAIMS.map(({ name }) => name)).size).toBe(CLAIMS.length);
@@ -37,9 +21,8 @@ describe('the protocol model', () => {
 
   it.each(explored)(
     '$model: $name → $expected',
-    async ({ name, expected }) => {
-      explorer.postMessage(name);
-      const [{ outcome, trace }] = (await once(explorer, 'message')) as [Answer];
+    ({ name, expected, explore }) => {
+      const { outcome, trace } = explore();
       if (outcome === expected) return;
       throw new Error(`${name}: expected ${expected}, found\n${trace.join('\n') || outcome}`);
     },
