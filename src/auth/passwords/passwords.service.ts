@@ -3,6 +3,7 @@
  * Invariant: a bounded number of requests works or waits for it, the rest is rejected. So a storm
  * of logins slows down logins, not reads (docs/benchmarks/logins.md).
  */
+import { randomBytes } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { Inject, Injectable, type OnApplicationShutdown, Optional } from '@nestjs/common';
@@ -47,8 +48,8 @@ export const HASHING_OVERRIDES = Symbol('HashingOverrides');
 /** An unused hashing thread ends after this time. */
 const THREAD_IDLE_MS = 60_000;
 
-/** Of the hash for unknown users, which is made at the start. */
-const DECOY_TURN: HashingTurn = { lane: 'new-password', caller: 'decoy' };
+/** Bytes of the salt and of the hash in what `hash` makes. */
+const HASH_PARTS = [16, 32];
 
 /** The cost parameters of a PHC string: `$argon2id$v=19$m=19456,t=2,p=1$<salt>$<hash>`. */
 const PHC_PARAMETERS = /^\$argon2id\$v=19\$m=(\d+),t=(\d+),p=(\d+)\$/;
@@ -63,7 +64,7 @@ export class PasswordsService implements OnApplicationShutdown {
   private readonly threads: Piscina<object, string | boolean | Estimate[]>;
   private readonly queue = new HashingQueue(MAX_HASHING_THREADS);
   /** Verified in place of an unknown user's hash, so that both cost the same time. */
-  private readonly decoyHash: Promise<string>;
+  private readonly decoyHash: string;
   private readonly parameters: HashingSettings['parameters'];
 
   constructor(@Optional() @Inject(HASHING_OVERRIDES) overrides: Partial<HashingSettings> = {}) {
@@ -76,9 +77,7 @@ export class PasswordsService implements OnApplicationShutdown {
       idleTimeout: THREAD_IDLE_MS,
       niceIncrement: niceness,
     });
-    this.decoyHash = this.hash(DECOY_TURN, 'the password of nobody at all');
-    // A process may stop before this hash is ready. `verify` reports the error to its callers.
-    this.decoyHash.catch(() => undefined);
+    this.decoyHash = decoyHashOf(parameters);
   }
 
   /** Logins that are still unanswered fail; their connections are closed anyway. */
@@ -120,11 +119,10 @@ export class PasswordsService implements OnApplicationShutdown {
     password: string,
     findHash: () => Promise<Found>,
   ): Promise<Found & { readonly isCorrect: boolean }> {
-    const decoyHash = await this.decoyHash;
     return this.queue.run(turn, async () => {
       const found = await findHash();
       const matches = await this.threads.run({
-        hash: found.passwordHash ?? decoyHash,
+        hash: found.passwordHash ?? this.decoyHash,
         password: password.normalize('NFC'),
       });
       const isCorrect = matches === true && found.passwordHash !== undefined;
@@ -146,4 +144,11 @@ export class PasswordsService implements OnApplicationShutdown {
     const task = { password: password.normalize('NFC'), parameters: this.parameters };
     return this.threads.run(task) as Promise<string>;
   }
+}
+
+/** @returns a hash of no known password, in the form of others: its salt and hash are random */
+function decoyHashOf({ memoryCost, timeCost, parallelism }: HashingSettings['parameters']): string {
+  const parts = HASH_PARTS.map((bytes) => randomBytes(bytes).toString('base64').replace(/=+$/, ''));
+  const parameters = `m=${memoryCost},t=${timeCost},p=${parallelism}`;
+  return ['', 'argon2id', 'v=19', parameters, ...parts].join('$');
 }
