@@ -79,7 +79,8 @@ export async function startApp(
   log?: DestinationStream,
   overrides: readonly Provider[] = [],
 ): Promise<TestApp> {
-  const database = databaseUrl === undefined ? await createTestDatabase() : undefined;
+  const rows = env.ADMIN_USERNAME === undefined ? 'the admin' : 'no rows';
+  const database = databaseUrl === undefined ? await createTestDatabase(rows) : undefined;
   const config = loadConfig({
     DATABASE_URL: database?.url ?? databaseUrl,
     PORT: '0',
@@ -124,4 +125,10 @@ export async function startApp(
     sendRaw: (bytes) => sendRaw(Number(new URL(url).port), bytes),
     close,
   };
+}
+
+/** Creates {@link ADMIN} in the database at this URL, as every start of the service does. */
+export async function createAdmin(databaseUrl: string): Promise<void> {
+  const app = await startApp({}, databaseUrl);
+  await app.close();
 }

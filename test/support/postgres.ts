@@ -15,8 +15,14 @@ import {
 } from '../../src/platform/database/embedded/embedded-postgres.js';
 import { eventually } from './eventually.js';
 
-/** {@link createTestDatabase} copies this database. PostgreSQL refuses while it has connections. */
-const TEMPLATE_DATABASE = 'holdfast_template';
+/** What {@link createTestDatabase} copies. PostgreSQL refuses while somebody is connected to it. */
+const TEMPLATES = {
+  'no rows': 'holdfast_template',
+  'the admin': 'holdfast_template_with_admin',
+} as const;
+
+/** What a new database contains: `the admin` is ADMIN of app.ts, ready made. */
+export type InitialRows = keyof typeof TEMPLATES;
 
 /** Tests need speed, not durability. A test of what survives a crash passes `fsync=on`. */
 const FAST_FLAGS = [
@@ -44,8 +50,8 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
-/** A database of the caller's own, with every migration applied and no rows. */
-export async function createTestDatabase(): Promise<TestDatabase> {
+/** A database of the caller's own, with every migration applied. */
+export async function createTestDatabase(rows: InitialRows = 'no rows'): Promise<TestDatabase> {
   const adminUrl = process.env.TEST_POSTGRES_URL;
   if (!adminUrl) {
     throw new Error(
@@ -54,7 +60,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   }
   const name = `test_${process.pid}_${randomBytes(6).toString('hex')}`;
   await eventually(`the template is free to be copied to ${name}`, () =>
-    copyTemplate(adminUrl, name),
+    copyTemplate(adminUrl, TEMPLATES[rows], name),
   );
   const url = new URL(adminUrl);
   url.pathname = `/${name}`;
@@ -66,10 +72,10 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 }
 
 /** @returns false while another session copies the template */
-async function copyTemplate(adminUrl: string, name: string): Promise<boolean> {
+async function copyTemplate(adminUrl: string, template: string, name: string): Promise<boolean> {
   try {
     // Copying files takes a third of the time of copying pages through the log.
-    const sql = `CREATE DATABASE ${name} TEMPLATE ${TEMPLATE_DATABASE} STRATEGY file_copy`;
+    const sql = `CREATE DATABASE ${name} TEMPLATE ${template} STRATEGY file_copy`;
     await execute(adminUrl, sql);
     return true;
   } catch (error) {
@@ -94,27 +100,36 @@ export interface SharedPostgres {
   stop(): Promise<void>;
 }
 
+/** Does something with the database at this URL, and leaves no connection open. */
+type DatabaseStep = (url: string) => Promise<unknown>;
+
 /**
- * Starts the server of a whole run and prepares its template.
- * @param migrate brings the database at this URL up to date
+ * Starts the server of a whole run and prepares its templates.
+ * @param migrate brings an empty database up to date
+ * @param createAdmin without it, each service that starts on a new database creates its admin
  */
 export async function startSharedPostgres(
-  migrate: (url: string) => Promise<unknown>,
+  migrate: DatabaseStep,
+  createAdmin: DatabaseStep = async () => undefined,
 ): Promise<SharedPostgres> {
   const dataDir = await makeTestFolder();
-  const options = { dataDir, flags: FAST_FLAGS, database: TEMPLATE_DATABASE };
+  const { 'no rows': template, 'the admin': withAdmin } = TEMPLATES;
+  const options = { dataDir, flags: FAST_FLAGS, database: template };
   const server = await startEmbeddedPostgres(options);
   const stop = async (): Promise<void> => {
     await server.stop();
     await fs.rm(dataDir, { recursive: true, force: true });
   };
+  const url = server.url.replace(template, 'postgres');
   try {
     await migrate(server.url);
+    await execute(url, `CREATE DATABASE ${withAdmin} TEMPLATE ${template}`);
+    await createAdmin(server.url.replace(template, withAdmin));
   } catch (error) {
     await stop();
     throw error;
   }
-  return { url: server.url.replace(TEMPLATE_DATABASE, 'postgres'), stop };
+  return { url, stop };
 }
 
 /** A private server that a test may stop, kill and freeze. A restart keeps its URL and port. */

@@ -21,7 +21,8 @@ export default async function globalSetup({ testPathPatterns }) {
 
   const { startSharedPostgres } = await load('test/support/postgres.js');
   const { migrateDatabase } = await load('src/platform/database/migrate.js');
-  const server = await startSharedPostgres(migrateDatabase);
+  const { createAdmin } = await load('test/support/app.js');
+  const server = await startSharedPostgres(migrateDatabase, createAdmin);
   process.env.TEST_POSTGRES_URL = server.url;
   globalThis.endTestRun = async () => {
     await server.stop();
