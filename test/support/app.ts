@@ -8,7 +8,9 @@ import type { DestinationStream } from 'pino';
 import { createApp } from '../../src/app.js';
 import {
   ARGON2ID,
+  createHashingThreads,
   HASHING_OVERRIDES,
+  type HashingOverrides,
   type HashingSettings,
 } from '../../src/auth/passwords/passwords.service.js';
 import { type Config, loadConfig } from '../../src/config.js';
@@ -39,10 +41,14 @@ export const ADMIN = { username: 'root-admin', password: 'the admin of all the t
 /** On a busy machine, the service's hashing threads of low priority would hardly run. */
 const NORMAL_PRIORITY = { niceness: 0 };
 
-/** The least that argon2 accepts: most tests hash passwords only to have a user. */
-export const QUICK_HASHING_SETTINGS: HashingSettings = {
+/**
+ * The least that argon2 accepts: most tests hash passwords only to have a user. The applications of
+ * a process share the threads: a thread needs longer for its dictionaries than for its hashes.
+ */
+export const QUICK_HASHING_SETTINGS: HashingSettings & HashingOverrides = {
   ...NORMAL_PRIORITY,
   parameters: { ...ARGON2ID, memoryCost: 8, timeCost: 1 },
+  threads: createHashingThreads(NORMAL_PRIORITY.niceness),
 };
 
 export const QUICK_HASHING: Provider = {

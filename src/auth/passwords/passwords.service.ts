@@ -38,10 +38,18 @@ export interface HashingSettings {
 
 export const HASHING: HashingSettings = { parameters: ARGON2ID, niceness: 15 };
 
+/** Where passwords are hashed; see passwords.worker.mjs. */
+export type HashingThreads = Piscina<object, string | boolean | Estimate[]>;
+
+export interface HashingOverrides extends Partial<HashingSettings> {
+  /** Threads that outlive the service. Without them it has its own. */
+  readonly threads?: HashingThreads;
+}
+
 /**
- * Injection token for a `Partial<HashingSettings>` over {@link HASHING}. The service does not
- * provide it. Tests do: on a busy machine, threads of a low priority hardly run, and most tests
- * hash passwords only to have a user.
+ * Injection token for {@link HashingOverrides} over {@link HASHING}. The service does not provide
+ * it. Tests do: on a busy machine, threads of a low priority hardly run, and most tests hash
+ * passwords only to have a user.
  */
 export const HASHING_OVERRIDES = Symbol('HashingOverrides');
 
@@ -61,28 +69,24 @@ interface StoredHash {
 
 @Injectable()
 export class PasswordsService implements OnApplicationShutdown {
-  private readonly threads: Piscina<object, string | boolean | Estimate[]>;
+  private readonly threads: HashingThreads;
+  private readonly ownsThreads: boolean;
   private readonly queue = new HashingQueue(MAX_HASHING_THREADS);
   /** Verified in place of an unknown user's hash, so that both cost the same time. */
   private readonly decoyHash: string;
   private readonly parameters: HashingSettings['parameters'];
 
-  constructor(@Optional() @Inject(HASHING_OVERRIDES) overrides: Partial<HashingSettings> = {}) {
-    const { parameters, niceness } = { ...HASHING, ...overrides };
+  constructor(@Optional() @Inject(HASHING_OVERRIDES) overrides: HashingOverrides = {}) {
+    const { parameters, niceness, threads } = { ...HASHING, ...overrides };
     this.parameters = parameters;
-    this.threads = new Piscina({
-      filename: fileURLToPath(new URL('./passwords.worker.mjs', import.meta.url)),
-      minThreads: 0,
-      maxThreads: MAX_HASHING_THREADS,
-      idleTimeout: THREAD_IDLE_MS,
-      niceIncrement: niceness,
-    });
+    this.threads = threads ?? createHashingThreads(niceness);
+    this.ownsThreads = threads === undefined;
     this.decoyHash = decoyHashOf(parameters);
   }
 
   /** Logins that are still unanswered fail; their connections are closed anyway. */
   async onApplicationShutdown(): Promise<void> {
-    await this.threads.destroy();
+    if (this.ownsThreads) await this.threads.destroy();
   }
 
   /**
@@ -144,6 +148,17 @@ export class PasswordsService implements OnApplicationShutdown {
     const task = { password: password.normalize('NFC'), parameters: this.parameters };
     return this.threads.run(task) as Promise<string>;
   }
+}
+
+/** They start when there is work. @param niceness see {@link HashingSettings} */
+export function createHashingThreads(niceness: number): HashingThreads {
+  return new Piscina({
+    filename: fileURLToPath(new URL('./passwords.worker.mjs', import.meta.url)),
+    minThreads: 0,
+    maxThreads: MAX_HASHING_THREADS,
+    idleTimeout: THREAD_IDLE_MS,
+    niceIncrement: niceness,
+  });
 }
 
 /** @returns a hash of no known password, in the form of others: its salt and hash are random */
