@@ -127,22 +127,44 @@ describe('If-Match', () => {
 });
 
 describe('security headers', () => {
-  it.each(['/health/live', '/v1/users/me', '/v1/nowhere', '/docs', '/problems'])(
+  const ALWAYS = {
+    'content-security-policy': expect.stringMatching(/base-uri 'none';.*frame-ancestors 'none'/),
+    'cross-origin-resource-policy': 'same-origin',
+    'referrer-policy': 'no-referrer',
+    'x-content-type-options': 'nosniff',
+  };
+  const PAGE = {
+    'content-security-policy': expect.stringMatching(/^default-src 'self';.*script-src 'self';/),
+    'cross-origin-opener-policy': 'same-origin',
+    'origin-agent-cluster': '?1',
+    'x-frame-options': 'SAMEORIGIN',
+    'x-xss-protection': '0',
+  };
+  const headersOf = async (path: string): Promise<Record<string, string>> =>
+    Object.fromEntries((await target.app.call('GET', path)).headers);
+
+  it.each(['/health/live', '/v1/users/me', '/v1/nowhere', '/metrics', '/docs', '/', '/v1x'])(
     'are part of the response to GET %s, whatever its status',
     async (path) => {
-      const { headers } = await target.app.call('GET', path);
-      expect(Object.fromEntries(headers)).toMatchObject({
-        'content-security-policy': expect.stringMatching(
-          /^default-src 'self';.*frame-ancestors 'none';.*script-src 'self';/,
-        ),
-        'cross-origin-opener-policy': 'same-origin',
-        'cross-origin-resource-policy': 'same-origin',
-        'origin-agent-cluster': '?1',
-        'referrer-policy': 'no-referrer',
-        'x-content-type-options': 'nosniff',
-        'x-frame-options': 'SAMEORIGIN',
-        'x-xss-protection': '0',
-      });
+      expect(await headersOf(path)).toMatchObject(ALWAYS);
+    },
+  );
+
+  it.each(['/', '/docs', '/docs/openapi.json', '/problems', '/nowhere', '/v1x'])(
+    'protect what a browser renders at %s',
+    async (path) => {
+      expect(await headersOf(path)).toMatchObject(PAGE);
+    },
+  );
+
+  it.each(['/health/live', '/v1/users/me', '/v1/nowhere'])(
+    'let a browser that shows the response to GET %s load nothing',
+    async (path) => {
+      const headers = await headersOf(path);
+      expect(headers['content-security-policy']).toMatch(/^default-src 'none';/);
+      expect(Object.keys(PAGE).filter((name) => name in headers)).toEqual([
+        'content-security-policy',
+      ]);
     },
   );
 });

@@ -22,13 +22,12 @@ export interface Failure {
 
 /** Answers that call a request invalid. 428 only without If-Match, which valid requests have. */
 const CALLED_INVALID = new Set([400, 405, 406, 408, 411, 413, 414, 415, 417, 428, 431, 501]);
-/** Of the API's own: Helmet's, which a browser needs most. */
+/** Those that protect data: the API has no pages. */
 const SECURITY_HEADERS = [
   'content-security-policy',
   'cross-origin-resource-policy',
   'referrer-policy',
   'x-content-type-options',
-  'x-frame-options',
 ];
 const MAX_SHOWN_CHARACTERS = 300;
 

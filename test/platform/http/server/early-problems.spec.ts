@@ -142,12 +142,9 @@ it.each(EARLY)(
     expect(names).toEqual(
       expect.arrayContaining([
         'content-security-policy',
-        'cross-origin-opener-policy',
         'cross-origin-resource-policy',
-        'origin-agent-cluster',
         'referrer-policy',
         'x-content-type-options',
-        'x-frame-options',
         'date',
         'x-request-id',
       ]),

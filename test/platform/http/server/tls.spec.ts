@@ -111,13 +111,14 @@ describe('a service with TLS_CERT_FILE and TLS_KEY_FILE', () => {
     return String(subject.CN);
   }
 
-  const getLive = (options: https.RequestOptions): Promise<http.IncomingMessage> =>
+  const get = (path: string, options: https.RequestOptions): Promise<http.IncomingMessage> =>
     new Promise((resolve, reject) => {
-      const request = https.get(`https://127.0.0.1:${port}/health/live`, options, (response) => {
+      const request = https.get(`https://127.0.0.1:${port}${path}`, options, (response) => {
         response.resume().on('end', () => resolve(response));
       });
       request.on('error', reject);
     });
+  const getLive = (options: https.RequestOptions) => get('/health/live', options);
 
   const OLD_PROTOCOL: tls.ConnectionOptions = {
     minVersion: 'TLSv1',
@@ -130,6 +131,10 @@ describe('a service with TLS_CERT_FILE and TLS_KEY_FILE', () => {
     const { statusCode, headers } = await getLive({ ca: FIRST.cert, agent: false });
     expect(statusCode).toBe(200);
     expect(headers['strict-transport-security']).toMatch(/^max-age=31536000/);
+  });
+
+  it('makes its pages load nothing without TLS', async () => {
+    const { headers } = await get('/', { ca: FIRST.cert, agent: false });
     expect(headers['content-security-policy']).toContain('upgrade-insecure-requests');
   });
 
@@ -337,7 +342,7 @@ describe('a service without TLS', () => {
   it('sends no header that requires HTTPS', async () => {
     const app = await startApp();
     try {
-      const { headers } = await app.call('GET', '/health/live');
+      const { headers } = await app.call('GET', '/');
       expect(headers.has('strict-transport-security')).toBe(false);
       expect(headers.get('content-security-policy')).not.toContain('upgrade-insecure-requests');
     } finally {
