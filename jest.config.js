@@ -15,7 +15,7 @@ export default {
   reporters: ['<rootDir>/test/support/jest/progress-reporter.mjs'],
   testSequencer: '<rootDir>/test/support/jest/longest-first-sequencer.mjs',
   // Only ends tests that hang: no test may fail because the machine is slow.
-  testTimeout: 120_000,
+  testTimeout: 300_000,
   // More workers than cores: tests spend much of their time waiting for processes and timeouts.
   maxWorkers: 3,
   // A worker whose heap has grown makes its next files slower.
