@@ -2,11 +2,13 @@
 import { SCENARIOS } from './many-nodes/scenarios.js';
 import { systemOf as systemOfNodes } from './many-nodes/system.js';
 import { systemOf as systemOfKey } from './one-key/system.js';
+import { SCENARIOS as NEAR_SCENARIOS } from './near-caches/scenarios.js';
+import { systemOf as systemOfNearCaches } from './near-caches/system.js';
 import { type Outcome, VARIANTS } from './one-key/variants.js';
 import { type Exploration, exploreStates, type StateSystem } from './state-space.js';
 
 export interface Claim {
-  readonly model: 'one key' | 'several nodes';
+  readonly model: 'one key' | 'several nodes' | 'near caches';
   readonly name: string;
   /** `holds`, or the promise that must break. */
   readonly expected: Outcome;
@@ -70,4 +72,26 @@ const SEVERAL_NODES: readonly Claim[] = SCENARIOS.flatMap(({ name, setup, isLong
   })),
 ]);
 
-export const CLAIMS: readonly Claim[] = [...ONE_KEY, ...SEVERAL_NODES];
+const NEAR_CACHES: readonly Claim[] = NEAR_SCENARIOS.flatMap(
+  ({ name, setup, isLong, ablations }) => [
+    {
+      model: 'near caches' as const,
+      name,
+      expected: 'holds' as const,
+      isLong,
+      explore: () => findingOf(systemOfNearCaches(setup)),
+    },
+    ...ablations.map(({ name: what, part, breaks, isLong: isLongAblation }) => ({
+      model: 'near caches' as const,
+      name: `${name}; without ${part}: ${what}`,
+      expected: breaks,
+      isLong: isLongAblation,
+      explore: () => {
+        const parts = { ...setup.parts, [part]: false };
+        return findingOf(systemOfNearCaches({ ...setup, parts }));
+      },
+    })),
+  ],
+);
+
+export const CLAIMS: readonly Claim[] = [...ONE_KEY, ...SEVERAL_NODES, ...NEAR_CACHES];

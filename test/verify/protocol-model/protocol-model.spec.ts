@@ -7,6 +7,8 @@ import { describe, expect, it } from '@jest/globals';
 import { CLAIMS } from './claims.js';
 import { COMPLETE } from './many-nodes/parts.js';
 import { SCENARIOS } from './many-nodes/scenarios.js';
+import { COMPLETE as COMPLETE_NEAR } from './near-caches/parts.js';
+import { SCENARIOS as NEAR_SCENARIOS } from './near-caches/scenarios.js';
 import { AS_SHIPPED } from './one-key/variants.js';
 
 const isLongForm = process.env.HOLDFAST_MODEL === 'long';
@@ -38,8 +40,15 @@ describe('the protocol model', () => {
     expect(parts.filter((part) => !ablated.has(part as keyof typeof COMPLETE))).toEqual([]);
   });
 
+  it('takes each part of the near caches away at least once', () => {
+    const ablated = NEAR_SCENARIOS.flatMap(({ ablations }) => ablations.map(({ part }) => part));
+    expect(new Set(ablated)).toEqual(new Set(Object.keys(COMPLETE_NEAR)));
+  });
+
   it('explores the complete protocol in every scenario', () => {
-    const incomplete = SCENARIOS.filter(({ setup }) => Object.values(setup.parts).includes(false));
+    const incomplete = [...SCENARIOS, ...NEAR_SCENARIOS].filter(({ setup }) =>
+      Object.values(setup.parts).includes(false),
+    );
     expect(incomplete).toEqual([]);
   });
 });
