@@ -29,9 +29,10 @@ export class AppModule {
         DatabaseModule,
         CacheModule.forRoot({
           inject: [Config],
-          useFactory: ({ redisUrl, cacheDegradedWrites, cacheTtl }: Config) => ({
+          useFactory: ({ redisUrl, cacheDegradedWrites, cacheNear, cacheTtl }: Config) => ({
             redisUrl,
             degradedWrites: cacheDegradedWrites,
+            near: cacheNear,
             ttl: cacheTtl,
           }),
         }),

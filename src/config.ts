@@ -45,6 +45,7 @@ export abstract class Config {
   /** Seconds until a cached entry expires, by entity name. */
   abstract readonly cacheTtl: Readonly<Record<'user' | 'session' | 'order', number>>;
   abstract readonly cacheDegradedWrites: 'wait' | 'reject';
+  abstract readonly cacheNear: readonly string[];
   abstract readonly sessionIdleSeconds: number;
   abstract readonly sessionAbsoluteSeconds: number;
   /** 0 turns the limits off. */
@@ -72,6 +73,9 @@ export class ConfigError extends Error {
     super(lines.join('\n'));
   }
 }
+
+/** The entities that may have near caches, by their names in `@Cached`. */
+const NEAR_ENTITIES: ReadonlySet<string> = new Set(['session', 'user', 'order']);
 
 const TTL = integer('seconds', 1, 604_800);
 const SESSION_SECONDS = integer('seconds', 1, 31_536_000);
@@ -121,6 +125,11 @@ const VARIABLES = {
   CACHE_TTL_SESSIONS: variable(TTL, 3_600, '3600'),
   CACHE_TTL_ORDERS: variable(TTL, 1_800, '1800'),
   CACHE_DEGRADED_WRITES: variable(oneOf('wait', 'reject'), 'wait', 'wait'),
+  CACHE_NEAR: variable(
+    listOf('entities: session, user, order', (name) => NEAR_ENTITIES.has(name)),
+    [],
+    'session,user',
+  ),
 
   SESSION_IDLE_SECONDS: variable(SESSION_SECONDS, 3_600, '3600'),
   SESSION_ABSOLUTE_SECONDS: variable(SESSION_SECONDS, 86_400, '86400'),
@@ -220,6 +229,7 @@ export function loadConfig(
       order: values.CACHE_TTL_ORDERS,
     }),
     cacheDegradedWrites: values.CACHE_DEGRADED_WRITES,
+    cacheNear: Object.freeze(values.CACHE_NEAR),
     sessionIdleSeconds: values.SESSION_IDLE_SECONDS,
     sessionAbsoluteSeconds: values.SESSION_ABSOLUTE_SECONDS,
     rateLimitPerMinute: values.RATE_LIMIT_PER_MINUTE,

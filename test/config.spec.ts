@@ -151,6 +151,15 @@ const VARIABLES: Readonly<Record<string, Variable>> = {
     default: 'wait',
     ...words('wait', 'reject'),
   },
+  CACHE_NEAR: {
+    read: (config) => config.cacheNear,
+    default: [],
+    accepts: [
+      ['session', ['session']],
+      ['session, user,order', ['session', 'user', 'order']],
+    ],
+    rejects: ['sessions', 'on', 'session user', 'session,'],
+  },
   SESSION_IDLE_SECONDS: {
     read: (config) => config.sessionIdleSeconds,
     default: 3600,

@@ -95,7 +95,7 @@ export function usageOf(call: string, defaults: Readonly<Record<string, number>>
 }
 
 /** The call with these options, to be repeated by a reader of the results. */
-export function callOf(call: string, options: Readonly<Record<string, number>>): string {
+export function callOf(call: string, options: Readonly<Record<string, number | string>>): string {
   const parts = Object.entries(options).map(([name, value]) => `--${name} ${value}`);
   return [call, ...parts].join(' ');
 }

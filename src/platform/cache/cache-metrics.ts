@@ -9,6 +9,12 @@ import type { ReadOutcome } from './read/read-context.js';
  */
 export type RefreshOutcome = 'refreshed' | 'lost' | 'failed' | 'skipped';
 
+/** Outcomes that have another label: dashboards rely on the labels. */
+const OUTCOME_LABELS: Partial<Record<ReadOutcome, ReadOutcome>> = {
+  request: 'bypass',
+  near: 'hit',
+};
+
 @Injectable()
 export class CacheMetrics {
   /**
@@ -23,10 +29,14 @@ export class CacheMetrics {
   private readonly breaker: Gauge;
   private readonly membership: Gauge<'state'>;
   private readonly degradedWrites: Histogram;
+  private readonly nearHits = new Map<string, number>();
+  private readonly nearEntries = new Map<string, () => number>();
+  private readonly nearLease: Gauge;
+  private readonly nearWaits: Histogram;
 
   constructor(registry: Registry) {
     const registers = [registry];
-    const { reads } = this;
+    const { reads, nearHits, nearEntries } = this;
     new Counter({
       name: 'holdfast_cache_requests_total',
       help: 'Reads by entity and by how they were answered',
@@ -35,7 +45,7 @@ export class CacheMetrics {
       collect() {
         for (const [entity, outcomes] of reads) {
           for (const [outcome, count] of outcomes) {
-            this.inc({ entity, outcome: outcome === 'request' ? 'bypass' : outcome }, count);
+            this.inc({ entity, outcome: OUTCOME_LABELS[outcome] ?? outcome }, count);
           }
         }
         reads.clear();
@@ -89,9 +99,40 @@ export class CacheMetrics {
       buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3],
       registers,
     });
+    new Counter({
+      name: 'holdfast_cache_near_hits_total',
+      help: "Reads that were answered from this process's near cache, without Redis, by entity",
+      labelNames: ['entity'],
+      registers,
+      collect() {
+        for (const [entity, count] of nearHits) this.inc({ entity }, count);
+        nearHits.clear();
+      },
+    });
+    new Gauge({
+      name: 'holdfast_cache_near_entries',
+      help: "Entries in this process's near cache, by entity",
+      labelNames: ['entity'],
+      registers,
+      collect() {
+        for (const [entity, count] of nearEntries) this.set({ entity }, count());
+      },
+    });
+    this.nearLease = new Gauge({
+      name: 'holdfast_cache_near_lease',
+      help: '1 once this node holds a lease for its near cache; 0 after it has lost its listener',
+      registers,
+    });
+    this.nearWaits = new Histogram({
+      name: 'holdfast_cache_near_wait_seconds',
+      help: 'Time that a write waited until no node could answer from its near cache',
+      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.35, 0.5],
+      registers,
+    });
   }
 
   countRead(entity: string, outcome: ReadOutcome): void {
+    if (outcome === 'near') this.nearHits.set(entity, (this.nearHits.get(entity) ?? 0) + 1);
     let outcomes = this.reads.get(entity);
     if (!outcomes) {
       outcomes = new Map();
@@ -124,6 +165,19 @@ export class CacheMetrics {
   /** @param states all states: the others are 0 */
   setMembership(state: string, states: readonly string[]): void {
     for (const other of states) this.membership.set({ state: other }, other === state ? 1 : 0);
+  }
+
+  /** @param count how many entries the entity's near cache has now */
+  watchNearEntries(entity: string, count: () => number): void {
+    this.nearEntries.set(entity, count);
+  }
+
+  setNearLease(isHeld: boolean): void {
+    this.nearLease.set(isHeld ? 1 : 0);
+  }
+
+  observeNearWait(seconds: number): void {
+    this.nearWaits.observe(seconds);
   }
 
   observeDegradedWrite(seconds: number): void {

@@ -12,6 +12,9 @@ export const LEASE_MS = 6_000;
 export const GATE_LEASE_MS = 2_500;
 export const GATE_TIMEOUT_MS = 3_000;
 
+export const NEAR_LEASE_MS = 300;
+export const NEAR_WAIT_MS = 321;
+
 /** Milliseconds. */
 export interface CacheTimings {
   /**
@@ -31,6 +34,13 @@ export interface CacheTimings {
    * itself. Longer than `gateLeaseMs`, for stopwatches that differ and beats that are spared.
    */
   readonly gateTimeoutMs: number;
+  /** A node answers from its own memory for at most this long after it began to renew its lease. */
+  readonly nearLeaseMs: number;
+  /**
+   * After this long, every such lease has ended that was there before. Longer than `nearLeaseMs`,
+   * for stopwatches that differ by 7 %.
+   */
+  readonly nearWaitMs: number;
 }
 
 export const DEFAULT_CACHE_TIMINGS: CacheTimings = {
@@ -38,6 +48,8 @@ export const DEFAULT_CACHE_TIMINGS: CacheTimings = {
   leaseMs: LEASE_MS,
   gateLeaseMs: GATE_LEASE_MS,
   gateTimeoutMs: GATE_TIMEOUT_MS,
+  nearLeaseMs: NEAR_LEASE_MS,
+  nearWaitMs: NEAR_WAIT_MS,
 };
 
 /**

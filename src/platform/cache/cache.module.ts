@@ -30,6 +30,8 @@ import { CachedEntities, CachedEntity } from './cached-entity.js';
 import { CachedRepository } from './cached-repository.js';
 import { type CachedRow, cachedOptionsOf, cachedRepositoryToken } from './cached.decorator.js';
 import { Membership } from './epoch/membership.js';
+import { NearCache } from './near/near-cache.js';
+import { DEFAULT_NEAR_OPTIONS } from './near/near-entries.js';
 import { ReadGate } from './read/read-gate.js';
 import { CACHE_STORE, type CacheStore } from './store/cache-store.js';
 import { GuardedStore } from './store/guarded-store.js';
@@ -46,6 +48,8 @@ export interface CacheSettings {
    */
   readonly redisUrl?: string | undefined;
   readonly degradedWrites: DegradedWrites;
+  /** The names of the entities that have near caches; without Redis none has one. */
+  readonly near?: readonly string[];
   /** Seconds until an entry expires, by entity name. Absent: the entity's own `ttl`. */
   readonly ttl: Readonly<Record<string, number>>;
 }
@@ -71,6 +75,7 @@ async function createStores(
   settings: CacheSettings,
   gate: ReadGate,
   metrics: CacheMetrics,
+  near: NearCache,
 ): Promise<Stores> {
   if (!settings.redisUrl) return { store: new MemoryStore(), redis: undefined };
   const logger = new Logger('Cache');
@@ -86,7 +91,7 @@ async function createStores(
     },
     onError: (error) => logger.debug(`Redis connection error: ${error.message}`),
   });
-  const store = new GuardedStore(redis, (isAvailable) => {
+  const handleBreaker = (isAvailable: boolean): void => {
     gate.close();
     metrics.setBreakerOpen(!isAvailable);
     if (!isAvailable) {
@@ -94,7 +99,8 @@ async function createStores(
         'Redis failed several times in a row: reads go to PostgreSQL until a ping succeeds',
       );
     }
-  });
+  };
+  const store = new GuardedStore(redis, handleBreaker, () => near.agreement);
   return { store, redis };
 }
 
@@ -108,7 +114,11 @@ class CacheStoreOwner implements OnApplicationShutdown {
 }
 
 const ROOT_PROVIDERS = [
-  { provide: STORES, inject: [SETTINGS, ReadGate, CacheMetrics], useFactory: createStores },
+  {
+    provide: STORES,
+    inject: [SETTINGS, ReadGate, CacheMetrics, NearCache],
+    useFactory: createStores,
+  },
   { provide: CACHE_STORE, inject: [STORES], useFactory: ({ store }: Stores) => store },
   { provide: REDIS_CLIENT, inject: [STORES], useFactory: ({ redis }: Stores) => redis?.client },
   {
@@ -127,6 +137,7 @@ const ROOT_PROVIDERS = [
   DatabaseInvalidations,
   InvalidationService,
   Membership,
+  NearCache,
   ReadGate,
 ];
 
@@ -149,6 +160,7 @@ const cachedRepositoryProvider = (entity: Type<CachedRow>): FactoryProvider => (
     CachedEntities,
     SETTINGS,
     CACHE_TIMINGS,
+    NearCache,
   ],
   useFactory: (
     repository: Repository<CachedRow>,
@@ -156,12 +168,16 @@ const cachedRepositoryProvider = (entity: Type<CachedRow>): FactoryProvider => (
     metrics: CacheMetrics,
     gate: ReadGate,
     entities: CachedEntities,
-    { ttl }: CacheSettings,
+    settings: CacheSettings,
     { leaseMs }: CacheTimings,
+    nearCache: NearCache,
   ) => {
-    const cached = new CachedEntity(entity, repository, ttl[cachedOptionsOf(entity).name]);
+    const { name, near: nearOptions = DEFAULT_NEAR_OPTIONS } = cachedOptionsOf(entity);
+    const isNear = settings.redisUrl !== undefined && settings.near?.includes(name);
+    const near = isNear ? nearCache.add(name, nearOptions) : undefined;
+    const cached = new CachedEntity(entity, repository, settings.ttl[name]);
     entities.add(cached);
-    return new CachedRepository(cached, store, metrics, gate, leaseMs);
+    return new CachedRepository(cached, store, metrics, gate, leaseMs, near);
   },
 });
 
@@ -190,6 +206,7 @@ export class CacheModule {
         CachedEntities,
         InvalidationService,
         Membership,
+        NearCache,
         ReadGate,
         NestCacheModule,
       ],

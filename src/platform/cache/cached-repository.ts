@@ -10,6 +10,7 @@ import { LEASE_MS } from './cache-timings.js';
 import type { CachedEntity } from './cached-entity.js';
 import type { Alias, CachedRow, Collection } from './cached.decorator.js';
 import type { CacheMetrics } from './cache-metrics.js';
+import type { NearEntries } from './near/near-entries.js';
 import type { KeyLoader, Versioned } from './read/key-loader.js';
 import type { ReadContext } from './read/read-context.js';
 import type { ReadGate } from './read/read-gate.js';
@@ -31,15 +32,19 @@ export class CachedRepository<E extends CachedRow> {
     sizeCalculation: () => 1,
   });
 
-  /** @param leaseMs milliseconds until a reader's lease expires */
+  /**
+   * @param leaseMs milliseconds until a reader's lease expires
+   * @param near the entity's near cache in this process
+   */
   constructor(
     private readonly cached: CachedEntity<E>,
     store: CacheStore,
     metrics: CacheMetrics,
     gate: ReadGate,
     leaseMs = LEASE_MS,
+    near?: NearEntries,
   ) {
-    const context: ReadThroughContext = { store, metrics, gate, leaseMs };
+    const context: ReadThroughContext = { store, metrics, gate, leaseMs, near };
     const { aliases = {}, collections = {} } = cached.options;
     this.rows = new ReadThrough(this.rowLoader(), context);
     for (const [by, alias] of Object.entries(aliases)) {

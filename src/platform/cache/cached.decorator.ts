@@ -5,6 +5,7 @@
  */
 import 'reflect-metadata';
 import { Inject, type Type } from '@nestjs/common';
+import type { NearOptions } from './near/near-entries.js';
 
 /**
  * A row that can be cached. Its id never changes; the database increases its version at every
@@ -56,6 +57,11 @@ export interface CachedOptions {
    * this name.
    */
   readonly ttl: number;
+  /**
+   * Bounds of this entity's near cache in each process, if CacheModule.forRoot names the entity
+   * among those that have one. Absent: DEFAULT_NEAR_OPTIONS.
+   */
+  readonly near?: NearOptions;
   /** By the name that cache keys contain, e.g. `username`. */
   readonly aliases?: Readonly<Record<string, Alias>>;
   /** By the name that cache keys contain, e.g. `ofUser`. */

@@ -181,8 +181,8 @@ const withSteps = (store: CacheStore, steps: Partial<CacheStore>): CacheStore =>
     },
   });
 
-interface BlockableStep<Args extends unknown[]> {
-  readonly step: (...args: Args) => Promise<void>;
+interface BlockableStep<Args extends unknown[], Result> {
+  readonly step: (...args: Args) => Promise<Result>;
   /** Resolves when the step was called. */
   readonly isReached: Promise<void>;
   /** Lets the step run. */
@@ -190,9 +190,9 @@ interface BlockableStep<Args extends unknown[]> {
 }
 
 /** A step that waits until the test lets it run. */
-function blockable<Args extends unknown[]>(
-  runStep: (...args: Args) => Promise<void>,
-): BlockableStep<Args> {
+function blockable<Args extends unknown[], Result>(
+  runStep: (...args: Args) => Promise<Result>,
+): BlockableStep<Args, Result> {
   let unblock!: () => void;
   let reach!: () => void;
   const isUnblocked = new Promise<void>((resolve) => {
@@ -201,7 +201,7 @@ function blockable<Args extends unknown[]>(
   const isReached = new Promise<void>((resolve) => {
     reach = resolve;
   });
-  const step = async (...args: Args): Promise<void> => {
+  const step = async (...args: Args): Promise<Result> => {
     reach();
     await isUnblocked;
     return runStep(...args);

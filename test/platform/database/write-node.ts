@@ -44,9 +44,11 @@ export class ScriptedStore extends MemoryStore {
     await super.fence(...args);
   }
 
-  override async publish(...args: Parameters<CacheStore['publish']>): Promise<void> {
+  override async publish(
+    ...args: Parameters<CacheStore['publish']>
+  ): ReturnType<CacheStore['publish']> {
     await this.begin('publish');
-    await super.publish(...args);
+    return super.publish(...args);
   }
 
   override async unfence(...args: Parameters<CacheStore['unfence']>): Promise<void> {

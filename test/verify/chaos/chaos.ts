@@ -18,6 +18,8 @@ export interface ChaosOptions {
   readonly seed: number;
   /** Of the long form: reads to check. */
   readonly reads: number;
+  /** The value of CACHE_NEAR on every node. */
+  readonly near: string;
   /** Where histories that break a promise are written. */
   readonly failuresFolder: string;
   readonly log: (line: string) => void;
@@ -94,7 +96,8 @@ class ChaosRun {
     const timesDivisor = this.times.divisor;
     let cluster: Cluster | undefined;
     try {
-      cluster = await Cluster.start({ ...lane, timesDivisor, random });
+      const { near } = this.options;
+      cluster = await Cluster.start({ ...lane, timesDivisor, near, random });
       for (let round = 0; round < scenarios.length || this.needsReads(); round++) {
         const scenario = scenarios[round % scenarios.length] as Scenario;
         this.add(await runRound(cluster, this.roundOptions(scenario, random)));

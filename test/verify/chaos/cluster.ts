@@ -30,6 +30,8 @@ export interface ClusterOptions {
   readonly ownsPostgres: boolean;
   /** How many times shorter than in production the service's long times are. */
   readonly timesDivisor: number;
+  /** The value of CACHE_NEAR. */
+  readonly near: string;
   readonly random: Random;
 }
 
@@ -180,7 +182,7 @@ async function createNode(
   index: number,
   site: RedisSite,
   database: Database,
-  { timesDivisor, random }: ClusterOptions,
+  { timesDivisor, near, random }: ClusterOptions,
 ): Promise<NodeProcess> {
   const throughLink = new URL(database.url);
   const postgres = await TcpProxy.start(Number(throughLink.port), random.fork(`postgres ${index}`));
@@ -191,6 +193,7 @@ async function createNode(
     DATABASE_URL: throughLink.href,
     DATABASE_POOL: '6',
     REDIS_URL: url,
+    CACHE_NEAR: near,
     MIGRATIONS: 'manual',
     LOG_LEVEL: 'silent',
     NODE_ENV: 'production',

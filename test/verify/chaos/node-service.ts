@@ -29,7 +29,11 @@ import { UnitOfWork } from '../../../src/platform/database/unit-of-work.js';
 import { User } from '../../../src/users/user.entity.js';
 
 const START_RETRY_MS = 100;
-const COUNTED_METRICS = ['holdfast_cache_requests_total', 'holdfast_cache_refreshes_total'];
+const COUNTED_METRICS = [
+  'holdfast_cache_requests_total',
+  'holdfast_cache_refreshes_total',
+  'holdfast_cache_near_hits_total',
+];
 
 const divisor = Number(process.env.CHAOS_TIMES_DIVISOR);
 const config = loadConfig();
@@ -67,9 +71,10 @@ class SettingsModule {}
     DatabaseModule,
     CacheModule.forRoot({
       inject: [Config],
-      useFactory: ({ redisUrl, cacheDegradedWrites, cacheTtl }: Config) => ({
+      useFactory: ({ redisUrl, cacheDegradedWrites, cacheNear, cacheTtl }: Config) => ({
         redisUrl,
         degradedWrites: cacheDegradedWrites,
+        near: cacheNear,
         ttl: cacheTtl,
       }),
     }),
@@ -124,7 +129,7 @@ export class NodeService {
     for (const name of COUNTED_METRICS) {
       const metric = await registry.getSingleMetric(name)?.get();
       for (const { labels, value } of metric?.values ?? []) {
-        const outcome = String((labels as Record<string, unknown>).outcome);
+        const { outcome = 'near' } = labels as { outcome?: string };
         outcomes[outcome] = (outcomes[outcome] ?? 0) + value;
       }
     }

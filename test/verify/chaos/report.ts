@@ -66,6 +66,7 @@ function hitRatio({ outcomes }: ScenarioTotals): string {
 }
 
 const refreshesOf = ({ outcomes }: ScenarioTotals): number => outcomes.refreshed ?? 0;
+const nearReadsOf = ({ outcomes }: ScenarioTotals): number => outcomes.near ?? 0;
 const restsOf = ({ outcomes }: ScenarioTotals): number => outcomes.rests ?? 0;
 
 export function summaryOf(report: ChaosReport): string {
@@ -82,7 +83,7 @@ function scenarioLines(name: string, totals: ScenarioTotals): string[] {
   const violationCount = sumOf(Object.values(totals.violations));
   return [
     `${name}: ${totals.rounds} rounds`,
-    `  reads ${totals.reads} (hit ratio ${hitRatio(totals)}), refreshes ${refreshesOf(totals)}`,
+    `  reads ${totals.reads} (hit ratio ${hitRatio(totals)}, near ${nearReadsOf(totals)}), refreshes ${refreshesOf(totals)}`,
     `  writes acknowledged ${totals.acknowledged}, failed or rolled back ${totals.failed}, ` +
       `rested with their fences ${restsOf(totals)}`,
     `  violations ${violationCount} ${JSON.stringify(totals.violations)}`,
@@ -104,6 +105,7 @@ const violationsOf =
 
 const RESULT_ROWS: readonly Column[] = [
   ['reads checked', ({ reads }) => reads],
+  ['of them answered from near caches', nearReadsOf],
   ['writes acknowledged', ({ acknowledged }) => acknowledged],
   ['writes rejected, failed or rolled back', ({ failed }) => failed],
   ['writes that rested between their fences and COMMIT', restsOf],

@@ -16,12 +16,14 @@ import { pageOf, summaryOf } from './report.js';
 const CALL = 'npm run verify -- chaos';
 const DEFAULT_READS = 10_000_000;
 
-const OPTIONS = '[--form short|long] [--reads <number>] [--seed <number>] [--report <file>]';
+const OPTIONS =
+  '[--form short|long] [--reads <number>] [--seed <number>] [--near <entities>] [--report <file>]';
 
 export const USAGE = `${CALL} ${OPTIONS}
 --form short inflicts every kind of fault in about a minute. --form long, the default, has a round
 of every scenario, checks ${DEFAULT_READS} reads, or --reads, and writes docs/benchmarks/chaos.md.
---report writes the counts as JSON.`;
+--near is the value of CACHE_NEAR, e.g. session,user,order; none by default. --report writes the
+counts as JSON.`;
 
 const FAILURES_FOLDER = '.data/chaos';
 /** Besides the time for the reads: at least 1000 of them are checked in a second. */
@@ -36,7 +38,8 @@ export async function run(argv: string[]): Promise<number> {
     console.log(summaryOf(report));
     if (reportFile) await writeFile(reportFile, JSON.stringify(report));
     if (options.form === 'long') {
-      const call = callOf(CALL, { reads: options.reads, seed: options.seed });
+      const { reads, seed, near } = options;
+      const call = callOf(CALL, { reads, seed, ...(near !== '' && { near }) });
       await writePage('chaos', pageOf(report, call));
     }
     return report.files.length === 0 ? 0 : 1;
@@ -49,7 +52,7 @@ export async function run(argv: string[]): Promise<number> {
 function parseOptions(argv: string[]): ChaosOptions & { readonly reportFile?: string } {
   const { options } = parseArguments(argv, {
     usage: USAGE,
-    options: ['form', 'reads', 'seed', 'report'],
+    options: ['form', 'reads', 'seed', 'near', 'report'],
   });
   const { form = 'long' } = options;
   if (form !== 'short' && form !== 'long') {
@@ -60,6 +63,7 @@ function parseOptions(argv: string[]): ChaosOptions & { readonly reportFile?: st
     form,
     seed: parseWholeNumber('seed', options.seed, { ...range, byDefault: newSeed() }),
     reads: parseWholeNumber('reads', options.reads, { ...range, byDefault: DEFAULT_READS }),
+    near: options.near ?? '',
     failuresFolder: FAILURES_FOLDER,
     log: (line) => console.log(line),
     ...(options.report !== undefined && { reportFile: options.report }),

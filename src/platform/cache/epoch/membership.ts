@@ -7,11 +7,12 @@
  * only while it is registered. A silent node stays registered until its gate has closed by itself.
  */
 import { randomUUID } from 'node:crypto';
-import { Inject, Injectable, Logger } from '@nestjs/common';
+import { Inject, Injectable, Logger, Optional } from '@nestjs/common';
 import type { Client } from 'pg';
 import { CacheMetrics } from '../cache-metrics.js';
 import { CACHE_TIMINGS, type CacheTimings } from '../cache-timings.js';
 import { CachedEntities } from '../cached-entity.js';
+import { NearCache } from '../near/near-cache.js';
 import { ReadGate } from '../read/read-gate.js';
 import { CACHE_STORE, type CacheStore } from '../store/cache-store.js';
 import { EpochStore } from '../store/epoch-store.js';
@@ -63,6 +64,7 @@ export class Membership {
     private readonly entities: CachedEntities,
     private readonly metrics: CacheMetrics,
     @Inject(CACHE_TIMINGS) private readonly timings: CacheTimings,
+    @Optional() private readonly near?: NearCache,
   ) {
     metrics.setMembership(this.currentState, Object.keys(MEMBERSHIP_STATES));
   }
@@ -220,13 +222,17 @@ export class Membership {
     this.registration = undefined;
     this.lastBeatAt = Number.NEGATIVE_INFINITY;
     if (this.store) this.gate.close();
+    this.store?.near?.close();
     this.store = undefined;
   }
 
   private useEpoch(status: EpochStatus, identity: string): EpochStore {
     const isSame = this.store?.epoch.id === status.epoch && this.store.epoch.cache === identity;
     if (!this.store || !isSame) {
-      this.store = new EpochStore(this.cache, { id: status.epoch, cache: identity });
+      this.store?.near?.close();
+      const near = this.near?.join(this.cache.nearList, status.epoch);
+      const epoch = { id: status.epoch, cache: identity };
+      this.store = new EpochStore(this.cache, epoch, undefined, near);
       this.declaredKeys = declaredKeysOf(status, this.entities);
     }
     return this.store;

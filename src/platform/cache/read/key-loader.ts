@@ -3,6 +3,9 @@
  * its values from PostgreSQL, how to encode them and how long they live.
  */
 
+import { sealEnvelope } from '../envelope.js';
+import type { CacheValue } from '../store/cache-store.js';
+
 /** A value and the version of the row that it comes from. */
 export interface Versioned<T> {
   readonly version: number;
@@ -48,3 +51,26 @@ export const NEGATIVE_TTL_MS = 30_000;
 /** Spreads lifetimes by ±10 %, so that entries filled together do not expire together. */
 export const jitter = (ttlMs: number, random: () => number = Math.random): number =>
   Math.round(ttlMs * (0.9 + 0.2 * random()));
+
+/**
+ * What a reader fills.
+ * @param row undefined: there is no such row
+ */
+export function fillOf<T>(
+  { prefix, schema, ttlMs: fullTtlMs, encode }: KeyLoader<T>,
+  value: string,
+  row: Versioned<T> | undefined,
+): CacheValue {
+  const key = prefix + value;
+  if (!row) {
+    const ttlMs = jitter(Math.min(fullTtlMs, NEGATIVE_TTL_MS));
+    return { key, version: 0, payload: null, ttlMs };
+  }
+  const ttlMs = jitter(fullTtlMs);
+  return {
+    key,
+    version: row.version,
+    payload: sealEnvelope(schema, value, encode(row.value), ttlMs),
+    ttlMs,
+  };
+}

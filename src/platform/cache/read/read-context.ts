@@ -3,13 +3,16 @@
  * (the header Cache-Status, RFC 9211). A caller passes it to every read that makes up its answer.
  */
 
-/** How one read was answered. `request`: from the primary database because the caller asked to. */
-export type ReadOutcome = 'hit' | 'miss' | 'fenced' | 'bypass' | 'unavailable' | 'request';
+/**
+ * How one read was answered. `near`: from this process's memory. `request`: from the primary
+ * database because the caller asked to.
+ */
+export type ReadOutcome = 'near' | 'hit' | 'miss' | 'fenced' | 'bypass' | 'unavailable' | 'request';
 
 export class ReadContext {
   /**
-   * The outcome of the whole answer: `hit` only if all reads were hits, else the outcome of the
-   * first read that was not. Undefined before the first read.
+   * The outcome of the whole answer: `near` or `hit` only if all reads were hits, else the outcome
+   * of the first read that was not. Undefined before the first read.
    */
   outcome: ReadOutcome | undefined;
 
@@ -17,6 +20,8 @@ export class ReadContext {
   constructor(readonly isPrimaryRequired: boolean) {}
 
   recordOutcome(outcome: ReadOutcome): void {
-    if (this.outcome === undefined || this.outcome === 'hit') this.outcome = outcome;
+    const isFirst = this.outcome === undefined || this.outcome === 'near';
+    const isFirstMiss = this.outcome === 'hit' && outcome !== 'near';
+    if (isFirst || isFirstMiss) this.outcome = outcome;
   }
 }

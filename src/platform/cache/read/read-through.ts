@@ -8,18 +8,18 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { LRUCache } from 'lru-cache';
 import type { CacheMetrics } from '../cache-metrics.js';
-import { openEnvelope, sealEnvelope } from '../envelope.js';
+import { openEnvelope } from '../envelope.js';
 import {
   type CacheEntry,
   type CacheStore,
   CacheUnavailableError,
-  type CacheValue,
-  deleteKeys,
   newToken,
 } from '../store/cache-store.js';
 import type { EpochStore } from '../store/epoch-store.js';
 import { Coalescer } from './coalescer.js';
-import { jitter, type KeyLoader, NEGATIVE_TTL_MS, type Versioned } from './key-loader.js';
+import type { NearEntries } from '../near/near-entries.js';
+import { CHARACTERS_PER_ENTRY, NearReads } from '../near/near-reads.js';
+import { fillOf, type KeyLoader, type Versioned } from './key-loader.js';
 import type { ReadContext, ReadOutcome } from './read-context.js';
 import type { ReadGate } from './read-gate.js';
 import { RefreshAhead } from './refresh-ahead.js';
@@ -29,7 +29,6 @@ const FOREIGN_LEASE_POLL = { maxPolls: 8, intervalMs: 15 } as const;
 
 /** Bounds the decoded values of one kind of key in this process: small ones to 5 000. */
 const MAX_DECODED_CHARACTERS = 8_000_000;
-const CHARACTERS_PER_ENTRY = 1_600;
 
 interface Answer<T> {
   readonly value: T | null;
@@ -63,6 +62,8 @@ export interface ReadThroughContext {
   readonly gate: ReadGate;
   /** Milliseconds until a lease expires. */
   readonly leaseMs: number;
+  /** Absent: this process keeps no such keys in its own memory. */
+  readonly near?: NearEntries | undefined;
 }
 
 export class ReadThrough<T> {
@@ -70,6 +71,7 @@ export class ReadThrough<T> {
   private readonly metrics: CacheMetrics;
   private readonly gate: ReadGate;
   private readonly leaseMs: number;
+  private readonly near: NearReads<T> | undefined;
   private readonly misses: Coalescer<Answer<T>>;
   private readonly refreshAhead: RefreshAhead<T>;
   /**
@@ -96,12 +98,13 @@ export class ReadThrough<T> {
 
   constructor(
     private readonly loader: KeyLoader<T>,
-    { store, metrics, gate, leaseMs }: ReadThroughContext,
+    { store, metrics, gate, leaseMs, near }: ReadThroughContext,
   ) {
     this.store = store;
     this.metrics = metrics;
     this.gate = gate;
     this.leaseMs = leaseMs;
+    this.near = near && new NearReads<T>(near, loader.prefix);
     this.misses = new Coalescer((values) => this.answerMisses(values));
     this.refreshAhead = new RefreshAhead(gate, loader, metrics);
   }
@@ -113,9 +116,7 @@ export class ReadThrough<T> {
    */
   async read(values: readonly string[], context?: ReadContext): Promise<(T | null)[]> {
     if (values.length === 0) return [];
-    const answers = context?.isPrimaryRequired
-      ? await this.readPrimary(values, 'request')
-      : await this.readCache(values);
+    const answers = await this.answer(values, context?.isPrimaryRequired ?? false);
     return answers.map(({ value, outcome }) => {
       this.metrics.countRead(this.loader.entity, outcome);
       context?.recordOutcome(outcome);
@@ -127,12 +128,47 @@ export class ReadThrough<T> {
     return values.map((value) => this.loader.prefix + value);
   }
 
-  private async readCache(values: readonly string[]): Promise<Answer<T>[]> {
+  private answer(
+    values: readonly string[],
+    isPrimaryRequired: boolean,
+  ): Answer<T>[] | Promise<Answer<T>[]> {
+    if (isPrimaryRequired) return this.readPrimary(values, 'request');
     const { store } = this.gate;
+    const found = store && this.near?.find(store, values);
+    if (!found?.some((value) => value !== undefined)) return this.readCache(store, values);
+    const answers = found.map((value): Answer<T> | undefined =>
+      value === undefined ? undefined : { value, outcome: 'near' },
+    );
+    return this.completeAnswers(store, values, answers);
+  }
+
+  /** Reads what is not in this process's memory. */
+  private async completeAnswers(
+    store: EpochStore | undefined,
+    values: readonly string[],
+    answers: readonly (Answer<T> | undefined)[],
+  ): Promise<Answer<T>[]> {
+    const rest = values.filter((_, index) => answers[index] === undefined);
+    const read = rest.length > 0 ? await this.readCache(store, rest) : [];
+    let next = 0;
+    return answers.map((answer) => answer ?? (read[next++] as Answer<T>));
+  }
+
+  private async readCache(
+    store: EpochStore | undefined,
+    values: readonly string[],
+  ): Promise<Answer<T>[]> {
+    const tickets = store && this.near?.takeTickets(store, values);
     const entries = store && (await this.getEntries(store, values));
     // Checked again after the GET: this node may have missed an invalidation meanwhile.
     const hits = entries && this.gate.store === store ? entries : [];
     const answers = values.map((value, index) => this.answerFrom(value, hits[index]));
+    if (store && tickets) {
+      const decoded = hits.map((hit, index) =>
+        hit.state === 'value' ? this.decode(values[index] as string, hit.payload) : undefined,
+      );
+      this.near?.fill(store, values, tickets, decoded);
+    }
     if (answers.every((answer) => answer !== undefined)) return answers;
     return Promise.all(
       answers.map(async (answer, index) => answer ?? this.misses.get(values[index] as string)),
@@ -239,7 +275,7 @@ export class ReadThrough<T> {
       if (entry?.state !== 'value' || this.decode(value, entry.payload)) return false;
       return openEnvelope(this.loader.schema, value, entry.payload).kind !== 'newer';
     });
-    await deleteKeys(store, this.keysOf(unreadable));
+    await store.discard(this.keysOf(unreadable));
   }
 
   private async loadAndFill(
@@ -247,7 +283,7 @@ export class ReadThrough<T> {
     { store, token }: LeaseCommand,
   ): Promise<Answer<T>[]> {
     const rows = await this.loadRows(values);
-    const fills = values.map((value) => this.fillOf(value, rows.get(value)));
+    const fills = values.map((value) => fillOf(this.loader, value, rows.get(value)));
     try {
       const results = await store.fill(token, fills);
       for (const isFilled of results) {
@@ -257,18 +293,6 @@ export class ReadThrough<T> {
       if (!(error instanceof CacheUnavailableError)) throw error;
     }
     return answersFrom(rows, values, 'miss');
-  }
-
-  private fillOf(value: string, row: Versioned<T> | undefined): CacheValue {
-    const { prefix, schema, ttlMs: fullTtlMs } = this.loader;
-    const key = prefix + value;
-    if (!row) {
-      const ttlMs = jitter(Math.min(fullTtlMs, NEGATIVE_TTL_MS));
-      return { key, version: 0, payload: null, ttlMs };
-    }
-    const ttlMs = jitter(fullTtlMs);
-    const payload = sealEnvelope(schema, value, this.loader.encode(row.value), ttlMs);
-    return { key, version: row.version, payload, ttlMs };
   }
 
   /** Polls until the other readers have filled; reads PostgreSQL for what they have not. */

@@ -6,6 +6,7 @@
  * A store does not know what the payloads mean.
  */
 import { randomBytes } from 'node:crypto';
+import type { NearList } from '../near/near-list.js';
 
 /**
  * What a key holds, as a reader sees it. `none` is a negative entry: the row does not exist.
@@ -98,9 +99,11 @@ export interface CacheStore {
    *
    * An absence deletes the key in each of these states. In a fence that has other tokens it raises
    * the floor above every version: nobody knows which version of the row is absent.
+   * @returns for each publication, whether the key was fenced by `token` until now. If not, a
+   *   reader may have filled an older row since
    * @throws PartiallyUnavailableError when only some of the keys were reached
    */
-  publish(token: string, publications: readonly CachePublication[]): Promise<void>;
+  publish(token: string, publications: readonly CachePublication[]): Promise<boolean[]>;
 
   /** After a rollback: removes `token` from each fence and stores nothing. */
   unfence(keys: readonly string[], token: string): Promise<void>;
@@ -114,6 +117,9 @@ export interface CacheStore {
 
   /** Whether keys are spread over several servers, so that a read of many waits for the slowest. */
   readonly isSharded?: boolean;
+
+  /** The lists of nodes with near caches. Absent: only this process uses the store. */
+  readonly nearList?: NearList | undefined;
 
   /** Whether a command sent now could succeed (connected, incarnation known). Never blocks. */
   readonly isAvailable: boolean;

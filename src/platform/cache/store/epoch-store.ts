@@ -3,6 +3,7 @@
  * epoch, and a step counts only if the store was the epoch's cache from its beginning to its end.
  * Cache identities never come twice, so the same one before and after is the same one throughout.
  */
+import type { NearMember } from '../near/near-member.js';
 import {
   type CacheEntry,
   type CachePublication,
@@ -11,6 +12,7 @@ import {
   type CacheStore,
   CacheUnavailableError,
   type CacheValue,
+  newToken,
   PartiallyUnavailableError,
 } from './cache-store.js';
 
@@ -23,11 +25,15 @@ export interface CacheEpoch {
 }
 
 export class EpochStore implements CacheSteps {
-  /** @param isUsable asked before each step, in the turn that sends it */
+  /**
+   * @param isUsable asked before each step, in the turn that sends it
+   */
   constructor(
     private readonly store: CacheStore,
     readonly epoch: CacheEpoch,
     private readonly isUsable: () => boolean = () => true,
+    /** This node's part in the near caches of the epoch; undefined when there are none. */
+    readonly near?: NearMember,
   ) {}
 
   get isAvailable(): boolean {
@@ -51,11 +57,37 @@ export class EpochStore implements CacheSteps {
   }
 
   fence(keys: readonly string[], token: string, ms: number): Promise<void> {
-    return this.step(() => this.store.fence(this.namesOf(keys), token, ms));
+    return this.step(async () => {
+      await this.store.fence(this.namesOf(keys), token, ms);
+      // Only now no node can fill what it drops.
+      await this.near?.revoke(keys);
+    });
   }
 
-  publish(token: string, publications: readonly CachePublication[]): Promise<void> {
-    return this.step(() => this.store.publish(token, publications.map(this.withName)));
+  /** What was not fenced until now, e.g. keys that are deleted, is revoked after it. */
+  publish(token: string, publications: readonly CachePublication[]): Promise<boolean[]> {
+    return this.step(async () => {
+      const publish = this.store.publish(token, publications.map(this.withName));
+      if (!this.near) return publish;
+      const { results, failure } = await outcomeOf(publish);
+      const unreached = new Set(failure && this.withKeys(failure).keys);
+      const lost = publications.filter(
+        ({ key }, index) => !results?.[index] && !unreached.has(key),
+      );
+      await this.near.revoke(lost.map(({ key }) => key));
+      if (failure) throw failure;
+      return results as boolean[];
+    });
+  }
+
+  /**
+   * Deletes entries that nobody can read, and the leases on them. Their rows have not changed, so
+   * what near caches have under these keys stays.
+   */
+  async discard(keys: readonly string[]): Promise<void> {
+    if (keys.length === 0) return;
+    const absences = keys.map((key) => ({ key: this.nameOf(key), absent: true as const }));
+    await this.step(() => this.store.publish(newToken(), absences));
   }
 
   unfence(keys: readonly string[], token: string): Promise<void> {
@@ -92,5 +124,17 @@ export class EpochStore implements CacheSteps {
     const prefixLength = this.nameOf('').length;
     const keys = error.keys.map((name) => name.slice(prefixLength));
     return new PartiallyUnavailableError(error.message, keys, { cause: error });
+  }
+}
+
+/** Some keys may be published though others were not reached. */
+async function outcomeOf(
+  publish: Promise<boolean[]>,
+): Promise<{ results?: boolean[]; failure?: PartiallyUnavailableError }> {
+  try {
+    return { results: await publish };
+  } catch (error) {
+    if (error instanceof PartiallyUnavailableError) return { failure: error };
+    throw error;
   }
 }

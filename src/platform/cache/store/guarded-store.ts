@@ -13,6 +13,7 @@ import {
   ConsecutiveBreaker,
   handleWhen,
 } from 'cockatiel';
+import type { NearList } from '../near/near-list.js';
 import {
   type CacheEntry,
   type CachePublication,
@@ -49,10 +50,14 @@ export class GuardedStore implements CacheStore {
   private readonly breaker: CircuitBreakerPolicy;
   private batch: Batch | undefined;
 
-  /** @param onStateChange called each time the breaker opens (false) or closes (true) */
+  /**
+   * @param onStateChange called each time the breaker opens (false) or closes (true)
+   * @param agreement what the users of this store must agree on: a part of its identity
+   */
   constructor(
     private readonly inner: CacheStore,
     onStateChange: (isAvailable: boolean) => void,
+    private readonly agreement: () => string = () => '',
   ) {
     this.breaker = circuitBreaker(handleWhen(isStoreFailure), {
       halfOpenAfter: PROBE_DELAY_MS,
@@ -71,7 +76,12 @@ export class GuardedStore implements CacheStore {
   }
 
   get identity(): string | undefined {
-    return this.isBreakerOpen ? undefined : this.inner.identity;
+    const identity = this.isBreakerOpen ? undefined : this.inner.identity;
+    return identity === undefined ? undefined : identity + this.agreement();
+  }
+
+  get nearList(): NearList | undefined {
+    return this.inner.nearList;
   }
 
   /** True also while a probe is under way. */
@@ -114,7 +124,7 @@ export class GuardedStore implements CacheStore {
     return this.guard('fence', () => this.inner.fence(keys, token, ms));
   }
 
-  publish(token: string, publications: readonly CachePublication[]): Promise<void> {
+  publish(token: string, publications: readonly CachePublication[]): Promise<boolean[]> {
     return this.guard('publish', () => this.inner.publish(token, publications));
   }
 

@@ -121,15 +121,15 @@ export class MemoryStore implements CacheStore {
     }
   }
 
-  async publish(token: string, publications: readonly CachePublication[]): Promise<void> {
+  async publish(token: string, publications: readonly CachePublication[]): Promise<boolean[]> {
     this.requireOpen();
     for (const publication of publications) {
       if (!('absent' in publication)) checkVersion(publication.version);
     }
-    for (const publication of publications) {
+    return publications.map((publication) => {
       const entry = 'absent' in publication ? undefined : publication;
-      this.publishKey(token, publication.key, entry);
-    }
+      return this.publishKey(token, publication.key, entry);
+    });
   }
 
   async unfence(keys: readonly string[], token: string): Promise<void> {
@@ -152,13 +152,15 @@ export class MemoryStore implements CacheStore {
     this.cells.clear();
   }
 
-  /** @param entry undefined: the publication is an absence */
-  private publishKey(token: string, key: string, entry: CacheValue | undefined): void {
+  /**
+   * @param entry undefined: the publication is an absence
+   * @returns whether the token was in the key's fence
+   */
+  private publishKey(token: string, key: string, entry: CacheValue | undefined): boolean {
     const cell = this.readCell(key);
     switch (cell?.state) {
       case 'fence':
-        this.publishOverFence(token, key, cell, entry);
-        break;
+        return this.publishOverFence(token, key, cell, entry);
       case 'value':
         if (!entry) this.cells.delete(key);
         else if (entry.version > cell.version) this.storeEntry(entry);
@@ -174,6 +176,7 @@ export class MemoryStore implements CacheStore {
       case undefined:
         break;
     }
+    return false;
   }
 
   private publishOverFence(
@@ -181,7 +184,7 @@ export class MemoryStore implements CacheStore {
     key: string,
     fence: Fence,
     entry: CacheValue | undefined,
-  ): void {
+  ): boolean {
     const { isTokenFound, otherDeadlines } = withoutToken(fence, token);
     if (otherDeadlines.size > 0) {
       const publishedVersion = entry?.version ?? UNREACHABLE_FLOOR;
@@ -191,6 +194,7 @@ export class MemoryStore implements CacheStore {
     } else {
       this.cells.delete(key);
     }
+    return isTokenFound;
   }
 
   /** What the key holds now, without what has expired: the cell, or some tokens of a fence. */

@@ -13,6 +13,7 @@ export const NO_STORE = 'no-store';
 
 const CACHE_STATUS: Readonly<Record<ReadOutcome, string>> = {
   hit: 'holdfast; hit',
+  near: 'holdfast; hit; detail=near',
   miss: 'holdfast; fwd=miss; stored',
   request: 'holdfast; fwd=request',
   fenced: 'holdfast; fwd=bypass; detail=fenced',

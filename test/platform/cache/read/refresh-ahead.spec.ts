@@ -235,7 +235,7 @@ describe('a refresh over Redis', () => {
     );
   });
 
-  type Write = (key: string, payload: string) => Promise<void>;
+  type Write = (key: string, payload: string) => Promise<unknown>;
   const WRITES: Readonly<Record<string, Write>> = {
     fences: (key) => pretendEpoch(store).fence([key], 'writer', 60_000),
     publishes: (key, payload) =>

@@ -48,7 +48,9 @@ class SwitchedStore extends MemoryStore {
     return this.count(super.fence(...args));
   }
 
-  override async publish(...args: Parameters<MemoryStore['publish']>): Promise<void> {
+  override async publish(
+    ...args: Parameters<MemoryStore['publish']>
+  ): ReturnType<MemoryStore['publish']> {
     return this.count(super.publish(...args));
   }
 

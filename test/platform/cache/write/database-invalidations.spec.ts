@@ -207,10 +207,12 @@ describe('a pass of a node', () => {
     beforePublish: () => Promise<void> = async () => undefined;
     publications = 0;
 
-    override async publish(...args: Parameters<MemoryStore['publish']>): Promise<void> {
+    override async publish(
+      ...args: Parameters<MemoryStore['publish']>
+    ): ReturnType<MemoryStore['publish']> {
       this.publications++;
       await this.beforePublish();
-      await super.publish(...args);
+      return super.publish(...args);
     }
   }
 

@@ -67,9 +67,11 @@ class BrokenStore extends MemoryStore {
     await super.fence(...args);
   }
 
-  override async publish(...args: Parameters<MemoryStore['publish']>): Promise<void> {
+  override async publish(
+    ...args: Parameters<MemoryStore['publish']>
+  ): ReturnType<MemoryStore['publish']> {
     this.requireWhole('publish');
-    await super.publish(...args);
+    return super.publish(...args);
   }
 
   private requireWhole(step: 'fence' | 'publish'): void {

@@ -27,7 +27,7 @@ export class RedisNode {
    * @param onChange called when {@link prefix} may have come, gone or changed
    */
   constructor(
-    target: RedisTarget,
+    private readonly target: RedisTarget,
     readonly address: RedisAddress,
     private readonly options: RedisConnectionOptions,
     private readonly onChange: () => void,
@@ -106,6 +106,11 @@ export class RedisNode {
 
   async ping(): Promise<void> {
     await this.witness.sendCertified(() => this.connection.ping());
+  }
+
+  /** A connection of its own to this server, not yet connected. */
+  createListenConnection(): RedisConnection {
+    return createConnection(this.target, this.address, this.options);
   }
 
   close(): void {

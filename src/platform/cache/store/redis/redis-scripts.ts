@@ -90,13 +90,16 @@ keepFence(version)
 return 1`;
 
 /**
- * ARGV: token, encoded entry or '' for an absence, milliseconds. MemoryStore has the same branches.
+ * ARGV: token, encoded entry or '' for an absence, milliseconds. Returns whether the token was in
+ * the fence. MemoryStore has the same branches.
  */
 const PUBLISH = `
 local isAbsence = ARGV[2] == ''
 local published = string.sub(ARGV[2], 2, 21)
+local isFenced = 0
 if kind == 'F' then
   prune()
+  if mine then isFenced = 1 end
   if #others > 0 then
     if isAbsence then
       version = beyond
@@ -123,7 +126,7 @@ elseif raw then
   -- A lease, or not decodable.
   redis.call('DEL', key)
 end
-return 1`;
+return isFenced`;
 
 /** ARGV: token. */
 const UNFENCE = `
@@ -139,10 +142,56 @@ export interface RedisScript {
   readonly sha1: string;
 }
 
-function createScript(body: string): RedisScript {
-  const text = PRELUDE + body;
-  return { text, sha1: createHash('sha1').update(text).digest('hex') };
-}
+const createScript = (body: string): RedisScript => withName(PRELUDE + body);
+
+const withName = (text: string): RedisScript => ({
+  text,
+  sha1: createHash('sha1').update(text).digest('hex'),
+});
+
+/**
+ * The list of nodes with near caches (near/near-list.ts) is a hash: `state` is `p` or `w` (whole)
+ * and the list's id, `count` numbers the revocations, `n:<node>` is the node's last renewal.
+ * ARGV[1] is an id for the case that there is no list.
+ */
+const NEAR_PRELUDE = `
+local key = KEYS[1]
+if redis.call('TYPE', key).ok ~= 'hash' then redis.call('DEL', key) end
+local state = redis.call('HGET', key, 'state')
+if not state then
+  state = 'p' .. ARGV[1]
+  redis.call('HSET', key, 'state', state)
+end
+redis.call('PEXPIRE', key, 3600000)
+`;
+
+/** ARGV: new id, node, renewal, the id of a list that is whole. */
+const NEAR_RENEW = `
+if state == 'p' .. ARGV[4] then
+  state = 'w' .. ARGV[4]
+  redis.call('HSET', key, 'state', state)
+end
+redis.call('HSET', key, 'n:' .. ARGV[2], ARGV[3])
+return {state, redis.call('HGET', key, 'count') or '0'}`;
+
+/** ARGV: new id, message. */
+const NEAR_REVOKE = `
+local count = redis.call('HINCRBY', key, 'count', 1)
+redis.call('PUBLISH', key, string.sub(state, 2) .. ':' .. count .. ':' .. ARGV[2])
+return {state, tostring(count), redis.call('HGETALL', key)}`;
+
+/** ARGV: new id, the id of a list that is whole. */
+const NEAR_WHOLE = `
+if state == 'p' .. ARGV[2] then redis.call('HSET', key, 'state', 'w' .. ARGV[2]) end
+return 1`;
+
+/** ARGV: new id, node, renewal. */
+const NEAR_REMOVE = `
+local field = 'n:' .. ARGV[2]
+if redis.call('HGET', key, field) == ARGV[3] then redis.call('HDEL', key, field) end
+return 1`;
+
+const createNearScript = (body: string): RedisScript => withName(NEAR_PRELUDE + body);
 
 export const scripts = {
   lease: createScript(LEASE),
@@ -151,6 +200,10 @@ export const scripts = {
   fence: createScript(FENCE),
   publish: createScript(PUBLISH),
   unfence: createScript(UNFENCE),
+  nearRenew: createNearScript(NEAR_RENEW),
+  nearRevoke: createNearScript(NEAR_REVOKE),
+  nearWhole: createNearScript(NEAR_WHOLE),
+  nearRemove: createNearScript(NEAR_REMOVE),
 };
 
 /**

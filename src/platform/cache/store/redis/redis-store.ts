@@ -15,8 +15,10 @@ import {
   PartiallyUnavailableError,
 } from '../cache-store.js';
 import { IncarnationChangedError } from './incarnation-witness.js';
+import type { NearList } from '../../near/near-list.js';
 import { RedisCluster } from './redis-cluster.js';
 import { type RedisConnectionOptions, replyWithin } from './redis-connection.js';
+import { RedisNearList } from './redis-near-list.js';
 import type { RedisNode, RedisScriptName } from './redis-node.js';
 import { checkToken, decodeEntry, encodeEntry } from './redis-scripts.js';
 import { RedisSentinels } from './redis-sentinels.js';
@@ -94,6 +96,7 @@ interface ScriptCall {
 export class RedisStore implements CacheStore {
   /** For other modules that share the connections. */
   readonly client: RedisCommands;
+  readonly nearList: NearList;
   private readonly topology: RedisTopology;
   private readonly commandTimeoutMs: number;
   private isClosed = false;
@@ -111,6 +114,10 @@ export class RedisStore implements CacheStore {
       this.reportState(),
     );
     this.client = this.createPlainCommands();
+    this.nearList = new RedisNearList({
+      commandTimeoutMs,
+      send: (name, send) => this.sendTo(this.topology.localKeyOf(name), send),
+    });
   }
 
   /**
@@ -190,7 +197,7 @@ export class RedisStore implements CacheStore {
     );
   }
 
-  async publish(token: string, publications: readonly CachePublication[]): Promise<void> {
+  async publish(token: string, publications: readonly CachePublication[]): Promise<boolean[]> {
     checkToken(token);
     const calls = publications.map((publication) => ({
       key: publication.key,
@@ -209,7 +216,9 @@ export class RedisStore implements CacheStore {
       result.status === 'rejected' ? [{ index, cause: result.reason as Error }] : [],
     );
     const [firstFailure] = failures;
-    if (!firstFailure) return;
+    if (!firstFailure) {
+      return results.map((result) => result.status === 'fulfilled' && result.value === 1);
+    }
     const { cause } = firstFailure;
     if (failures.length === calls.length) throw cause;
     const keys = failures.map(({ index }) => calls[index]!.key);
