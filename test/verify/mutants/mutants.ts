@@ -10,6 +10,7 @@ import { IDEMPOTENCY_MUTANTS } from './tables/idempotency.js';
 import { LIMIT_MUTANTS } from './tables/limits.js';
 import { LOGIN_MUTANTS } from './tables/logins.js';
 import { MIGRATION_MUTANTS } from './tables/migrations.js';
+import { NEAR_MUTANTS } from './tables/near.js';
 import { ORDER_MUTANTS } from './tables/orders.js';
 import { PAGE_MUTANTS } from './tables/pages.js';
 import { READ_MUTANTS } from './tables/reads.js';
@@ -25,6 +26,7 @@ export const TABLES: readonly MutantTable[] = [
   { area: 'Redis servers and their incarnations', mutants: REDIS_MUTANTS },
   { area: 'Reads through the cache', mutants: READ_MUTANTS },
   { area: 'The read gate and the rows of the database', mutants: GATE_MUTANTS },
+  { area: 'Near caches', mutants: NEAR_MUTANTS },
   { area: 'Membership and epochs', mutants: EPOCH_MUTANTS },
   { area: 'Writes through the cache', mutants: WRITE_MUTANTS },
   { area: 'The unit of work', mutants: UNIT_OF_WORK_MUTANTS },

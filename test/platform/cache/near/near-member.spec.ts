@@ -50,9 +50,6 @@ async function join(): Promise<{ member: NearMember; memory: Memory }> {
   return { member, memory };
 }
 
-/** Resolves when everything is done that needs no timer. */
-const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
 describe('the lease of a node', () => {
   it('ends by itself', async () => {
     const { member } = await join();
@@ -95,24 +92,6 @@ describe('the lease of a node', () => {
     list.listeners.get(member.node)?.onLost();
     expect([member.hasLease, memory.keys.size]).toEqual([false, 0]);
     expect(list.renewals.has(member.node)).toBe(false);
-  });
-
-  it('does not begin before every numbered revocation has arrived', async () => {
-    const { member } = await join();
-    const { member: writer } = await join();
-    const held: (() => void)[] = [];
-    list.interceptRevocation = (node, deliver) => {
-      if (node === member.node) held.push(deliver);
-      else deliver();
-    };
-    list.interceptAnswer = () => undefined;
-    void writer.revoke(['near:1']);
-    await settle();
-    const { clears } = members.includes(member) ? { clears: 0 } : { clears: 1 };
-    expect(clears).toBe(0);
-    clock = performance.now() + 10_000;
-    await eventually('a renewal is pending or the node began again', () => !member.hasLease);
-    expect(held).toHaveLength(1);
   });
 
   it('begins again with an empty memory when a revocation does not arrive', async () => {
@@ -182,7 +161,6 @@ describe('a revocation', () => {
     const revocation = writer.member.revoke(['near:1']).then(() => {
       isDone = true;
     });
-    await settle();
     await eventually('real time has passed', () => performance.now() > (clock as number) + 120);
     expect(isDone).toBe(false);
     clock += TIMINGS.nearWaitMs + 1;

@@ -3,8 +3,10 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import {
   type CacheSteps,
   CacheUnavailableError,
+  deleteKeys,
   PartiallyUnavailableError,
 } from '../../../../src/platform/cache/store/cache-store.js';
+import type { NearMember } from '../../../../src/platform/cache/near/near-member.js';
 import { EpochStore } from '../../../../src/platform/cache/store/epoch-store.js';
 import { MemoryStore } from '../../../../src/platform/cache/store/memory-store.js';
 import { show } from './store-contract.js';
@@ -131,4 +133,71 @@ it('a publication that reached some keys names the others as the caller knows th
   };
   const publishing = epoch.publish('writer', [VALUE, { key: 'lost', absent: true }]);
   expect(await rejectionOf(publishing)).toMatchObject({ keys: ['lost'] });
+});
+
+describe('an epoch with near caches', () => {
+  const revoked: string[][] = [];
+  let onRevoke: () => void;
+  const near = {
+    revoke: async (keys: readonly string[]) => {
+      onRevoke();
+      revoked.push([...keys]);
+    },
+  } as unknown as NearMember;
+
+  beforeEach(() => {
+    revoked.length = 0;
+    onRevoke = () => undefined;
+    epoch = new EpochStore(cache, { id: 'e1', cache: 'first' }, undefined, near);
+  });
+
+  it('revokes the keys of a fence when they are fenced', async () => {
+    const commands: number[] = [];
+    onRevoke = () => commands.push(cache.commands);
+    await epoch.fence(['k', 'l'], 'writer', LONG_MS);
+    expect([revoked, commands]).toEqual([[['k', 'l']], [1]]);
+  });
+
+  it('counts no fence whose revocation fails', async () => {
+    onRevoke = () => {
+      throw new CacheUnavailableError('gone');
+    };
+    expect(await rejectionOf(epoch.fence(['k'], 'writer', LONG_MS))).toBeInstanceOf(
+      CacheUnavailableError,
+    );
+  });
+
+  it('counts no fence whose cache changes while it is revoked', async () => {
+    onRevoke = () => {
+      cache.currentIdentity = 'another cache';
+    };
+    expect(await rejectionOf(epoch.fence(['k'], 'writer', LONG_MS))).toBeInstanceOf(
+      CacheUnavailableError,
+    );
+  });
+
+  it('revokes what is published without its fence, and only that', async () => {
+    await epoch.fence(['k'], 'writer', LONG_MS);
+    await epoch.publish('writer', [VALUE, { key: 'l', absent: true }]);
+    expect(revoked).toEqual([['k'], ['l']]);
+  });
+
+  it('revokes the keys that are deleted', async () => {
+    await deleteKeys(epoch, ['k', 'l']);
+    expect(revoked).toEqual([['k', 'l']]);
+  });
+
+  it('revokes the keys that were reached when others were not', async () => {
+    cache.publish = async (_token, publications) => {
+      throw new PartiallyUnavailableError('one server is gone', [publications[1]!.key]);
+    };
+    const error = await rejectionOf(deleteKeys(epoch, ['k', 'l']));
+    expect(error).toBeInstanceOf(PartiallyUnavailableError);
+    expect(revoked).toEqual([['k']]);
+  });
+
+  it('leaves the near caches alone for entries that nobody can read', async () => {
+    await epoch.discard(['k']);
+    expect(revoked).toEqual([]);
+  });
 });

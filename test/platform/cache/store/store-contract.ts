@@ -246,6 +246,22 @@ export function storeContract(name: string, createHarness: () => Promise<StoreHa
         expect(await showKey()).toBe('absent');
       });
 
+      it('a publication says whether its token was in the fence', async () => {
+        const fenced = [await publish('me', 1)];
+        await store.fence([key], 'me', LONG_MS);
+        await store.fence([key], 'other', LONG_MS);
+        fenced.push(await publish('stranger', 2), await publish('me', 3), await publish('me', 4));
+        fenced.push(await publishAbsence('other'), await publishAbsence('other'));
+        expect(fenced.flat()).toEqual([false, false, true, false, true, false]);
+      });
+
+      it('a publication says that its token was not in the fence after the deadline', async () => {
+        await store.fence([key], 'me', SHORT_MS);
+        await store.fence([key], 'other', LONG_MS);
+        await harness.wait(LONGER_THAN_SHORT_MS);
+        expect(await publish('me', 1)).toEqual([false]);
+      });
+
       it('a fence expires at its deadline, and then its writer stores nothing', async () => {
         await store.fence([key], 'crashed', SHORT_MS);
         await harness.wait(LONGER_THAN_SHORT_MS);

@@ -41,8 +41,8 @@ export const READ_MUTANTS: readonly Mutant[] = [
     ...readThrough,
     name: 'primary-not-read-on-demand',
     without: 'Cache-Control: no-cache is answered from the cache',
-    text: 'const answers = context?.isPrimaryRequired',
-    replacement: 'const answers = context?.isPrimaryRequired && values.length > 1_000',
+    text: "if (isPrimaryRequired) return this.readPrimary(values, 'request');",
+    replacement: '',
   },
   {
     ...readThrough,
