@@ -82,17 +82,20 @@ function forgetLastFramework(path) {
 /** Runs `load` and records each AsyncLocalStorage that it makes. */
 function withRecordedContexts(load) {
   const { AsyncLocalStorage } = asyncHooks;
+  const original = Object.getOwnPropertyDescriptor(asyncHooks, 'AsyncLocalStorage');
   const made = [];
-  asyncHooks.AsyncLocalStorage = class extends AsyncLocalStorage {
+  class Recorded extends AsyncLocalStorage {
     constructor(...options) {
       super(...options);
       made.push(this);
     }
-  };
+  }
+  // In some releases of Node it is a getter, which cannot be assigned to.
+  Object.defineProperty(asyncHooks, 'AsyncLocalStorage', { value: Recorded, configurable: true });
   try {
     return load();
   } finally {
-    asyncHooks.AsyncLocalStorage = AsyncLocalStorage;
+    Object.defineProperty(asyncHooks, 'AsyncLocalStorage', original);
     contexts = made;
   }
 }
