@@ -9,6 +9,10 @@ const TABLE: ProgramTable = {
       description: 'order reads over HTTP beside a bare Fastify route',
       load: () => import('./reads/run.js'),
     },
+    near: {
+      description: 'what near caches save a reader and cost a writer',
+      load: () => import('./near/run.js'),
+    },
     logins: {
       description: 'cached reads during a storm of logins',
       load: () => import('./logins/run.js'),

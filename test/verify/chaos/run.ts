@@ -21,7 +21,8 @@ const OPTIONS =
 
 export const USAGE = `${CALL} ${OPTIONS}
 --form short inflicts every kind of fault in about a minute. --form long, the default, has a round
-of every scenario, checks ${DEFAULT_READS} reads, or --reads, and writes docs/benchmarks/chaos.md.
+of every scenario, checks ${DEFAULT_READS} reads, or --reads, and writes docs/benchmarks/chaos.md,
+or with --near docs/benchmarks/chaos-near.md.
 --near is the value of CACHE_NEAR, e.g. session,user,order; none by default. --report writes the
 counts as JSON.`;
 
@@ -40,7 +41,7 @@ export async function run(argv: string[]): Promise<number> {
     if (options.form === 'long') {
       const { reads, seed, near } = options;
       const call = callOf(CALL, { reads, seed, ...(near !== '' && { near }) });
-      await writePage('chaos', pageOf(report, call));
+      await writePage(near === '' ? 'chaos' : 'chaos-near', pageOf(report, call));
     }
     return report.files.length === 0 ? 0 : 1;
   } catch (error) {
