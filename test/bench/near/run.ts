@@ -144,7 +144,7 @@ const readOrder = ({ nodes, token, orders }: Site, options: Options): Promise<Lo
     options,
   );
 
-/** Milliseconds of processor time that a process has used (proc(5): utime and stime, 10 ms each). */
+/** Milliseconds that a process has used the processor (proc(5): utime and stime, 10 ms each). */
 async function processorTimeOf({ child }: RunningProgram): Promise<number> {
   const text = await readFile(`/proc/${child.pid}/stat`, 'utf8');
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
@@ -260,11 +260,12 @@ ${markdownTable(READ_COLUMNS, readRows)}
 
 ${markdownTable(WRITE_COLUMNS, writeRows)}
 
-- Three nodes share one Redis and one PostgreSQL; \`CACHE_NEAR=${ALL_ENTITIES}\`, or none. One of them
-  gets the load, over ${connections} connections or from ${options.writers} writers.
-- The ways take turns for ${seconds} s, in ${rounds} rounds. The tables show medians of the rounds, and the
-  slowest change of all. All programs share the machine, so the ratios count and not the rates.
-- The processor time is that of the loaded process alone; it depends less on what else runs.
-- The third node is stopped by SIGSTOP before each turn of the last line. A lease lasts ${NEAR_LEASE_MS} ms.
+- Three nodes share one Redis and one PostgreSQL; \`CACHE_NEAR=${ALL_ENTITIES}\`, or none.
+  One of them gets the load, over ${connections} connections or from ${options.writers} writers.
+- The ways take turns for ${seconds} s, in ${rounds} rounds. The tables show medians of the rounds,
+  and the slowest change of all. All programs share the machine: the ratios count, not the rates.
+- The processor time is that of the loaded process; it depends less on what else runs.
+- The third node is stopped by SIGSTOP before each turn of the last line. A lease lasts
+  ${NEAR_LEASE_MS} ms.
 `;
 }
